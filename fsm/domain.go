@@ -1,0 +1,54 @@
+package fsm
+
+import "github.com/holdfast-mx/holdfast/fsm/mail"
+
+// A Domain is the configuration of one relay domain, equal on every node.
+//
+// Invariant: MX is true, or Targets is not empty; never both.
+type Domain struct {
+	Name mail.Domain
+	// MX routes by the domain's MX records, without any cluster member and
+	// without what is equal to or worse than one.
+	MX bool
+	// Targets are explicit next hops, tried in order.
+	Targets []Target
+}
+
+// A Target is one explicit next hop.
+type Target struct {
+	Host string // name or IP address, without brackets
+	Port uint16
+}
+
+// NextHopState is what the cluster believes of a domain's next hop.
+type NextHopState uint8
+
+// The states. A next hop nobody has tried is NextHopUp: trying is how we learn.
+const (
+	NextHopUp      NextHopState = iota + 1
+	NextHopSuspect              // some node failed since it was last up
+	NextHopDown                 // two nodes failed, or all where there are fewer
+)
+
+// NextHop is the replicated state of one domain's next hop.
+type NextHop struct {
+	State NextHopState
+	// Failed lists the nodes that failed since it was last up, sorted.
+	Failed []NodeName
+	Since  Millis // log time of the last change of State
+	Detail string // what the last report said
+	// Flush is the index of the last FlushDomain: a node that sees it grow
+	// tries at once.
+	Flush Index
+}
+
+// Settings are the cluster's limits that decide Apply. They live in the log,
+// never in one node's file. Zero fields are read as DefaultSettings'.
+type Settings struct {
+	DoubtWait          Millis // how long a message in doubt waits for its holder
+	FingerprintLife    Millis // how long an unsettled repeat is recognised
+	FingerprintMax     int    // how many unsettled fingerprints are kept
+	RecordLife         Millis // how long an ended message is remembered
+	RetryMin, RetryMax Millis // wait after a 4yz, doubled per attempt
+	Voters             int    // how many nodes' failures make a next hop down: min(2, Voters)
+}

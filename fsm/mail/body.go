@@ -1,0 +1,172 @@
+package mail
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"io"
+)
+
+// ByteSize is a count of octets.
+type ByteSize int64
+
+// The units in which limits are written.
+const (
+	KiB ByteSize = 1 << 10
+	MiB ByteSize = 1 << 20
+	GiB ByteSize = 1 << 30
+)
+
+// A Digest is the SHA-256 of a body as it was received: after dot-unstuffing
+// and after stray CR and LF were normalised, before any trace field.
+type Digest [sha256.Size]byte
+
+// DigestFromBytes reads the 32 bytes of a digest.
+func DigestFromBytes(b []byte) (Digest, error) {
+	var d Digest
+	if len(b) != len(d) {
+		return Digest{}, fmt.Errorf("digest of %d bytes, want %d", len(b), len(d))
+	}
+	copy(d[:], b)
+	return d, nil
+}
+
+// String returns the digest in hexadecimal.
+func (d Digest) String() string { return hex.EncodeToString(d[:]) }
+
+// A BodyRef names one body: whose it is, what its octets hash to, and how many
+// there are. A body is held only where all three match. This is the name that
+// a Raft entry carries and that the append rule is about.
+type BodyRef struct {
+	ID     QueueID
+	Digest Digest
+	Size   ByteSize
+}
+
+// bodyRefVersion is the first byte of an encoded BodyRef.
+const bodyRefVersion = 1
+
+// BodyRefBytes is the length of an encoded BodyRef:
+//
+//	byte  0      version (1)
+//	bytes 1-16   queue id
+//	bytes 17-48  SHA-256
+//	bytes 49-56  size, big endian
+const BodyRefBytes = 1 + 16 + sha256.Size + 8
+
+// Encode returns the binary form of r, BodyRefBytes long.
+func (r BodyRef) Encode() []byte {
+	b := make([]byte, 0, BodyRefBytes)
+	b = append(b, bodyRefVersion)
+	b = append(b, r.ID[:]...)
+	b = append(b, r.Digest[:]...)
+	for shift := 56; shift >= 0; shift -= 8 {
+		b = append(b, byte(uint64(r.Size)>>shift))
+	}
+	return b
+}
+
+// DecodeBodyRef reads what Encode wrote. Anything else, an unknown version
+// included, is an error: a name that cannot be read must never pass for no
+// name at all.
+func DecodeBodyRef(b []byte) (BodyRef, error) {
+	if len(b) != BodyRefBytes || b[0] != bodyRefVersion {
+		return BodyRef{}, fmt.Errorf("body reference: want %d bytes of version %d, got %d bytes", BodyRefBytes, bodyRefVersion, len(b))
+	}
+	var r BodyRef
+	copy(r.ID[:], b[1:17])
+	copy(r.Digest[:], b[17:49])
+	for _, c := range b[49:57] {
+		r.Size = r.Size<<8 | ByteSize(c)
+	}
+	if r.Size < 0 {
+		return BodyRef{}, fmt.Errorf("body reference %s: negative size", r.ID)
+	}
+	return r, nil
+}
+
+// String returns the queue id and size, for logs.
+func (r BodyRef) String() string { return fmt.Sprintf("%s (%d octets)", r.ID, r.Size) }
+
+// A Body is the octets of one received message, kept in chunks so that a large
+// one is never copied to grow, together with their count and running digest.
+//
+// Write to it while it is received; once it is handed over, nobody writes to it
+// or to its chunks again, and any number of readers may read it.
+type Body struct {
+	chunks [][]byte
+	size   ByteSize
+	sum    hash.Hash
+}
+
+// bodyChunkBytes is the size of the chunks that a Body grows by. The first one
+// is smaller, since half of all mail fits in it.
+const (
+	bodyFirstChunkBytes = 16 << 10
+	bodyChunkBytes      = 256 << 10
+)
+
+// NewBody returns a Body that holds the given octets.
+func NewBody(p []byte) *Body {
+	b := new(Body)
+	_, _ = b.Write(p)
+	return b
+}
+
+// Write appends a copy of p. It never fails.
+func (b *Body) Write(p []byte) (int, error) {
+	if b.sum == nil {
+		b.sum = sha256.New()
+	}
+	b.sum.Write(p)
+	b.size += ByteSize(len(p))
+	for rest := p; len(rest) > 0; {
+		last := len(b.chunks) - 1
+		if last < 0 || len(b.chunks[last]) == cap(b.chunks[last]) {
+			n := bodyChunkBytes
+			if last < 0 {
+				n = bodyFirstChunkBytes
+			}
+			b.chunks = append(b.chunks, make([]byte, 0, n))
+			last++
+		}
+		c := b.chunks[last]
+		n := min(len(rest), cap(c)-len(c))
+		b.chunks[last] = append(c, rest[:n]...)
+		rest = rest[n:]
+	}
+	return len(p), nil
+}
+
+// Size returns the number of octets written.
+func (b *Body) Size() ByteSize { return b.size }
+
+// Digest returns the SHA-256 of the octets written so far.
+func (b *Body) Digest() Digest {
+	if b.sum == nil {
+		return sha256.Sum256(nil)
+	}
+	var d Digest
+	b.sum.Sum(d[:0])
+	return d
+}
+
+// Ref names the body as that of message id.
+func (b *Body) Ref(id QueueID) BodyRef {
+	return BodyRef{ID: id, Digest: b.Digest(), Size: b.size}
+}
+
+// Chunks returns the octets in order, in pieces of at most 256 KiB. They are
+// the body's own memory: read only.
+func (b *Body) Chunks() [][]byte { return b.chunks }
+
+// Reader returns a new reader over the octets.
+func (b *Body) Reader() io.Reader {
+	readers := make([]io.Reader, len(b.chunks))
+	for i, c := range b.chunks {
+		readers[i] = bytes.NewReader(c)
+	}
+	return io.MultiReader(readers...)
+}
