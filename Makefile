@@ -1,0 +1,45 @@
+# Holdfast. `make` alone lists the targets.
+
+GO      ?= go
+SEEDS   ?= 20
+SEED    ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo run test lint proto e2e sim kills bench clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/holdfastd, bin/holdfast, bin/holdfast-bench
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/holdfastd ./cmd/holdfast ./cmd/holdfast-bench
+
+demo: build ## the whole story on this machine, in under 90 s
+	@bin/holdfast-bench demo --bin bin
+
+run: build ## three nodes on this machine, left running until Ctrl-C
+	@bin/holdfast-bench run --bin bin
+
+test: ## all tests, under the race detector where it pays, and one summary
+	@.ci/test
+
+lint: ## vet, formatting, generated code, import laws
+	@.ci/lint
+
+proto: ## generate Go from the .proto files
+	@.ci/proto
+
+e2e: build ## real Postfix as sender and as primary (needs root and the postfix package)
+	$(GO) test -count=1 -tags e2e -timeout 15m ./deploy/e2e
+
+sim: ## whole clusters in simulated time: make sim SEEDS=n [SEED=first]
+	@.ci/sim $(SEEDS) $(SEED)
+
+kills: build ## 2,000 messages, 20 SIGKILLs, nothing lost (about 4 minutes)
+	@bin/holdfast-bench kills --bin bin --messages 2000 --kills 20 --seed $(SEED)
+
+bench: ## Go benchmarks of the rooms
+	$(GO) test -run '^$$' -bench . -benchtime 1s ./cluster/... ./smtpd/... ./delivery/... ./fsm/...
+
+clean: ## remove what was built
+	rm -rf bin

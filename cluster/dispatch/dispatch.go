@@ -1,0 +1,179 @@
+// Package dispatch is what only the leader does: it plans which messages an
+// asking node may lease, ends leases whose time is over, and advances log time.
+//
+// Plan and the lease clock are pure; the Dispatcher is the loop that proposes
+// what they say. Nothing here is trusted by Apply, which checks each message
+// again: a dispatcher that is slow, stale or doubled wastes an entry, no more.
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// Queue is the replicated queue as the leader sees it.
+type Queue interface {
+	// View returns a snapshot of the applied state.
+	View() *fsm.State
+	// Propose has an action committed and applied by this node as leader. It
+	// does not look for another leader.
+	Propose(ctx context.Context, action fsm.Action) (fsm.Index, fsm.Result, error)
+}
+
+// Config sets a Dispatcher up. All fields are required.
+type Config struct {
+	Queue Queue
+	Log   *slog.Logger
+	// LeaseDuration is D: how long a lease lasts after its grant or renewal.
+	LeaseDuration time.Duration
+	// LeaseMargin is what the leader adds before it expires a lease, for the
+	// drift of its own clock against the holder's.
+	LeaseMargin time.Duration
+	// LeaseBatchMax bounds the messages of one grant.
+	LeaseBatchMax int
+	// TickEvery is how often log time advances.
+	TickEvery time.Duration
+}
+
+// A Request is a node's wish for messages to one next hop. The node has just
+// completed EHLO with it.
+type Request struct {
+	Holder fsm.NodeName
+	Domain mail.Domain
+	Max    int
+}
+
+// A Grant answers a Request. No messages and no token: nothing is due.
+type Grant struct {
+	Token    fsm.Token
+	Messages []mail.QueueID
+}
+
+// ErrNotLeading: this node does not lead, or does so no longer.
+var ErrNotLeading = errors.New("not leading")
+
+// A Dispatcher serves pulls and runs the leader's timers. It is safe for
+// concurrent use.
+type Dispatcher struct {
+	config Config
+	// turn lets one pull plan and commit at a time: two plans made from the
+	// same view would name the same messages.
+	turn chan struct{}
+}
+
+// New returns a Dispatcher.
+func New(c Config) *Dispatcher {
+	return &Dispatcher{config: c, turn: make(chan struct{}, 1)}
+}
+
+// Plan picks the messages to grant: the oldest that are due, at most
+// limit of them. It is pure.
+func Plan(view *fsm.State, r Request, limit int) []mail.QueueID {
+	n := min(r.Max, limit)
+	if n <= 0 {
+		return nil
+	}
+	planned := make([]mail.QueueID, 0, n)
+	for id := range view.Due(r.Domain) {
+		planned = append(planned, id)
+		if len(planned) == n {
+			break
+		}
+	}
+	return planned
+}
+
+// Pull plans and commits a grant. The answer lists what was really granted.
+func (d *Dispatcher) Pull(ctx context.Context, r Request) (Grant, error) {
+	select {
+	case d.turn <- struct{}{}:
+		defer func() { <-d.turn }()
+	case <-ctx.Done():
+		return Grant{}, ctx.Err()
+	}
+	planned := Plan(d.config.Queue.View(), r, d.config.LeaseBatchMax)
+	if len(planned) == 0 {
+		return Grant{}, nil
+	}
+	index, result, err := d.config.Queue.Propose(ctx, fsm.GrantLeases{Holder: r.Holder, Domain: r.Domain, Messages: planned})
+	if err != nil {
+		return Grant{}, err
+	}
+	if len(result.Messages) == 0 {
+		return Grant{}, nil
+	}
+	return Grant{Token: fsm.Token(index), Messages: result.Messages}, nil
+}
+
+// lookEvery is how often the leader looks for leases to end. It adds to a
+// lease's length, which is the safe direction.
+const lookEvery = time.Second
+
+// Lead runs the leader's timers until ctx ends. Call it in each leadership
+// anew, after the leader has applied everything that was committed before.
+func (d *Dispatcher) Lead(ctx context.Context) {
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	// A leader's first tick counts from when it became leader: what went before
+	// is the old leader's, or nobody's.
+	lastTick := time.Now()
+	leases := leaseClock{after: d.config.LeaseDuration + d.config.LeaseMargin}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+		now := time.Now()
+		for _, e := range leases.overdue(d.config.Queue.View().Leases(), now) {
+			if _, _, err := d.config.Queue.Propose(ctx, e); err != nil {
+				d.config.Log.Info("lease not expired", "token", e.Token, "cause", err)
+				break
+			}
+		}
+		if elapsed := now.Sub(lastTick); elapsed >= d.config.TickEvery {
+			if _, _, err := d.config.Queue.Propose(ctx, fsm.Tick{Elapsed: fsm.Millis(elapsed.Milliseconds())}); err != nil {
+				d.config.Log.Info("log time not advanced", "cause", err)
+				continue
+			}
+			lastTick = now
+		}
+	}
+}
+
+// A leaseClock knows since when, by this leader's own monotonic clock, each
+// lease has stood as it stands now.
+type leaseClock struct {
+	after time.Duration
+	seen  map[fsm.Token]sighting
+}
+
+type sighting struct {
+	renewal fsm.Index
+	at      time.Time
+}
+
+// overdue notes the leases that stand at now and returns the expiry of those
+// that have stood unrenewed for longer than after. A lease is timed from when
+// this clock first saw its last renewal, which is after that was applied.
+func (c *leaseClock) overdue(leases []fsm.Lease, now time.Time) []fsm.ExpireLeases {
+	standing := make(map[fsm.Token]sighting, len(leases))
+	var overdue []fsm.ExpireLeases
+	for _, l := range leases {
+		s, ok := c.seen[l.Token]
+		if !ok || s.renewal != l.Renewal {
+			s = sighting{renewal: l.Renewal, at: now}
+		}
+		standing[l.Token] = s
+		if now.Sub(s.at) > c.after {
+			overdue = append(overdue, fsm.ExpireLeases{Token: l.Token, Renewal: l.Renewal})
+		}
+	}
+	c.seen = standing
+	return overdue
+}

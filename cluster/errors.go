@@ -1,0 +1,18 @@
+package cluster
+
+import "errors"
+
+var (
+	// ErrNotAccepted: the message or command was certainly never appended to the
+	// log, or was committed and refused. It will have no effect, now or later.
+	ErrNotAccepted = errors.New("not accepted")
+	// ErrTooLarge: the envelope does not fit into one log entry. Certain.
+	ErrTooLarge = errors.New("too large for one log entry")
+	// ErrOutcomeUnknown: the command may have been appended, and may yet be
+	// committed. Nobody may be told that it failed.
+	ErrOutcomeUnknown = errors.New("outcome unknown")
+	// ErrNoLeader: this node knows of no leader, so it cannot commit anything.
+	ErrNoLeader = errors.New("no leader: this node cannot reach a majority of the voters")
+	// ErrStopping: the member is shutting down.
+	ErrStopping = errors.New("stopping")
+)

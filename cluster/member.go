@@ -1,0 +1,406 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cluster/consensus"
+	"github.com/holdfast-mx/holdfast/cluster/dispatch"
+	"github.com/holdfast-mx/holdfast/cluster/peer"
+	"github.com/holdfast-mx/holdfast/cluster/spool"
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// Directory is who is there, as gossip reports it. It decides nothing.
+type Directory interface {
+	// Sightings lists every member this node has heard of, itself included.
+	Sightings() []Sighting
+	// Announce tells the others whether this node has state, and whom it sees.
+	Announce(hasState bool, sees string)
+	// Changed returns a channel that ends or carries a value once Sightings may
+	// differ from what was last returned.
+	Changed() <-chan struct{}
+}
+
+// Config sets a Member up. All fields are required unless they say otherwise.
+type Config struct {
+	ID        consensus.ServerID
+	Address   string // where the other nodes reach this one's cluster port
+	Log       *slog.Logger
+	Spool     *spool.Spool
+	Stores    consensus.Stores
+	Streams   consensus.StreamLayer
+	Peers     *peer.Peers
+	Directory Directory
+	Timing    consensus.Timing
+	// BootstrapExpect is how many empty nodes found a cluster together.
+	BootstrapExpect int
+	LeaseDuration   time.Duration
+	LeaseBatchMax   int
+	TickEvery       time.Duration
+	// OrphanAge is how old a body must be that no entry names before it is
+	// freed. It must exceed the time that any proposal can stay undecided.
+	OrphanAge time.Duration
+	Now       func() time.Time // wall clock, for queue ids and ages of orphans
+	Entropy   io.Reader        // random bytes for queue ids
+}
+
+// A Member is one running member of the cluster. It is safe for concurrent use.
+type Member struct {
+	name            fsm.NodeName
+	address         string
+	log             *slog.Logger
+	spool           *spool.Spool
+	node            *consensus.Node
+	peers           *peer.Peers
+	directory       Directory
+	replica         *replica
+	bodies          *bodies
+	dispatcher      *dispatch.Dispatcher
+	settled         settledSet
+	bootstrapExpect int
+	orphanAge       time.Duration
+	now             func() time.Time
+
+	entropyLock sync.Mutex
+	entropy     io.Reader
+
+	stopping chan struct{}
+	stop     context.CancelFunc
+	loops    sync.WaitGroup
+	closing  sync.Once
+	failed   chan struct{}
+	failOnce sync.Once
+	failure  error
+}
+
+// Start runs the start-up check of the append rule, starts Raft on what the
+// stores hold, and returns the member. ctx bounds the start only. The caller
+// serves the peers with Backend from before Start on, since the check may have
+// to fetch bodies from nodes that are starting as well.
+func Start(ctx context.Context, c Config) (*Member, error) {
+	life, stop := context.WithCancel(context.Background())
+	m := &Member{
+		name: fsm.NodeName(c.ID.Name()), address: c.Address, log: c.Log,
+		spool: c.Spool, peers: c.Peers, directory: c.Directory,
+		replica:         newReplica(c.Log),
+		bootstrapExpect: c.BootstrapExpect, orphanAge: c.OrphanAge, now: c.Now, entropy: c.Entropy,
+		stopping: make(chan struct{}), stop: stop, failed: make(chan struct{}),
+	}
+	m.bodies = newBodies(life, c.Spool, c.Peers, c.ID.Name(), m.othersFrom(c.Directory), c.Log)
+	node, err := consensus.Start(ctx, consensus.Config{
+		ID: c.ID, Address: c.Address, Stores: c.Stores, Streams: c.Streams,
+		Bodies: m.bodies, FSM: m.replica, Timing: c.Timing, Log: c.Log,
+	})
+	if err != nil {
+		stop()
+		m.bodies.wait()
+		return nil, fmt.Errorf("start consensus: %w", err)
+	}
+	m.node = node
+	m.dispatcher = dispatch.New(dispatch.Config{
+		Queue: leaderQueue{m}, Log: c.Log,
+		LeaseDuration: c.LeaseDuration, LeaseMargin: leaseMargin, LeaseBatchMax: c.LeaseBatchMax, TickEvery: c.TickEvery,
+	})
+	node.WhileLeader(m.lead)
+	m.loop(func() { m.settleIdle(life) })
+	m.loop(func() { m.reclaimLoop(life) })
+	m.loop(func() { m.bootstrapLoop(life) })
+	m.loop(func() { m.watch(life) })
+	return m, nil
+}
+
+// leaseMargin is what a leader waits beyond a lease's length.
+const leaseMargin = time.Second
+
+func (m *Member) loop(run func()) {
+	m.loops.Add(1)
+	go func() {
+		defer m.loops.Done()
+		run()
+	}()
+}
+
+// lead is what this node does while it leads, until ctx ends.
+func (m *Member) lead(ctx context.Context) {
+	m.log.Info("leading", "node", m.name)
+	m.countVoters(ctx)
+	m.dispatcher.Lead(ctx)
+	m.log.Info("leading no longer", "node", m.name)
+}
+
+// countVoters makes the settings say how many voters there are, since what
+// makes a next hop down depends on it.
+func (m *Member) countVoters(ctx context.Context) {
+	voters := 0
+	for _, s := range m.node.Servers() {
+		if s.Voter {
+			voters++
+		}
+	}
+	settings := m.View().Settings()
+	if voters == 0 || settings.Voters == voters {
+		return
+	}
+	settings.Voters = voters
+	if _, _, err := (leaderQueue{m}).Propose(ctx, fsm.PutSettings{Settings: settings}); err != nil {
+		m.log.Info("number of voters not recorded", "cause", err)
+	}
+}
+
+// watch ends the member when a part of it has failed for good.
+func (m *Member) watch(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-m.spool.Failed():
+		m.fail(fmt.Errorf("spool: %w", m.spool.Err()))
+	case <-m.node.Failed():
+		m.fail(fmt.Errorf("consensus: %w", m.node.Err()))
+	case <-m.replica.halted:
+		m.fail(m.replica.err())
+	}
+}
+
+func (m *Member) fail(err error) {
+	m.failOnce.Do(func() {
+		m.failure = err
+		close(m.failed)
+	})
+}
+
+// Failed returns a channel that is closed when this node must not go on: its
+// disk failed, or it met an entry that it does not understand. Err says which.
+func (m *Member) Failed() <-chan struct{} { return m.failed }
+
+// Err returns why the member failed, or nil.
+func (m *Member) Err() error {
+	select {
+	case <-m.failed:
+		return m.failure
+	default:
+		return nil
+	}
+}
+
+// Ready returns nil when a message submitted now is likely to be committed.
+func (m *Member) Ready() error {
+	if err := m.Err(); err != nil {
+		return err
+	}
+	if m.isStopping() {
+		return ErrStopping
+	}
+	if _, ok := m.node.Leader(); !ok {
+		return ErrNoLeader
+	}
+	return nil
+}
+
+// View returns a snapshot of the queue as this node has applied it.
+func (m *Member) View() *fsm.State { return m.replica.view() }
+
+// Changed returns a channel that is closed when mail, a domain or a next hop
+// changed: take it first, look second.
+func (m *Member) Changed() <-chan struct{} { return m.replica.changed.wait() }
+
+// OpenBody returns a body for reading, fetching it from a peer if need be.
+func (m *Member) OpenBody(ctx context.Context, ref mail.BodyRef) (io.ReadSeekCloser, error) {
+	return m.bodies.open(ctx, ref)
+}
+
+// Node returns the consensus node, for its status and membership.
+func (m *Member) Node() *consensus.Node { return m.node }
+
+// Rank returns this node's position among the voters by name, and how many
+// there are. It orders turns; nothing depends on it for safety.
+func (m *Member) Rank() (rank, voters int) {
+	for _, s := range m.node.Servers() {
+		if !s.Voter {
+			continue
+		}
+		voters++
+		if s.ID.Name() < string(m.name) {
+			rank++
+		}
+	}
+	return rank, voters
+}
+
+func (m *Member) isStopping() bool {
+	select {
+	case <-m.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// mint draws a queue id.
+func (m *Member) mint() (mail.QueueID, error) {
+	var random [10]byte
+	m.entropyLock.Lock()
+	defer m.entropyLock.Unlock()
+	if _, err := io.ReadFull(m.entropy, random[:]); err != nil {
+		return mail.QueueID{}, err
+	}
+	return mail.MintQueueID(uint64(m.now().UnixMilli()), random), nil
+}
+
+// othersFrom returns whom to ask for a body: everybody the directory has seen
+// alive, until Raft knows its configuration.
+func (m *Member) othersFrom(d Directory) func() []string {
+	return func() []string {
+		var names []string
+		for _, s := range d.Sightings() {
+			if s.Alive && s.Name != string(m.name) {
+				names = append(names, s.Name)
+			}
+		}
+		return names
+	}
+}
+
+// bootstrapLoop founds the cluster if that is this node's part, and goes on
+// announcing whom it sees.
+func (m *Member) bootstrapLoop(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		changed := m.directory.Changed()
+		seen := m.directory.Sightings()
+		m.directory.Announce(m.node.HasState(), SightingsDigest(seen))
+		if !m.node.HasState() {
+			if founders := DecideBootstrap(string(m.name), m.bootstrapExpect, seen); founders != nil {
+				m.bootstrap(founders)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+func (m *Member) bootstrap(founders []Sighting) {
+	var servers []consensus.Server
+	for _, f := range founders {
+		servers = append(servers, consensus.Server{
+			ID: consensus.ServerID(f.Name + "/" + f.Incarnation), Address: f.Address, Voter: true,
+		})
+	}
+	if err := m.node.Bootstrap(servers); err != nil {
+		m.log.Error("cluster not founded", "cause", err)
+		return
+	}
+	m.log.Info("cluster founded", "servers", servers)
+}
+
+// Close stops the member: nothing more is proposed, and the loops, fetches and
+// Raft end. Submits under way end with an unknown outcome, or a certain refusal
+// where nothing was proposed yet. The spool, stores and peers are the caller's
+// to close, after this.
+func (m *Member) Close(ctx context.Context) error {
+	var err error
+	m.closing.Do(func() {
+		close(m.stopping)
+		m.stop()
+		err = m.node.Shutdown(ctx)
+		m.loops.Wait()
+		m.bodies.wait()
+	})
+	return err
+}
+
+// backendPatience bounds how long a leader waits for the body of a proposal
+// that a peer forwarded before it was pushed here.
+const backendPatience = 2 * time.Second
+
+// A Backend answers the other nodes. It exists before its Member does, because
+// a node that starts must already serve the bodies it holds.
+type Backend struct {
+	spool  *spool.Spool
+	member chan struct{} // closed once m is set
+	m      *Member
+}
+
+// NewBackend returns a Backend that serves bodies from s, and refuses
+// everything else until Attach.
+func NewBackend(s *spool.Spool) *Backend {
+	return &Backend{spool: s, member: make(chan struct{})}
+}
+
+// Attach gives the backend its member. Call it once.
+func (b *Backend) Attach(m *Member) {
+	b.m = m
+	close(b.member)
+}
+
+func (b *Backend) attached() (*Member, bool) {
+	select {
+	case <-b.member:
+		return b.m, true
+	default:
+		return nil, false
+	}
+}
+
+// StoreBody stores a body that a peer pushed; it is fsynced on return.
+func (b *Backend) StoreBody(ref mail.BodyRef, chunks [][]byte) error {
+	return b.spool.Put(ref, chunks)
+}
+
+// OpenBody serves a fetch.
+func (b *Backend) OpenBody(ref mail.BodyRef) (io.ReadSeekCloser, error) {
+	return b.spool.Open(ref)
+}
+
+// Propose proposes, as leader, the command of a peer. peer.ErrNotAppended says
+// that it certainly was not.
+func (b *Backend) Propose(ctx context.Context, command []byte, body *mail.BodyRef) ([]byte, error) {
+	m, ok := b.attached()
+	if !ok || !m.node.IsLeader() {
+		return nil, fmt.Errorf("%w: not leading", peer.ErrNotAppended)
+	}
+	if body != nil && !m.spool.Held(*body) {
+		arrived := m.spool.Arrived(*body)
+		m.bodies.Want(*body, "")
+		select {
+		case <-arrived:
+		case <-time.After(backendPatience):
+			return nil, fmt.Errorf("%w: the leader does not hold body %s", peer.ErrNotAppended, body.ID)
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", peer.ErrNotAppended, ctx.Err())
+		}
+	}
+	got, err := m.proposeHere(ctx, command, body)
+	switch {
+	case errors.Is(err, ErrTooLarge):
+		return nil, fmt.Errorf("%w: %w", peer.ErrTooLarge, err)
+	case errors.Is(err, ErrNotAccepted):
+		return nil, fmt.Errorf("%w: %w", peer.ErrNotAppended, err)
+	case err != nil:
+		return nil, err
+	}
+	return fsm.EncodeResult(got.result), nil
+}
+
+// Pull serves a peer's wish for a lease.
+func (b *Backend) Pull(ctx context.Context, r peer.PullRequest) (peer.PullReply, error) {
+	m, ok := b.attached()
+	if !ok || !m.node.IsLeader() {
+		return peer.PullReply{}, dispatch.ErrNotLeading
+	}
+	grant, err := m.dispatcher.Pull(ctx, dispatch.Request{Holder: fsm.NodeName(r.Holder), Domain: mail.Domain(r.Domain), Max: r.Max})
+	if err != nil {
+		return peer.PullReply{}, err
+	}
+	return peer.PullReply{Token: uint64(grant.Token), Messages: grant.Messages}, nil
+}

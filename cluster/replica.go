@@ -1,0 +1,190 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// A replica is this node's copy of the replicated queue: the shell around
+// fsm.State. Consensus applies entries to it one at a time; everybody else
+// reads snapshots.
+//
+// Invariant: state has seen exactly the entries up to state.Applied(), in
+// order, and no entry after one that could not be understood.
+type replica struct {
+	log *slog.Logger
+	// changed fires after each Apply that touched mail or a next hop.
+	changed notice
+	// progressed fires after every Apply.
+	progressed notice
+
+	mu      sync.Mutex
+	state   *fsm.State
+	stopped error // why this replica applies nothing more
+	halted  chan struct{}
+}
+
+// An applied is what consensus hands back to a local proposer.
+type applied struct {
+	index  fsm.Index
+	result fsm.Result
+}
+
+// errReplicaStopped: an earlier entry could not be understood.
+var errReplicaStopped = errors.New("this node has stopped applying entries")
+
+func newReplica(log *slog.Logger) *replica {
+	return &replica{log: log, state: fsm.New(), halted: make(chan struct{})}
+}
+
+// Apply implements consensus.FSM. It returns an applied, or an error where the
+// entry could not be understood: then the node must stop, since going on would
+// let its copy differ from the others'.
+func (r *replica) Apply(index uint64, data []byte, body *mail.BodyRef) any {
+	command, err := fsm.DecodeCommand(data)
+	if err == nil {
+		err = matchBody(command, body)
+	}
+	r.mu.Lock()
+	if r.stopped != nil {
+		r.mu.Unlock()
+		return errReplicaStopped
+	}
+	if err != nil && !errors.Is(err, errBodyMismatch) {
+		r.stopped = fmt.Errorf("entry %d cannot be applied by this version: %w", index, err)
+		close(r.halted)
+		r.mu.Unlock()
+		return r.stopped
+	}
+	if err != nil {
+		// What the append rule watched over is not what the command names. All
+		// nodes see the same difference and skip the same entry.
+		r.log.Error("entry skipped", "index", index, "cause", err)
+		command = fsm.Command{Node: command.Node, Action: fsm.Settle{}}
+	}
+	result, effects := r.state.Apply(fsm.Index(index), command)
+	r.mu.Unlock()
+	if errors.Is(err, errBodyMismatch) {
+		result = fsm.Result{Verdict: fsm.Invalid, Text: err.Error()}
+	}
+	for _, e := range effects {
+		switch e := e.(type) {
+		case fsm.NextHopChanged:
+			r.log.Info("next hop changed", "domain", e.Domain, "from", e.From, "to", e.To)
+		case fsm.Queued, fsm.Finished:
+		}
+	}
+	if wakesAgents(command.Action, effects) {
+		r.changed.signal()
+	}
+	r.progressed.signal()
+	return applied{index: fsm.Index(index), result: result}
+}
+
+// wakesAgents reports whether the delivery agents should look again.
+func wakesAgents(a fsm.Action, effects []fsm.Effect) bool {
+	switch a.(type) {
+	case fsm.FlushDomain, fsm.PutDomain, fsm.RemoveDomain, fsm.PutSettings, fsm.Release:
+		return true
+	}
+	for _, e := range effects {
+		switch e.(type) {
+		case fsm.Queued, fsm.NextHopChanged:
+			return true
+		}
+	}
+	return false
+}
+
+// errBodyMismatch: the command and the entry's Extensions name different bodies.
+var errBodyMismatch = errors.New("the command's body is not the one that the entry names")
+
+func matchBody(c fsm.Command, named *mail.BodyRef) error {
+	accept, ok := c.Action.(fsm.Accept)
+	switch {
+	case ok && (named == nil || *named != accept.Body):
+		return errBodyMismatch
+	case !ok && named != nil:
+		return errBodyMismatch
+	}
+	return nil
+}
+
+// Snapshot implements consensus.FSM: constant time, since the state is copied
+// on write.
+func (r *replica) Snapshot() (io.WriterTo, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped != nil {
+		return nil, r.stopped
+	}
+	return stateWriter{r.state.Snapshot()}, nil
+}
+
+type stateWriter struct{ state *fsm.State }
+
+func (w stateWriter) WriteTo(out io.Writer) (int64, error) {
+	counted := &countingWriter{to: out}
+	err := w.state.Encode(counted)
+	return counted.n, err
+}
+
+type countingWriter struct {
+	to io.Writer
+	n  int64
+}
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	n, err := w.to.Write(p)
+	w.n += int64(n)
+	return n, err
+}
+
+// Restore implements consensus.FSM.
+func (r *replica) Restore(from io.Reader) error {
+	state, err := fsm.Decode(from)
+	if err != nil {
+		return fmt.Errorf("restore snapshot: %w", err)
+	}
+	r.mu.Lock()
+	r.state = state
+	r.mu.Unlock()
+	r.changed.signal()
+	r.progressed.signal()
+	return nil
+}
+
+// view returns a snapshot that stays as it is while the queue goes on.
+func (r *replica) view() *fsm.State {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state.Snapshot()
+}
+
+// appliedIndex returns the index of the last applied entry.
+func (r *replica) appliedIndex() fsm.Index {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state.Applied()
+}
+
+// read calls fn with the live state, for short look-ups that are not worth a
+// snapshot. fn must not keep it.
+func (r *replica) read(fn func(*fsm.State)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fn(r.state)
+}
+
+// err returns why the replica stopped, or nil.
+func (r *replica) err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stopped
+}

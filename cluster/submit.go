@@ -1,0 +1,213 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// copiesPatience bounds how long a message waits for a majority to hold its
+// body before it is refused. Nothing has been proposed by then, so the refusal
+// is certain.
+const copiesPatience = 20 * time.Second
+
+// certainPatience bounds how long a message is proposed again after certain
+// refusals, which is what an election looks like. A sender would rather try
+// the next MX than wait longer.
+const certainPatience = 15 * time.Second
+
+// Submit takes a message in. It returns nil when the message is committed, with
+// the queue id that the 250 names: the message's own, or that of an earlier
+// copy which it repeats. Otherwise it returns ErrNotAccepted (with ErrTooLarge
+// where the envelope is too long) or ErrOutcomeUnknown.
+//
+// The data's way: the body is fsynced here and pushed to the other voters; when
+// the leader and a majority hold it, the Accept is proposed at the leader. ctx
+// bounds it all; the client's going away must not end ctx, since a proposal
+// cannot be taken back.
+func (m *Member) Submit(ctx context.Context, e mail.Envelope, body *mail.Body) (mail.QueueID, error) {
+	id, err := m.mint()
+	if err != nil {
+		return mail.QueueID{}, fmt.Errorf("%w: draw a queue id: %w", ErrNotAccepted, err)
+	}
+	ref := body.Ref(id)
+	if err := m.copies(ctx, ref, body.Chunks()); err != nil {
+		return id, fmt.Errorf("%w: %w", ErrNotAccepted, err)
+	}
+	release, held := m.spool.Pin(ref)
+	if !held {
+		return id, fmt.Errorf("%w: body %s vanished from the spool", ErrNotAccepted, id)
+	}
+	defer release()
+	return m.proposeAccept(ctx, fsm.Accept{Envelope: e, Body: ref})
+}
+
+// copies returns when the body is on stable storage here, at the leader and at
+// a majority of the voters. Pushes that are still under way then go on.
+func (m *Member) copies(ctx context.Context, ref mail.BodyRef, chunks [][]byte) error {
+	leader, ok := m.node.Leader()
+	if !ok {
+		return ErrNoLeader
+	}
+	ctx, cancel := context.WithTimeout(ctx, copiesPatience)
+	voters := 0
+	type ack struct {
+		name string
+		err  error
+	}
+	servers := m.node.Servers()
+	acks := make(chan ack, len(servers)+1)
+	pending := 1
+	go func() { acks <- ack{m.node.ID().Name(), m.spool.Put(ref, chunks)} }()
+	votes := map[string]bool{}
+	for _, s := range servers {
+		if s.Voter {
+			voters++
+			votes[s.ID.Name()] = true
+		}
+		if s.ID == m.node.ID() {
+			continue
+		}
+		pending++
+		go func() { acks <- ack{s.ID.Name(), m.peers.Push(ctx, ref, chunks, s.ID.Name())} }()
+	}
+	// The pushes to a slow peer outlive this call, but not its patience: a
+	// follower that gets the body late still spares its gate a fetch.
+	defer func() {
+		go func() {
+			for ; pending > 0; pending-- {
+				<-acks
+			}
+			cancel()
+		}()
+	}()
+	have, atLeader, here := 0, false, false
+	var failures []error
+	for pending > 0 && (!here || !atLeader || have <= voters/2) {
+		a := <-acks
+		pending--
+		if a.err != nil {
+			failures = append(failures, fmt.Errorf("%s: %w", a.name, a.err))
+			if a.name == m.node.ID().Name() {
+				return errors.Join(failures...)
+			}
+			continue
+		}
+		if votes[a.name] {
+			have++
+		}
+		atLeader = atLeader || a.name == leader.Name()
+		here = here || a.name == m.node.ID().Name()
+	}
+	if !here || have <= voters/2 {
+		return fmt.Errorf("body held by %d of %d voters: %w", have, voters, errors.Join(failures...))
+	}
+	// A leader that did not take the body may have been replaced meanwhile; a
+	// leader without it refuses the proposal for certain.
+	return nil
+}
+
+// proposeAccept asks until there is an answer. One attempt whose outcome is
+// unknown makes the whole unknown, whatever later attempts say, until an answer
+// or the applied state tells.
+func (m *Member) proposeAccept(ctx context.Context, a fsm.Accept) (mail.QueueID, error) {
+	id := a.Body.ID
+	unknown := false
+	var last error
+	giveUp := time.Now().Add(certainPatience)
+	for {
+		progress := m.replica.progressed.wait()
+		if result, known := m.answered(id); known {
+			return result, nil
+		}
+		got, err := m.attempt(ctx, fsm.Command{Node: m.name, Action: a}, &a.Body)
+		switch {
+		case err == nil && (got.result.Verdict == fsm.Done || got.result.Verdict == fsm.Repeat):
+			return got.result.ID, nil
+		case err == nil && !unknown:
+			// Committed, and refused by every replica alike.
+			return id, fmt.Errorf("%w: %s", ErrNotAccepted, got.result.Text)
+		case err == nil:
+			// The same id was refused now; the attempt before may have been
+			// applied earlier, and then answered() will see it.
+			last = fmt.Errorf("%w: refused after an unknown outcome: %s", ErrOutcomeUnknown, got.result.Text)
+		case errors.Is(err, ErrTooLarge):
+			return id, err
+		case errors.Is(err, ErrOutcomeUnknown):
+			unknown, last = true, err
+		default:
+			last = err
+		}
+		if !unknown && time.Now().After(giveUp) {
+			return id, last
+		}
+		if result, known := m.awaitAnswer(ctx, id, progress); known {
+			return result, nil
+		}
+		if ctx.Err() != nil || m.isStopping() {
+			if unknown {
+				return id, fmt.Errorf("%w: %w", ErrOutcomeUnknown, last)
+			}
+			return id, last
+		}
+	}
+}
+
+// awaitAnswer watches the applied state for a retryPause, or until ctx or the
+// member ends. progress is a wait that was taken before the last look.
+func (m *Member) awaitAnswer(ctx context.Context, id mail.QueueID, progress <-chan struct{}) (mail.QueueID, bool) {
+	pause := time.NewTimer(retryPause)
+	defer pause.Stop()
+	for {
+		if result, known := m.answered(id); known {
+			return result, true
+		}
+		select {
+		case <-progress:
+			progress = m.replica.progressed.wait()
+		case <-pause.C:
+			return mail.QueueID{}, false
+		case <-ctx.Done():
+			return mail.QueueID{}, false
+		case <-m.stopping:
+			return mail.QueueID{}, false
+		}
+	}
+}
+
+// answered looks the id up in the applied state, which knows every committed
+// Accept that this node has caught up with, aliases included.
+func (m *Member) answered(id mail.QueueID) (mail.QueueID, bool) {
+	var found fsm.Message
+	var known bool
+	m.replica.read(func(s *fsm.State) { found, known = s.Message(id) })
+	return found.ID, known
+}
+
+// Settle notes that the client has provably read the 250 that named id.
+func (m *Member) Settle(id mail.QueueID) {
+	m.settled.add(id)
+}
+
+// settleIdle proposes settled ids that no other proposal has carried for a
+// second.
+func (m *Member) settleIdle(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for !m.settled.empty() {
+			if _, err := m.attempt(ctx, fsm.Command{Node: m.name, Action: fsm.Settle{}}, nil); err != nil {
+				break
+			}
+		}
+	}
+}
