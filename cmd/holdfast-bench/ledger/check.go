@@ -1,0 +1,198 @@
+package ledger
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+)
+
+// casesMax bounds the cases of each kind that a Report names one by one.
+const casesMax = 20
+
+// A Report is what Check found. All numbers count pairs of a message and a
+// recipient, except Duplicates, which counts copies.
+type Report struct {
+	// Accepted pairs have at least one 250.
+	Accepted int `json:"accepted"`
+	// Delivered pairs are accepted and arrived intact, at least once.
+	Delivered int `json:"delivered"`
+	// Lost pairs are accepted and never arrived.
+	Lost int `json:"lost"`
+	// Altered pairs, accepted or not, arrived at least once with other octets
+	// or another reverse-path than they were sent with.
+	Altered int `json:"altered"`
+	// Duplicates counts the copies beyond the first of each pair.
+	Duplicates int `json:"duplicates"`
+	// Refused pairs arrived although every attempt was refused, or arrived
+	// under a queue id that belongs to no attempt but a refused one.
+	Refused int `json:"delivered_though_refused"`
+	// Unexpected arrivals have a recipient that was never sent to.
+	Unexpected int `json:"unexpected"`
+	// Unanswered pairs have no 250, but an attempt without a reply; of those,
+	// UnansweredDelivered arrived. Either is allowed.
+	Unanswered          int `json:"unanswered"`
+	UnansweredDelivered int `json:"unanswered_delivered"`
+	// NotAccepted pairs were refused at each attempt, and did not arrive.
+	NotAccepted int `json:"not_accepted"`
+
+	// Cases describes the first few of each fault, sorted.
+	Cases []string `json:"cases,omitempty"`
+}
+
+// OK reports whether every law held.
+func (r Report) OK() bool {
+	return r.Lost == 0 && r.Altered == 0 && r.Refused == 0 && r.Unexpected == 0
+}
+
+// String is the line that every run ends with.
+func (r Report) String() string {
+	return fmt.Sprintf("accepted=%d delivered=%d lost=%d altered=%d duplicates=%d",
+		r.Accepted, r.Delivered, r.Lost, r.Altered, r.Duplicates)
+}
+
+// Missing returns how many accepted pairs have not arrived yet. It is cheap
+// enough to be asked while mail drains.
+func (l *Ledger) Missing() (missing, accepted int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.pairs {
+		if len(p.ok) > 0 {
+			accepted++
+			if len(p.arrivals) == 0 {
+				missing++
+			}
+		}
+	}
+	return missing, accepted
+}
+
+// MissingRecipients returns the first few accepted recipients that have not
+// arrived, sorted.
+func (l *Ledger) MissingRecipients() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var missing []string
+	for r, p := range l.pairs {
+		if len(p.ok) > 0 && len(p.arrivals) == 0 {
+			missing = append(missing, r)
+		}
+	}
+	sort.Strings(missing)
+	return missing[:min(len(missing), casesMax)]
+}
+
+// Check judges all that was recorded so far.
+func (l *Ledger) Check() Report {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	recipients := make([]string, 0, len(l.pairs))
+	for r := range l.pairs {
+		recipients = append(recipients, r)
+	}
+	sort.Strings(recipients)
+	var c checker
+	for _, r := range recipients {
+		c.pair(r, l.pairs[r])
+	}
+	return c.report
+}
+
+type checker struct {
+	report Report
+	named  map[string]int // cases named so far, by kind
+}
+
+func (c *checker) fault(kind, recipient, detail string) {
+	if c.named == nil {
+		c.named = make(map[string]int)
+	}
+	if c.named[kind]++; c.named[kind] <= casesMax {
+		c.report.Cases = append(c.report.Cases, strings.TrimSpace(kind+" "+recipient+" "+detail))
+	}
+}
+
+func (c *checker) pair(recipient string, p *pair) {
+	r := &c.report
+	if !p.sent && len(p.ok)+p.fail+len(p.unknown) == 0 {
+		r.Unexpected += len(p.arrivals)
+		c.fault("unexpected", recipient, fmt.Sprintf("%d times", len(p.arrivals)))
+		return
+	}
+	r.Duplicates += max(0, len(p.arrivals)-1)
+
+	var intact, altered bool
+	for _, a := range p.arrivals {
+		if detail := p.difference(a); detail != "" {
+			if !altered {
+				c.fault("altered", recipient, detail)
+			}
+			altered = true
+		} else {
+			intact = true
+		}
+	}
+	if altered {
+		r.Altered++
+	}
+	if detail := p.refusedDelivery(); detail != "" {
+		r.Refused++
+		c.fault("delivered though refused", recipient, detail)
+	}
+	switch {
+	case len(p.ok) > 0:
+		r.Accepted++
+		if intact {
+			r.Delivered++
+		} else if len(p.arrivals) == 0 {
+			r.Lost++
+			c.fault("lost", recipient, "queue id "+strings.Join(p.ok, " "))
+		}
+	case len(p.unknown) > 0:
+		r.Unanswered++
+		if len(p.arrivals) > 0 {
+			r.UnansweredDelivered++
+		}
+	case len(p.arrivals) == 0:
+		r.NotAccepted++
+	}
+}
+
+// difference says how an arrival differs from what was sent, "" if it does not.
+func (p *pair) difference(a Arrival) string {
+	if !p.sent {
+		return "arrived though no content was ever sent"
+	}
+	if a.ReversePath != p.reversePath {
+		return fmt.Sprintf("sent from <%s>, arrived from <%s>", p.reversePath, a.ReversePath)
+	}
+	if slices.Contains(a.Cuts, p.octets) {
+		return ""
+	}
+	cuts := make([]string, len(a.Cuts))
+	for i, cut := range a.Cuts {
+		cuts[i] = cut.String()
+	}
+	return fmt.Sprintf("sent %s, arrived %s", p.octets, strings.Join(cuts, " or "))
+}
+
+// refusedDelivery says what arrived that had been refused, "" if nothing did.
+func (p *pair) refusedDelivery() string {
+	if p.fail == 0 || len(p.unknown) > 0 || len(p.arrivals) == 0 {
+		return ""
+	}
+	if len(p.ok) == 0 {
+		return fmt.Sprintf("refused %d times, arrived %d times", p.fail, len(p.arrivals))
+	}
+	// Both accepted and refused: the queue id tells which attempt arrived. It
+	// can be told only where the 250 named one.
+	if slices.Contains(p.ok, "") {
+		return ""
+	}
+	for _, a := range p.arrivals {
+		if a.QueueID != "" && !slices.Contains(p.ok, a.QueueID) {
+			return fmt.Sprintf("accepted as %s, arrived as %s", strings.Join(p.ok, " "), a.QueueID)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,64 @@
+package letter
+
+import (
+	"bytes"
+	"io"
+
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+)
+
+// A Letter is one message with its envelope.
+type Letter struct {
+	ID          ledger.MessageID
+	Shape       Shape
+	ReversePath string // "" is the null reverse-path
+	Recipients  []string
+	EightBit    bool // needs BODY=8BITMIME (RFC 6152)
+	UTF8        bool // needs SMTPUTF8 (RFC 6531)
+
+	parts  []part
+	octets ledger.Octets
+}
+
+// A part is a piece of content. No line of a plain part begins with a dot, and
+// each plain part begins at the beginning of a line.
+type part struct {
+	octets []byte
+	plain  bool
+}
+
+// Octets is what the receiver must deliver.
+func (l *Letter) Octets() ledger.Octets { return l.octets }
+
+// Content returns the whole content in one piece, for tests and small letters.
+func (l *Letter) Content() []byte {
+	b := make([]byte, 0, l.octets.Size)
+	for _, p := range l.parts {
+		b = append(b, p.octets...)
+	}
+	return b
+}
+
+// WriteData writes the content as DATA wants it: dots stuffed (RFC 5321
+// section 4.5.2), without the final dot.
+func (l *Letter) WriteData(w io.Writer) error {
+	for _, p := range l.parts {
+		if p.plain {
+			if _, err := w.Write(p.octets); err != nil {
+				return err
+			}
+			continue
+		}
+		for line := range bytes.SplitAfterSeq(p.octets, []byte("\n")) {
+			if len(line) > 0 && line[0] == '.' {
+				if _, err := w.Write([]byte{'.'}); err != nil {
+					return err
+				}
+			}
+			if _, err := w.Write(line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
