@@ -1,0 +1,274 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+	"github.com/holdfast-mx/holdfast/proto/adminpb"
+)
+
+// portDefault is the port of a next hop that names none.
+const portDefault = 25
+
+// The JSON of "domain list" and of domains in "status". Field names are an
+// interface.
+type (
+	domainsJSON struct {
+		Domains []domainJSON `json:"domains"`
+		StaleMS *int64       `json:"stale_ms"`
+		Quorum  bool         `json:"quorum"`
+	}
+	domainJSON struct {
+		Name         string   `json:"name"`
+		MX           bool     `json:"mx"`
+		Targets      []string `json:"targets"`
+		NextHopState string   `json:"next_hop_state"` // "up", "suspect", "down"
+		Since        string   `json:"since"`          // RFC 3339, or empty
+		Detail       string   `json:"detail"`
+		FailedNodes  []string `json:"failed_nodes"`
+		Queued       uint64   `json:"queued"`
+		Held         uint64   `json:"held"`
+		Leased       uint64   `json:"leased"`
+		InDoubt      uint64   `json:"in_doubt"`
+	}
+)
+
+func (a *app) domainCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "domain",
+		Short: "Configure the relay domains: those that the cluster takes mail for",
+		Long: `Configure the relay domains. The configuration is the cluster's: a change through
+one node counts on all. Mail for a domain that is not listed is refused.`,
+		Example: `  holdfast domain put example.test --to mail.example.test
+  holdfast domain list`,
+	}, a.domainPutCommand(), a.domainListCommand(), a.domainRemoveCommand(), a.domainFlushCommand())
+}
+
+func (a *app) domainPutCommand() *cobra.Command {
+	var to []string
+	var mx bool
+	cmd := &cobra.Command{
+		Use:   "put NAME --to HOST[:PORT][,HOST[:PORT]...] | --mx",
+		Short: "Add a relay domain, or change where its mail goes",
+		Long: `Add a relay domain, or replace its configuration. Mail that is already queued
+goes the new way at its next attempt.
+
+--to names the primary: host names or addresses, tried in order, port 25 unless
+given. An IPv6 address stands in brackets. --mx takes the domain's MX records
+instead, without the nodes of this cluster and without what is listed as equal or
+worse.`,
+		Example: `  holdfast domain put example.test --to mail.example.test
+  holdfast domain put example.test --to 192.0.2.10:2525,[2001:db8::10]
+  holdfast domain put example.org --mx`,
+		Args: exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := mail.ParseDomain(args[0])
+			if err != nil {
+				return usage(cmd, "NAME: %v", err)
+			}
+			if mx == (len(to) > 0) {
+				return usage(cmd, "say where the mail goes: either --to HOST[:PORT] or --mx")
+			}
+			d := &adminpb.Domain{Name: string(name), Mx: mx}
+			for _, s := range to {
+				target, err := parseTarget(s)
+				if err != nil {
+					return usage(cmd, "--to: %v", err)
+				}
+				d.Targets = append(d.Targets, target)
+			}
+			return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
+				r, err := c.PutDomain(ctx, &adminpb.PutDomainRequest{Domain: d})
+				if err != nil {
+					return err
+				}
+				for _, w := range r.GetWarnings() {
+					a.complain("warning: %s", w)
+				}
+				return a.done(fmt.Sprintf("Mail for %s goes to %s.", name, route(d)), map[string]any{
+					"domain": string(name), "mx": mx, "targets": targets(d), "warnings": list(r.GetWarnings()),
+				})
+			})
+		},
+	}
+	cmd.Flags().StringSliceVar(&to, "to", nil, "the primary: `HOST[:PORT]`, several separated by commas")
+	cmd.Flags().BoolVar(&mx, "mx", false, "route by the domain's MX records")
+	return cmd
+}
+
+func (a *app) domainListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the relay domains, the state of their next hops, and their queues",
+		Long: `List the relay domains with what is queued for them. The state of a next hop is
+"up" (or never tried), "suspect" (a node failed to reach it) or "down" (two nodes
+failed).`,
+		Example: `  holdfast domain list
+  holdfast domain list -o json`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
+				r, err := c.ListDomains(ctx, &adminpb.ListDomainsRequest{})
+				if err != nil {
+					return err
+				}
+				if a.output == "json" {
+					return writeJSON(a.out, domainsJSON{toDomainsJSON(r.GetDomains()), staleMS(r.GetFreshness()), r.GetFreshness().GetQuorum()})
+				}
+				a.noteFreshness(r.GetFreshness())
+				return a.printDomains(r.GetDomains())
+			})
+		},
+	}
+}
+
+func (a *app) domainRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove NAME",
+		Short: "Stop taking mail for a domain",
+		Long: `Stop taking mail for a domain. Refused while mail for it is queued or held: have
+it delivered, or remove it, first.`,
+		Example: `  holdfast domain remove example.test`,
+		Args:    exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := mail.ParseDomain(args[0])
+			if err != nil {
+				return usage(cmd, "NAME: %v", err)
+			}
+			return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
+				if _, err := c.RemoveDomain(ctx, &adminpb.RemoveDomainRequest{Name: string(name)}); err != nil {
+					return err
+				}
+				return a.done(fmt.Sprintf("Mail for %s is no longer accepted.", name), map[string]any{"domain": string(name)})
+			})
+		},
+	}
+}
+
+func (a *app) domainFlushCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "flush NAME",
+		Short: "Try the next hop of a domain now, and all mail that waits for it",
+		Long: `Make all queued mail of a domain due at once, and have every node try its next
+hop now. Mail in doubt still waits: a node may be about to report that it was
+delivered.`,
+		Example: `  holdfast domain flush example.test`,
+		Args:    exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := mail.ParseDomain(args[0])
+			if err != nil {
+				return usage(cmd, "NAME: %v", err)
+			}
+			return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
+				if _, err := c.FlushDomain(ctx, &adminpb.FlushDomainRequest{Name: string(name)}); err != nil {
+					return err
+				}
+				return a.done(fmt.Sprintf("The next hop of %s is tried now.", name), map[string]any{"domain": string(name)})
+			})
+		},
+	}
+}
+
+// done prints the end of a change.
+func (a *app) done(text string, v map[string]any) error {
+	if a.output == "json" {
+		return writeJSON(a.out, v)
+	}
+	_, err := fmt.Fprintln(a.out, escape(text))
+	return err
+}
+
+// parseTarget reads HOST, HOST:PORT, [IPv6] or [IPv6]:PORT.
+func parseTarget(s string) (*adminpb.Target, error) {
+	host, port := s, uint64(portDefault)
+	bracketed := strings.HasPrefix(s, "[")
+	switch {
+	case bracketed && strings.HasSuffix(s, "]"):
+		host = s[1 : len(s)-1]
+	case strings.Count(s, ":") > 1 && !bracketed:
+		return nil, fmt.Errorf("%q: write an IPv6 address in brackets, as in [2001:db8::10]:25", s)
+	case strings.Contains(s, ":"):
+		h, p, err := net.SplitHostPort(s)
+		if err != nil {
+			return nil, fmt.Errorf("%q is no HOST:PORT", s)
+		}
+		port, err = strconv.ParseUint(p, 10, 16)
+		if err != nil || port == 0 {
+			return nil, fmt.Errorf("%q: the port is a number from 1 to 65535", s)
+		}
+		host = h
+	}
+	addr, addrErr := netip.ParseAddr(host)
+	if bracketed && (addrErr != nil || !addr.Is6()) {
+		return nil, fmt.Errorf("%q: brackets hold an IPv6 address", s)
+	}
+	if addrErr != nil {
+		name, err := mail.ParseDomain(host)
+		if err != nil || strings.Trim(host, "0123456789.") == "" {
+			return nil, fmt.Errorf("%q is neither a host name nor an address", s)
+		}
+		host = string(name)
+	}
+	return &adminpb.Target{Host: host, Port: uint32(port)}, nil
+}
+
+func targets(d *adminpb.Domain) []string {
+	all := []string{}
+	for _, t := range d.GetTargets() {
+		all = append(all, net.JoinHostPort(t.GetHost(), strconv.FormatUint(uint64(t.GetPort()), 10)))
+	}
+	return all
+}
+
+func route(d *adminpb.Domain) string {
+	if d.GetMx() {
+		return "its MX hosts"
+	}
+	return strings.Join(targets(d), ", ")
+}
+
+// nextHopWord is the state of a next hop in one word.
+func nextHopWord(s adminpb.NextHopState) string {
+	switch s {
+	case adminpb.NextHopState_NEXT_HOP_STATE_UP:
+		return "up"
+	case adminpb.NextHopState_NEXT_HOP_STATE_SUSPECT:
+		return "suspect"
+	case adminpb.NextHopState_NEXT_HOP_STATE_DOWN:
+		return "down"
+	}
+	return "unknown"
+}
+
+func toDomainsJSON(domains []*adminpb.DomainStatus) []domainJSON {
+	js := []domainJSON{}
+	for _, d := range domains {
+		js = append(js, domainJSON{
+			Name: d.GetDomain().GetName(), MX: d.GetDomain().GetMx(), Targets: targets(d.GetDomain()),
+			NextHopState: nextHopWord(d.GetNextHopState()), Since: rfc3339(d.GetSinceUnix()), Detail: d.GetDetail(),
+			FailedNodes: list(d.GetFailedNodes()),
+			Queued:      d.GetQueued(), Held: d.GetHeld(), Leased: d.GetLeased(), InDoubt: d.GetInDoubt(),
+		})
+	}
+	return js
+}
+
+func (a *app) printDomains(domains []*adminpb.DomainStatus) error {
+	if len(domains) == 0 {
+		_, err := fmt.Fprintln(a.out, `No relay domains: no mail is accepted. Add one with "holdfast domain put NAME --to HOST".`)
+		return err
+	}
+	t := newTable(a.out, "DOMAIN", "NEXT HOP", "STATE", "QUEUED", "HELD", "LEASED", "IN DOUBT", "DETAIL")
+	for _, d := range domains {
+		t.row(d.GetDomain().GetName(), route(d.GetDomain()), nextHopWord(d.GetNextHopState()),
+			count(d.GetQueued()), count(d.GetHeld()), count(d.GetLeased()), count(d.GetInDoubt()), d.GetDetail())
+	}
+	return t.flush()
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-mx/holdfast/proto/adminpb"
+)
+
+// The JSON of "status". Field names are an interface.
+type (
+	statusJSON struct {
+		Node         string         `json:"node"`
+		Cluster      string         `json:"cluster"`
+		ServerID     string         `json:"server_id"`
+		Leader       string         `json:"leader"`
+		IsLeader     bool           `json:"is_leader"`
+		Term         uint64         `json:"term"`
+		CommitIndex  uint64         `json:"commit_index"`
+		AppliedIndex uint64         `json:"applied_index"`
+		Floor        uint64         `json:"floor"`
+		Voters       []string       `json:"voters"`
+		Quorum       bool           `json:"quorum"`
+		StaleMS      *int64         `json:"stale_ms"`
+		Posture      string         `json:"posture"`
+		Version      string         `json:"version"`
+		SMTPSessions uint32         `json:"smtp_sessions"`
+		FewestCopies *uint32        `json:"fewest_copies"`
+		Alarms       []alarmJSON    `json:"alarms"`
+		Domains      []domainJSON   `json:"domains"`
+		Queue        queueTotals    `json:"queue"`
+		Counters     statusCounters `json:"counters"`
+		Spool        spoolJSON      `json:"spool"`
+		Members      []memberJSON   `json:"members"`
+	}
+	alarmJSON struct {
+		Name   string `json:"name"`
+		Scope  string `json:"scope"`
+		Since  string `json:"since"` // RFC 3339, or empty
+		Cause  string `json:"cause"`
+		Remedy string `json:"remedy"`
+	}
+	queueTotals struct {
+		Queued    uint64 `json:"queued"`
+		Held      uint64 `json:"held"`
+		Leased    uint64 `json:"leased"`
+		InDoubt   uint64 `json:"in_doubt"`
+		Unsettled uint64 `json:"unsettled"`
+		Live      uint64 `json:"live"`
+		LiveBytes uint64 `json:"live_bytes"`
+	}
+	statusCounters struct {
+		Accepted            uint64 `json:"accepted"`
+		Repeats             uint64 `json:"repeats"`
+		Delivered           uint64 `json:"delivered"`
+		Refused             uint64 `json:"refused"`
+		Removed             uint64 `json:"removed"`
+		PossibleDuplicates  uint64 `json:"possible_duplicates"`
+		ExpiredLeases       uint64 `json:"expired_leases"`
+		DroppedFingerprints uint64 `json:"dropped_fingerprints"`
+		AcceptUnknownTotal  uint64 `json:"accept_unknown_total"`
+		SMTPAccepted        uint64 `json:"smtp_accepted"`
+		SMTPDeferred        uint64 `json:"smtp_deferred"`
+		SMTPConnections     uint64 `json:"smtp_connections"`
+		DeliveryAttempts    uint64 `json:"delivery_attempts"`
+	}
+	spoolJSON struct {
+		Bodies    uint64 `json:"bodies"`
+		Bytes     uint64 `json:"bytes"`
+		Segments  uint64 `json:"segments"`
+		DiskBytes uint64 `json:"disk_bytes"`
+	}
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show alarms, then this node, the leader, the domains and the queue",
+		Long: `Show what needs attention first, then this node and the cluster as it sees it.
+
+Works on any node, also without a leader; says how old its view is.`,
+		Example: `  holdfast status
+  holdfast status -o json | jq '.alarms'`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
+				s, err := c.Status(ctx, &adminpb.StatusRequest{})
+				if err != nil {
+					return err
+				}
+				if a.output == "json" {
+					return writeJSON(a.out, toStatusJSON(s))
+				}
+				return a.printStatus(s)
+			})
+		},
+	}
+}
+
+func toStatusJSON(s *adminpb.StatusReply) statusJSON {
+	q, c, sp := s.GetQueue(), s.GetCounters(), s.GetSpool()
+	j := statusJSON{
+		Node: s.GetNode(), Cluster: s.GetCluster(), ServerID: s.GetServerId(),
+		Leader: s.GetLeader(), IsLeader: s.GetIsLeader(), Term: s.GetTerm(),
+		CommitIndex: s.GetCommitIndex(), AppliedIndex: s.GetAppliedIndex(), Floor: s.GetFloor(),
+		Voters: list(s.GetVoters()), Quorum: s.GetFreshness().GetQuorum(), StaleMS: staleMS(s.GetFreshness()),
+		Posture: s.GetPosture(), Version: s.GetVersion(), SMTPSessions: s.GetSmtpSessions(), FewestCopies: s.FewestCopies,
+		Alarms: []alarmJSON{}, Domains: toDomainsJSON(s.GetDomains()), Members: toMembersJSON(s.GetMembers()),
+		Queue: queueTotals{
+			Queued: q.GetQueued(), Held: q.GetHeld(), Leased: q.GetLeased(), InDoubt: q.GetInDoubt(),
+			Unsettled: q.GetUnsettled(), Live: q.GetLive(), LiveBytes: q.GetLiveBytes(),
+		},
+		Counters: statusCounters{
+			Accepted: c.GetAccepted(), Repeats: c.GetRepeats(), Delivered: c.GetDelivered(), Refused: c.GetRefused(),
+			Removed: c.GetRemoved(), PossibleDuplicates: c.GetPossibleDuplicates(), ExpiredLeases: c.GetExpiredLeases(),
+			DroppedFingerprints: c.GetDroppedFingerprints(), AcceptUnknownTotal: c.GetAcceptUnknownTotal(),
+			SMTPAccepted: c.GetSmtpAccepted(), SMTPDeferred: c.GetSmtpDeferred(), SMTPConnections: c.GetSmtpConnections(),
+			DeliveryAttempts: c.GetDeliveryAttempts(),
+		},
+		Spool: spoolJSON{Bodies: sp.GetBodies(), Bytes: sp.GetBytes(), Segments: sp.GetSegments(), DiskBytes: sp.GetDiskBytes()},
+	}
+	for _, al := range s.GetAlarms() {
+		j.Alarms = append(j.Alarms, alarmJSON{
+			Name: al.GetName(), Scope: al.GetScope(), Since: rfc3339(al.GetSinceUnix()), Cause: al.GetCause(), Remedy: al.GetRemedy(),
+		})
+	}
+	return j
+}
+
+// rfc3339 is how JSON has a time: empty where it is unknown.
+func rfc3339(unix int64) string {
+	if unix == 0 {
+		return ""
+	}
+	return time.Unix(unix, 0).UTC().Format(time.RFC3339)
+}
+
+func (a *app) printStatus(s *adminpb.StatusReply) error {
+	if len(s.GetAlarms()) == 0 {
+		fmt.Fprintln(a.out, "No alarms.")
+	}
+	for _, al := range s.GetAlarms() {
+		since := ""
+		if al.GetSinceUnix() != 0 {
+			since = " since " + moment(al.GetSinceUnix())
+		}
+		fmt.Fprintf(a.out, "ALARM %s: %s%s\n    %s\n    To do: %s\n",
+			escape(al.GetName()), escape(al.GetScope()), since, escape(al.GetCause()), escape(al.GetRemedy()))
+	}
+	fmt.Fprintln(a.out)
+
+	t := newTable(a.out)
+	t.row("Node", fmt.Sprintf("%s of cluster %s (server id %s, %s)", s.GetNode(), s.GetCluster(), s.GetServerId(), s.GetVersion()))
+	leader := "none known"
+	switch {
+	case s.GetIsLeader():
+		leader = fmt.Sprintf("%s, this node (term %d)", s.GetLeader(), s.GetTerm())
+	case s.GetLeader() != "":
+		leader = fmt.Sprintf("%s (term %d)", s.GetLeader(), s.GetTerm())
+	}
+	t.row("Leader", leader)
+	quorum := "yes"
+	if !s.GetFreshness().GetQuorum() {
+		quorum = "NO: this node can commit nothing, and answers 421 to mail"
+	}
+	t.row("Quorum", quorum)
+	t.row("Voters", strings.Join(s.GetVoters(), " "))
+	t.row("Log", fmt.Sprintf("applied %d, committed %d, floor %d", s.GetAppliedIndex(), s.GetCommitIndex(), s.GetFloor()))
+	t.row("View", viewAge(s.GetFreshness(), s.GetIsLeader()))
+	t.row("Posture", s.GetPosture())
+	if err := t.flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.out)
+	if err := a.printDomains(s.GetDomains()); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.out)
+
+	q, c, sp := s.GetQueue(), s.GetCounters(), s.GetSpool()
+	t = newTable(a.out)
+	t.row("Queue", fmt.Sprintf("%d queued, %d held, %d leased, %d in doubt; %d messages of %s live; %d unsettled",
+		q.GetQueued(), q.GetHeld(), q.GetLeased(), q.GetInDoubt(), q.GetLive(), size(int64(q.GetLiveBytes())), q.GetUnsettled()))
+	t.row("Cluster", fmt.Sprintf("%d messages accepted, %d repeats, %d recipients delivered, %d refused, %d messages removed, %d possible duplicates",
+		c.GetAccepted(), c.GetRepeats(), c.GetDelivered(), c.GetRefused(), c.GetRemoved(), c.GetPossibleDuplicates()))
+	t.row("This node", fmt.Sprintf("%d SMTP sessions open, %d messages answered 250, %d closed without a reply after the final dot, %d delivery attempts",
+		s.GetSmtpSessions(), c.GetSmtpAccepted(), c.GetAcceptUnknownTotal(), c.GetDeliveryAttempts()))
+	spool := fmt.Sprintf("%d bodies, %s in %d segments", sp.GetBodies(), size(int64(sp.GetBytes())), sp.GetSegments())
+	if s.FewestCopies != nil {
+		spool += fmt.Sprintf("; fewest copies of a live body: %d", s.GetFewestCopies())
+	}
+	t.row("Spool", spool)
+	if err := t.flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.out)
+	return a.printMembers(s.GetMembers())
+}
+
+func viewAge(f *adminpb.Freshness, leads bool) string {
+	switch {
+	case leads:
+		return "the leader's own"
+	case f.StaleMs == nil:
+		return "this node has heard from no leader since it started"
+	}
+	return fmt.Sprintf("last heard from the leader %s ago", (time.Duration(f.GetStaleMs()) * time.Millisecond).Round(time.Millisecond))
+}
