@@ -1,0 +1,134 @@
+package spool
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// A Held is a body that is on stable storage here.
+type Held struct {
+	Ref mail.BodyRef
+	// Since is when this process first knew the body, by the process's clock: the
+	// Put, or, for what a restart found, the time of Open.
+	Since time.Time
+}
+
+// Held reports whether the body is on stable storage here, and not doomed. The
+// answer may be old when it arrives; whoever builds on it needs Pin.
+func (s *Spool) Held(ref mail.BodyRef) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.heldLocked(ref)
+}
+
+func (s *Spool) heldLocked(ref mail.BodyRef) bool {
+	e, ok := s.index[ref.ID]
+	if !ok || !e.is(ref) {
+		return false
+	}
+	_, bad := s.bad[ref.ID]
+	_, doomed := s.doomed[ref.ID]
+	return !bad && !doomed
+}
+
+// Pin keeps the body from being deleted until release is called, which may be
+// done more than once. It reports false, and release does nothing, if the body
+// is not held or is doomed. Pins nest, and end with the process.
+func (s *Spool) Pin(ref mail.BodyRef) (release func(), held bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.heldLocked(ref) {
+		return func() {}, false
+	}
+	s.pins[ref.ID]++
+	return sync.OnceFunc(func() { s.unpin(ref.ID) }), true
+}
+
+func (s *Spool) unpin(id mail.QueueID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pins[id]--; s.pins[id] == 0 {
+		delete(s.pins, id)
+	}
+}
+
+// Doom marks bodies for Delete, and returns those that it marked, with those
+// that were marked already. It passes over what is pinned or not here. From now
+// on a doomed body is not Held, cannot be pinned and is not listed, until Spare
+// or a Put takes the mark away. Every body that Doom returns must be given to
+// Spare or to Delete.
+func (s *Spool) Doom(ids []mail.QueueID) (doomed []mail.BodyRef) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		e, ok := s.index[id]
+		if !ok || s.pins[id] > 0 {
+			continue
+		}
+		s.doomed[id] = struct{}{}
+		doomed = append(doomed, e.ref(id))
+	}
+	return doomed
+}
+
+// Spare takes the mark of Doom back.
+func (s *Spool) Spare(refs []mail.BodyRef) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ref := range refs {
+		if e, ok := s.index[ref.ID]; ok && e.is(ref) {
+			s.spareLocked(ref)
+		}
+	}
+}
+
+func (s *Spool) spareLocked(ref mail.BodyRef) {
+	delete(s.doomed, ref.ID)
+	if s.heldLocked(ref) {
+		s.waiters.arrive(ref)
+	}
+}
+
+// Bodies lists what is held, in the order of the queue ids. Doomed and damaged
+// bodies are left out.
+func (s *Spool) Bodies() []Held {
+	bodies := s.bodies()
+	slices.SortFunc(bodies, func(a, b Held) int { return cmp.Or(a.Ref.ID.Compare(b.Ref.ID)) })
+	return bodies
+}
+
+func (s *Spool) bodies() []Held {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	bodies := make([]Held, 0, len(s.index))
+	for id, e := range s.index {
+		ref := e.ref(id)
+		if s.heldLocked(ref) {
+			bodies = append(bodies, Held{Ref: ref, Since: s.opened.Add(time.Duration(e.since) * time.Second)})
+		}
+	}
+	return bodies
+}
+
+// Arrived returns a channel that is closed when the body is held, by whatever
+// route it came; at once if it is held now.
+//
+// The close is a hint, as Held is: look again with Pin. The spool keeps a
+// channel for at most waitersMax names, and none that nobody has asked for in
+// waiterAge; what it drops it closes, so that no waiter is ever forgotten. Wait
+// beside a timer, and ask again if you still want to know.
+func (s *Spool) Arrived(ref mail.BodyRef) <-chan struct{} {
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.heldLocked(ref) {
+		closed := make(chan struct{})
+		close(closed)
+		return closed
+	}
+	return s.waiters.wait(ref, now)
+}
