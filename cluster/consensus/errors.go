@@ -1,0 +1,37 @@
+package consensus
+
+import "errors"
+
+var (
+	// ErrNotAppended: the entry is in no log and will never be committed. It
+	// wraps the cause. Everything else that Propose returns as an error leaves
+	// the outcome open.
+	ErrNotAppended = errors.New("entry not appended")
+	// ErrOutcomeUnknown: the entry may be in some log, and may be committed
+	// now, later or never.
+	ErrOutcomeUnknown = errors.New("outcome of the entry is unknown")
+	// ErrNotLeader is a cause of ErrNotAppended: ask the leader instead.
+	ErrNotLeader = errors.New("this node is not the leader")
+	// ErrTooLarge is a cause of ErrNotAppended: data and name together are
+	// longer than EntryBytesMax.
+	ErrTooLarge = errors.New("entry too large")
+	// ErrBodyNotHeld is a cause of ErrNotAppended: the leader itself has not
+	// got the body on stable storage, or is about to delete it.
+	ErrBodyNotHeld = errors.New("body not held here")
+	// ErrShutdown: the node is shutting down, or has.
+	ErrShutdown = errors.New("consensus is shut down")
+	// ErrBodyLost is what Start and Err return when the log names, above the
+	// floor, a body that this node cannot read and no peer could give.
+	ErrBodyLost = errors.New("a body that the log names is lost on this node")
+	// ErrNotCommitted: RaiseFloor was asked for an index that this node does
+	// not know to be committed.
+	ErrNotCommitted = errors.New("index not known to be committed")
+)
+
+// errStalled is why nothing is sent to followers while a log write hangs.
+var errStalled = errors.New("a write to the log has been running for too long; giving up leadership")
+
+// errLogReplaced is why a node ends that installed a snapshot over a log that
+// conflicted with it.
+var errLogReplaced = errors.New("a snapshot replaced a log that was longer and conflicted with it; " +
+	"this node has to be started again")

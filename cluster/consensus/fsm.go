@@ -1,0 +1,63 @@
+package consensus
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/hashicorp/raft"
+)
+
+// fsmAdapter is the FSM as Raft sees it.
+type fsmAdapter struct {
+	fsm   FSM
+	latch *latch
+	// stopped is the entry that could not be understood. Nothing is applied
+	// after it, and no snapshot is taken that would claim it was. Only Raft's
+	// FSM goroutine uses it.
+	stopped error
+}
+
+var _ raft.FSM = (*fsmAdapter)(nil)
+
+// Apply applies one committed command. The gate let no entry pass whose name
+// it could not read, so an unreadable one comes from a log that a newer
+// version wrote: a node that cannot understand a committed entry stops.
+func (a *fsmAdapter) Apply(l *raft.Log) any {
+	if a.stopped != nil {
+		return a.stopped
+	}
+	ref, err := bodyOf(l)
+	if err != nil {
+		a.stopped = a.latch.fail(fmt.Errorf("apply: %w", err))
+		return a.stopped
+	}
+	return result{a.fsm.Apply(l.Index, l.Data, ref)}
+}
+
+// A result is what the FSM answered, told apart from what the adapter did.
+type result struct{ value any }
+
+func (a *fsmAdapter) Snapshot() (raft.FSMSnapshot, error) {
+	if a.stopped != nil {
+		return nil, a.stopped
+	}
+	w, err := a.fsm.Snapshot()
+	if err != nil {
+		return nil, fmt.Errorf("capture the state: %w", err)
+	}
+	return snapshot{w}, nil
+}
+
+func (a *fsmAdapter) Restore(r io.ReadCloser) error { return a.fsm.Restore(r) }
+
+type snapshot struct{ state io.WriterTo }
+
+// Persist writes the state. Raft closes the sink after it, or cancels it.
+func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := s.state.WriteTo(sink); err != nil {
+		return fmt.Errorf("write the state: %w", err)
+	}
+	return nil
+}
+
+func (s snapshot) Release() {}

@@ -1,0 +1,245 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// errRefused is how a refusal reads at the leader, which sees only its text.
+const errRefused = "append rule"
+
+// doomedRetry is how long the gate waits before it asks again for a body that
+// is held but about to be deleted.
+const doomedRetry = 20 * time.Millisecond
+
+// A gate keeps the append rule on the receiving side, before Raft sees a
+// request: every body that its entries name is held and pinned until Raft has
+// answered, or the entry is known to be committed and the floor says so.
+//
+// It lets a request pass whole or answers an error. It never shortens one: the
+// leader counts all that it sent. And it never answers Success false: the
+// leader would walk back entry by entry.
+//
+// It asks for no suffrage. A nonvoter's first success after its promotion
+// counts its whole log.
+type gate struct {
+	bodies   Bodies
+	floor    *floor
+	log      raft.LogStore
+	passed   chan raft.RPC
+	waiting  chan struct{} // one token per request at the gate
+	stop     <-chan struct{}
+	controls *controls
+	hasVote  func() bool // for a control only
+	stats    gateStats
+}
+
+type gateStats struct {
+	waits, refusals, exempt atomic.Uint64
+	// refusingSince is when the gate began to refuse without letting any
+	// request pass, in Unix nanoseconds; zero when it does not.
+	refusingSince atomic.Int64
+}
+
+func newGate(c Config, f *floor, log raft.LogStore) *gate {
+	return &gate{
+		bodies:   c.Bodies,
+		floor:    f,
+		log:      log,
+		passed:   make(chan raft.RPC),
+		waiting:  make(chan struct{}, gateRequestsMax),
+		controls: c.controls,
+	}
+}
+
+// forward gives a request to Raft as it is.
+func (g *gate) forward(rpc raft.RPC) {
+	select {
+	case g.passed <- rpc:
+	case <-g.stop:
+	}
+}
+
+// admit decides on a request with entries, in its own goroutine.
+func (g *gate) admit(running *sync.WaitGroup, rpc raft.RPC, req *raft.AppendEntriesRequest) {
+	select {
+	case g.waiting <- struct{}{}:
+	default:
+		rpc.Respond(nil, fmt.Errorf("%s: %d requests are waiting already", errRefused, gateRequestsMax))
+		return
+	}
+	running.Go(func() {
+		defer func() { <-g.waiting }()
+		g.handle(rpc, req)
+	})
+}
+
+func (g *gate) handle(rpc raft.RPC, req *raft.AppendEntriesRequest) {
+	release, err := g.hold(req)
+	defer release()
+	if err != nil {
+		if errors.Is(err, ErrShutdown) {
+			return
+		}
+		g.stats.refusals.Add(1)
+		g.stats.refusingSince.CompareAndSwap(0, time.Now().UnixNano())
+		rpc.Respond(nil, fmt.Errorf("%s: %w", errRefused, err))
+		return
+	}
+	g.stats.refusingSince.Store(0)
+	// Raft answers us, so that we know when the pins may go.
+	g.relay(rpc)
+}
+
+// relay gives a request to Raft and Raft's answer to the sender. It returns the
+// answer, false when there was none because the node stops.
+func (g *gate) relay(rpc raft.RPC) (raft.RPCResponse, bool) {
+	answered := make(chan raft.RPCResponse, 1)
+	answer := rpc.RespChan
+	rpc.RespChan = answered
+	select {
+	case g.passed <- rpc:
+	case <-g.stop:
+		return raft.RPCResponse{}, false
+	}
+	select {
+	case a := <-answered:
+		answer <- a
+		return a, true
+	case <-g.stop:
+		return raft.RPCResponse{}, false
+	}
+}
+
+// hold pins every body that the request names, waiting for those that are not
+// here, and makes the floor cover what it exempts. Release may be called in
+// any case, once.
+func (g *gate) hold(req *raft.AppendEntriesRequest) (release func(), err error) {
+	var pins []func()
+	release = func() {
+		for _, unpin := range pins {
+			unpin()
+		}
+	}
+	var missing []mail.BodyRef
+	exempt := false
+	for _, entry := range req.Entries {
+		ref, err := bodyOf(entry)
+		if err != nil {
+			return release, err
+		}
+		if ref == nil {
+			continue
+		}
+		if unpin, held := g.bodies.Pin(*ref); held {
+			pins = append(pins, unpin)
+			continue
+		}
+		if entry.Index <= req.LeaderCommitIndex {
+			exempt = true
+			g.stats.exempt.Add(1)
+			continue
+		}
+		missing = append(missing, *ref)
+	}
+	if g.controls.ruleOff || g.controls.nonvotersSpared && !g.hasVote() {
+		return release, nil
+	}
+	if exempt {
+		// The commit index itself and not the last exempt entry, so that one
+		// write covers a whole catch-up. It is true whatever the sender's term
+		// is; a stale leader's commit index is still committed.
+		if err := g.floor.raise(req.LeaderCommitIndex); err != nil {
+			return release, err
+		}
+	}
+	if len(missing) == 0 {
+		return release, nil
+	}
+	g.stats.waits.Add(1)
+	leader := ServerID(req.ID)
+	for _, ref := range missing {
+		g.bodies.Want(ref, leader)
+	}
+	timeout := time.NewTimer(gateWait)
+	defer timeout.Stop()
+	for _, ref := range missing {
+		unpin, err := g.await(ref, leader, timeout.C)
+		if err != nil {
+			return release, err
+		}
+		pins = append(pins, unpin)
+	}
+	return release, nil
+}
+
+// await pins a body once it has arrived by any route.
+func (g *gate) await(ref mail.BodyRef, leader ServerID, timeout <-chan time.Time) (unpin func(), err error) {
+	for {
+		select {
+		case <-g.bodies.Arrived(ref):
+		case <-timeout:
+			return nil, fmt.Errorf("body %s has not arrived within %v", ref, gateWait)
+		case <-g.stop:
+			return nil, ErrShutdown
+		}
+		if unpin, held := g.bodies.Pin(ref); held {
+			return unpin, nil
+		}
+		// It arrived and is being deleted as an orphan. Once it is gone, it
+		// can be fetched again.
+		select {
+		case <-time.After(doomedRetry):
+		case <-timeout:
+			return nil, fmt.Errorf("body %s is being deleted", ref)
+		case <-g.stop:
+			return nil, ErrShutdown
+		}
+		g.bodies.Want(ref, leader)
+	}
+}
+
+// covers reports whether our log already holds the last entry of a snapshot
+// that a leader wants to install. Raft would install it nevertheless and then
+// drop the log, entries that we acknowledged and that the snapshot does not
+// cover among it, and never recover from that while it runs (raft#697).
+func (g *gate) covers(req *raft.InstallSnapshotRequest) bool {
+	var l raft.Log
+	return g.log.GetLog(req.LastLogIndex, &l) == nil && l.Term == req.LastLogTerm
+}
+
+// answerCovered does what Raft (section 7 of the extended paper) does with such
+// a snapshot: keeps the log and answers success. All that the leader concludes
+// is that we have the entries up to the snapshot, which are committed.
+func (g *gate) answerCovered(rpc raft.RPC, req *raft.InstallSnapshotRequest) {
+	if _, err := io.Copy(io.Discard, rpc.Reader); err != nil {
+		rpc.Respond(nil, fmt.Errorf("read the snapshot: %w", err))
+		return
+	}
+	rpc.Respond(&raft.InstallSnapshotResponse{RPCHeader: req.RPCHeader, Term: req.Term, Success: true}, nil)
+}
+
+// replaces reports whether a snapshot that is not covered ends before our log
+// does: our log conflicts with it.
+func (g *gate) replaces(req *raft.InstallSnapshotRequest) bool {
+	last, err := g.log.LastIndex()
+	return err == nil && last >= req.LastLogIndex
+}
+
+// forwardReplacing lets Raft install such a snapshot. It drops the log for it,
+// but goes on believing in the last entry that it had, and refuses what
+// follows the snapshot for as long as it runs (hashicorp/raft#697). So the
+// node ends, and reads after its restart what is there.
+func (g *gate) forwardReplacing(rpc raft.RPC) {
+	if a, ok := g.relay(rpc); ok && a.Error == nil {
+		_ = g.floor.latch.fail(errLogReplaced)
+	}
+}

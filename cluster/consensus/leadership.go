@@ -1,0 +1,117 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// barrierRetry is how long a new leader waits after a barrier that failed for
+// another reason than lost leadership.
+const barrierRetry = 100 * time.Millisecond
+
+// leadership tells those who wait when this node leads.
+type leadership struct {
+	mu      sync.Mutex
+	current context.Context // nil while not leading, or before the barrier
+	changed chan struct{}   // closed and replaced at each change
+}
+
+func (l *leadership) set(ctx context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.current = ctx
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+func (l *leadership) get() (context.Context, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.current, l.changed
+}
+
+// watchLeadership follows Raft in and out of leadership. Raft waits for us to
+// take each change, so none is missed.
+func (n *Node) watchLeadership() {
+	var settling sync.WaitGroup
+	end := func() {} // ends the running leadership
+	defer func() {
+		end()
+		settling.Wait()
+		n.leadership.set(nil)
+	}()
+	for {
+		select {
+		case <-n.closing:
+			return
+		case leads := <-n.notify:
+			end()
+			settling.Wait()
+			n.leadership.set(nil)
+			if !leads {
+				continue
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			end = cancel
+			settling.Go(func() {
+				if n.settle(ctx) {
+					n.leadership.set(ctx)
+				}
+			})
+		}
+	}
+}
+
+// settle waits until the FSM has applied everything that earlier leaders
+// committed. False means that leadership ended first.
+func (n *Node) settle(ctx context.Context) bool {
+	for {
+		p, err := start(n, ctx, func(timeout time.Duration) raft.Future { return n.raft.Barrier(timeout) }, func() {})
+		if err == nil {
+			_, err = p.wait(ctx)
+		}
+		switch {
+		case ctx.Err() != nil, errors.Is(err, ErrShutdown):
+			return false
+		case err == nil:
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(barrierRetry):
+		}
+	}
+}
+
+// WhileLeader runs fn in each leadership of this node, the running one
+// included, once the FSM has caught up with what was committed before it. The
+// ctx of fn ends with the leadership or with the node. Fn never runs twice at
+// the same time: the next leadership's run begins when the last one's has
+// returned. Shutdown waits for it.
+func (n *Node) WhileLeader(fn func(ctx context.Context)) {
+	if !n.begin() {
+		return
+	}
+	go func() {
+		defer n.running.Done()
+		var done context.Context // the leadership that fn has seen
+		for {
+			ctx, changed := n.leadership.get()
+			if ctx != nil && ctx != done && ctx.Err() == nil {
+				fn(ctx)
+				done = ctx
+				continue
+			}
+			select {
+			case <-changed:
+			case <-n.closing:
+				return
+			}
+		}
+	}()
+}

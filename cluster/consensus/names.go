@@ -1,0 +1,145 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// bodyOf returns the body that an entry names, nil for none. An Extensions
+// that cannot be read is an error: it may be the name of a body in the words
+// of a newer version.
+func bodyOf(l *raft.Log) (*mail.BodyRef, error) {
+	if len(l.Extensions) == 0 {
+		return nil, nil
+	}
+	if l.Type != raft.LogCommand {
+		return nil, fmt.Errorf("entry %d: a %v with extensions", l.Index, l.Type)
+	}
+	ref, err := mail.DecodeBodyRef(l.Extensions)
+	if err != nil {
+		return nil, fmt.Errorf("entry %d: extensions: %w", l.Index, err)
+	}
+	return &ref, nil
+}
+
+// A namedBody is a body and the index of an entry that names it.
+type namedBody struct {
+	index uint64
+	ref   mail.BodyRef
+}
+
+// names is the index of the bodies that the entries of the log name.
+//
+// Invariant: entries is in ascending order of index, each index at most once.
+// Invariant: what an entry in the store names is in entries; it is added
+// before the entry is stored, and dropped after the entry is deleted.
+type names struct {
+	mu      sync.Mutex
+	entries []namedBody
+}
+
+// at returns where index is, or would be.
+func (n *names) at(index uint64) int {
+	i, _ := slices.BinarySearchFunc(n.entries, index, func(b namedBody, index uint64) int {
+		switch {
+		case b.index < index:
+			return -1
+		case b.index > index:
+			return 1
+		}
+		return 0
+	})
+	return i
+}
+
+// add records what the entries name. When one cannot be read, none is
+// recorded.
+func (n *names) add(logs []*raft.Log) error {
+	named := make([]namedBody, 0, len(logs))
+	for _, l := range logs {
+		ref, err := bodyOf(l)
+		if err != nil {
+			return err
+		}
+		if ref != nil {
+			named = append(named, namedBody{l.Index, *ref})
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, b := range named {
+		switch i := n.at(b.index); {
+		case i == len(n.entries):
+			n.entries = append(n.entries, b)
+		case n.entries[i].index == b.index:
+			n.entries[i] = b
+		default:
+			n.entries = slices.Insert(n.entries, i, b)
+		}
+	}
+	return nil
+}
+
+// drop forgets the entries from lowest to highest, both included.
+func (n *names) drop(lowest, highest uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	from, to := n.at(lowest), len(n.entries)
+	if highest != ^uint64(0) {
+		to = n.at(highest + 1)
+	}
+	if from < to {
+		n.entries = slices.Delete(n.entries, from, to)
+	}
+}
+
+// above returns what entries above index name, in order of index.
+func (n *names) above(index uint64) []namedBody {
+	if index == ^uint64(0) {
+		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.entries[n.at(index+1):])
+}
+
+// has reports whether the entry at that index names that body.
+func (n *names) has(b namedBody) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	i := n.at(b.index)
+	return i < len(n.entries) && n.entries[i] == b
+}
+
+// scan fills the index from a store.
+func (n *names) scan(store raft.LogStore) error {
+	first, err := store.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("first index of the log: %w", err)
+	}
+	last, err := store.LastIndex()
+	if err != nil {
+		return fmt.Errorf("last index of the log: %w", err)
+	}
+	if first == 0 {
+		return nil
+	}
+	for index := first; index <= last; index++ {
+		var l raft.Log
+		if err := store.GetLog(index, &l); errors.Is(err, raft.ErrLogNotFound) {
+			continue // a gap that a snapshot left
+		} else if err != nil {
+			return fmt.Errorf("entry %d of the log: %w", index, err)
+		}
+		if err := n.add([]*raft.Log{&l}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,308 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// A Node is one running member of Raft. Its methods are safe for concurrent
+// use.
+type Node struct {
+	config     Config
+	raft       *raft.Raft
+	transport  *transport
+	sender     *sender
+	gate       *gate
+	log        *logStore
+	stable     *stableStore
+	floor      *floor
+	latch      *latch
+	rot        *rotWatch
+	leadership leadership
+	notify     chan bool
+	proposals  chan struct{} // one token per pending
+
+	closing chan struct{} // closed when Shutdown begins
+	ended   chan struct{} // closed when Raft's goroutines have ended
+	stopped chan struct{} // closed when ours have, too
+
+	mu       sync.Mutex
+	closed   bool
+	running  sync.WaitGroup // goroutines of ours; grows only while !closed
+	closeErr error
+}
+
+// Start checks that the bodies which the log names are here, repairs what it
+// can (this is what ctx bounds), and starts Raft. The node takes part in
+// elections at once if it is in a configuration.
+//
+// The stream and the stores of c belong to the node from here on.
+func Start(ctx context.Context, c Config) (_ *Node, err error) {
+	defer func() {
+		if err == nil {
+			return
+		}
+		if c.Stream != nil {
+			_ = c.Stream.Close()
+		}
+		if c.Stores.Close != nil {
+			_ = c.Stores.Close()
+		}
+	}()
+	if c, err = c.withDefaults(); err != nil {
+		return nil, err
+	}
+	l := newLatch()
+	f, err := openFloor(c.Stores.Stable, l)
+	if err != nil {
+		return nil, err
+	}
+	f.off = c.controls.floorOff
+	n := &Node{
+		config:     c,
+		log:        &logStore{store: c.Stores.Log, latch: l, latchOff: c.controls.latchOff, stallMax: c.StoreStallMax, stored: c.controls.stored},
+		stable:     &stableStore{store: c.Stores.Stable, latch: l, released: make(chan struct{})},
+		floor:      f,
+		latch:      l,
+		leadership: leadership{changed: make(chan struct{})},
+		notify:     make(chan bool),
+		proposals:  make(chan struct{}, proposalsMax),
+		closing:    make(chan struct{}),
+		ended:      make(chan struct{}),
+		stopped:    make(chan struct{}),
+	}
+	if err := n.log.names.scan(c.Stores.Log); err != nil {
+		return nil, fmt.Errorf("read the log: %w", err)
+	}
+	if !c.controls.startCheckOff {
+		if err := checkBodies(ctx, c, n.log, f); err != nil {
+			return nil, err
+		}
+	}
+	n.rot = newRotWatch(c, n.log, f, l)
+	n.gate = newGate(c, f, n.log)
+	n.sender = &sender{floor: f, log: n.log, latch: l, live: c.controls.liveFloor, refused: n.suspect}
+	// What a peer sends before Raft runs waits in the gate.
+	n.transport = newTransport(c, n.gate, n.sender)
+	n.raft, err = newRaft(c.raftConfig(n.notify), &fsmAdapter{fsm: c.FSM, latch: l}, n.log, n.stable, c.Stores.Snapshots, n.transport)
+	if err != nil {
+		_ = n.transport.Close()
+		n.transport.running.Wait()
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	n.stable.running.Store(true)
+	n.rot.committed = n.raft.CommitIndex
+	n.running.Go(n.watchLeadership)
+	n.running.Go(func() {
+		ctx, cancel := n.lifetime()
+		defer cancel()
+		n.rot.run(ctx)
+	})
+	return n, nil
+}
+
+// newRaft is raft.NewRaft, which panics on some errors of the stores.
+func newRaft(c *raft.Config, f raft.FSM, l raft.LogStore, st raft.StableStore, sn raft.SnapshotStore, t raft.Transport) (r *raft.Raft, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%v", p)
+		}
+	}()
+	return raft.NewRaft(c, f, l, st, sn, t)
+}
+
+// begin counts a goroutine in. It reports false once the node is closed.
+func (n *Node) begin() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	n.running.Add(1)
+	return true
+}
+
+// lifetime returns a context that ends when Shutdown begins.
+func (n *Node) lifetime() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	n.running.Go(func() {
+		select {
+		case <-n.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, cancel
+}
+
+// Shutdown stops the node and closes its stream and stores. It returns when
+// all is closed and no goroutine is left, or when ctx ends; then it goes on by
+// itself. Pending proposals end with ErrOutcomeUnknown. It may be called again.
+func (n *Node) Shutdown(ctx context.Context) error {
+	n.mu.Lock()
+	first := !n.closed
+	n.closed = true
+	n.mu.Unlock()
+	if first {
+		close(n.closing)
+		go n.shutdown()
+	}
+	select {
+	case <-n.stopped:
+		return n.closeErr
+	case <-ctx.Done():
+		return fmt.Errorf("shut down consensus: %w", context.Cause(ctx))
+	}
+}
+
+func (n *Node) shutdown() {
+	defer close(n.stopped)
+	// Raft's loops end first, then the connections, which frees whoever waits
+	// for a peer. Only then may a failed write of the term return.
+	future := n.raft.Shutdown()
+	streamErr := n.transport.Close()
+	close(n.stable.released)
+	_ = future.Error()
+	close(n.ended)
+	n.transport.running.Wait()
+	n.running.Wait()
+	var storesErr error
+	if n.config.Stores.Close != nil {
+		storesErr = n.config.Stores.Close()
+	}
+	n.closeErr = errors.Join(streamErr, storesErr)
+}
+
+// Failed is closed when the node can no longer go on: a write to the log
+// failed, a body that an uncommitted entry names is lost, or a committed entry
+// cannot be understood. It gives up leadership and acknowledges nothing; the
+// process should end.
+func (n *Node) Failed() <-chan struct{} { return n.latch.failed }
+
+// Err returns why Failed was closed, or nil.
+func (n *Node) Err() error { return n.latch.Err() }
+
+// ID returns the node's own server id.
+func (n *Node) ID() ServerID { return n.config.ID }
+
+// Leader returns whom this node believes to lead.
+func (n *Node) Leader() (ServerID, bool) {
+	_, id := n.raft.LeaderWithID()
+	return ServerID(id), id != ""
+}
+
+// IsLeader reports whether this node believes that it leads.
+func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
+
+// Term returns the current term.
+func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
+
+// CommitIndex returns the greatest index that this node knows to be committed
+// since it started. The FSM may be behind.
+func (n *Node) CommitIndex() uint64 { return n.raft.CommitIndex() }
+
+// LastIndex returns the index of the last entry here, committed or not.
+func (n *Node) LastIndex() uint64 { return n.raft.LastIndex() }
+
+// LastContact returns when a leader was last heard of; zero when never, and
+// not meaningful on the leader.
+func (n *Node) LastContact() time.Time { return n.raft.LastContact() }
+
+// Floor returns the floor: a durable index; every entry at or below it is
+// committed.
+func (n *Node) Floor() uint64 { return n.floor.value.Load() }
+
+// FloorAtStart returns the floor as it was when the node started. Until the
+// FSM has applied that far, it may list messages whose bodies are gone because
+// they were finished later.
+func (n *Node) FloorAtStart() uint64 { return n.floor.atStart }
+
+// RaiseFloor makes the floor at least index, durably. Call it with an index
+// that the FSM has applied, before a body is deleted that a finished message
+// needed. An index that is not known to be committed is refused with
+// ErrNotCommitted; for a moment after a snapshot was installed that may be a
+// good one: try again later.
+func (n *Node) RaiseFloor(index uint64) error {
+	if index <= n.floor.value.Load() {
+		return nil
+	}
+	if known := max(n.raft.CommitIndex(), n.raft.AppliedIndex()); index > known {
+		return fmt.Errorf("raise the floor to %d, committed is %d: %w", index, known, ErrNotCommitted)
+	}
+	return n.floor.raise(index)
+}
+
+// BodiesNamedAbove returns the bodies that entries above index name in this
+// node's log, committed or not, in order of their entries. A body stays in the
+// list until its entry is deleted durably.
+func (n *Node) BodiesNamedAbove(index uint64) []mail.BodyRef {
+	named := n.log.names.above(index)
+	refs := make([]mail.BodyRef, len(named))
+	for i, b := range named {
+		refs[i] = b.ref
+	}
+	return refs
+}
+
+// ReportLost says that a body could not be read when it was needed. If the log
+// names it above the floor it is verified, repaired from a peer, and where
+// that fails and its entry is not committed, the node fails with ErrBodyLost.
+// It returns at once.
+func (n *Node) ReportLost(ref mail.BodyRef) {
+	for _, b := range n.log.names.above(n.floor.value.Load()) {
+		if b.ref == ref {
+			n.rot.suspect(b)
+		}
+	}
+}
+
+// suspect looks after our own copies of what a follower refused. Mostly they
+// are whole and the follower will get them.
+func (n *Node) suspect(refused *raft.AppendEntriesRequest) {
+	for _, entry := range refused.Entries {
+		if entry.Index <= refused.LeaderCommitIndex {
+			continue
+		}
+		if ref, err := bodyOf(entry); err == nil && ref != nil {
+			n.rot.suspect(namedBody{entry.Index, *ref})
+		}
+	}
+}
+
+// Stats are counts since the start, for metrics and alarms.
+type Stats struct {
+	GateWaits    uint64 // requests that waited for a body
+	GateRefusals uint64 // requests refused
+	Exempt       uint64 // entries appended without their body, as committed
+	FloorRaises  uint64 // requests sent with a commit index from the floor
+	// RefusingSince is when the gate began to refuse without letting anything
+	// pass; zero when it does not. Beyond half a minute it is an alarm: Raft's
+	// channel works and that of the bodies does not.
+	RefusingSince time.Time
+	// StoreStalled: a write to the log hangs.
+	StoreStalled bool
+	Proposals    int // pending, of proposalsMax
+}
+
+// Stats returns the counts.
+func (n *Node) Stats() Stats {
+	s := Stats{
+		GateWaits:    n.gate.stats.waits.Load(),
+		GateRefusals: n.gate.stats.refusals.Load(),
+		Exempt:       n.gate.stats.exempt.Load(),
+		FloorRaises:  n.sender.raised.Load(),
+		StoreStalled: n.log.stalled(),
+		Proposals:    len(n.proposals),
+	}
+	if since := n.gate.stats.refusingSince.Load(); since != 0 {
+		s.RefusingSince = time.Unix(0, since)
+	}
+	return s
+}

@@ -1,0 +1,104 @@
+package consensus
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+)
+
+// A sender does what has to be done to a leader's requests on their way out:
+// it splits them by bytes, tells what the floor knows, and sends nothing at
+// all while the log cannot be written.
+type sender struct {
+	floor *floor
+	log   *logStore
+	latch *latch
+	live  bool // control: raise with the live floor
+	send  func(raft.ServerID, raft.ServerAddress, *raft.AppendEntriesRequest, *raft.AppendEntriesResponse) error
+	// refused is told of requests that a follower's gate refused.
+	refused func(*raft.AppendEntriesRequest)
+	raised  atomic.Uint64 // requests whose commit index was raised
+}
+
+func (s *sender) appendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	for _, part := range split(args) {
+		// A leader whose disk hangs or failed would stay leader for ever by
+		// its heartbeats (hashicorp/raft#503).
+		if err := s.latch.Err(); err != nil {
+			return err
+		}
+		if s.log.stalled() {
+			return errStalled
+		}
+		*resp = raft.AppendEntriesResponse{}
+		part = s.withFloor(part)
+		if err := s.send(id, target, part, resp); err != nil {
+			if strings.HasPrefix(err.Error(), errRefused) {
+				s.refused(part)
+			}
+			return fmt.Errorf("append entries at %s: %w", id, err)
+		}
+		if !resp.Success {
+			// Whatever part it was for, Raft finds the right place again by
+			// the term and last index in the answer.
+			return nil
+		}
+	}
+	return nil
+}
+
+// withFloor returns the request with the commit index that we know to be
+// true: Raft starts with zero after each restart, and would let followers wait
+// for bodies that nobody holds any more.
+//
+// The bound by the request's own last entry is needed since the follower
+// commits up to the commit index or its own last entry, verified by this
+// request or not (raft.go:1590). It leaves heartbeats, all zero, as they are.
+//
+// The request is copied: Raft goes on using the one it gave us.
+func (s *sender) withFloor(args *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
+	known := s.floor.atStart
+	if s.live {
+		known = s.floor.value.Load()
+	}
+	known = min(known, args.PrevLogEntry+uint64(len(args.Entries)))
+	if known <= args.LeaderCommitIndex {
+		return args
+	}
+	s.raised.Add(1)
+	raised := *args
+	raised.LeaderCommitIndex = known
+	return &raised
+}
+
+// split cuts a request into requests of at most appendBytesMax each, or of one
+// entry. Each part stands by itself: it names the last entry of the part
+// before as its predecessor. The request itself is not changed.
+func split(args *raft.AppendEntriesRequest) []*raft.AppendEntriesRequest {
+	var parts []*raft.AppendEntriesRequest
+	first, bytes := 0, 0
+	cut := func(end int) {
+		part := *args
+		part.Entries = args.Entries[first:end:end]
+		if first > 0 {
+			before := args.Entries[first-1]
+			part.PrevLogEntry, part.PrevLogTerm = before.Index, before.Term
+		}
+		parts = append(parts, &part)
+		first, bytes = end, 0
+	}
+	for i, entry := range args.Entries {
+		n := len(entry.Data) + len(entry.Extensions) + entryOverheadBytes
+		if i > first && bytes+n > appendBytesMax {
+			cut(i)
+		}
+		bytes += n
+	}
+	if parts == nil {
+		return []*raft.AppendEntriesRequest{args}
+	}
+	cut(len(args.Entries))
+	return parts
+}

@@ -1,0 +1,132 @@
+package consensus
+
+import (
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// transport is Raft's network transport with the append rule around it: the
+// gate on what is received (gate.go), splitting and the floor on what is sent
+// (sender.go).
+//
+// It embeds the library's transport, so that pre-vote survives: Raft drops it
+// silently for a transport that has no RequestPreVote.
+type transport struct {
+	*raft.NetworkTransport
+	id     ServerID
+	stream *stream
+	gate   *gate
+	sender *sender
+
+	heartbeatFastPath bool
+
+	stop     chan struct{} // closed by Close
+	stopOnce sync.Once
+	running  sync.WaitGroup // the pump and what it started
+}
+
+var (
+	_ raft.Transport   = (*transport)(nil)
+	_ raft.WithPreVote = (*transport)(nil)
+	_ raft.WithClose   = (*transport)(nil)
+)
+
+func newTransport(c Config, g *gate, s *sender) *transport {
+	inFlight := 1 // No pipelining: a follower's error would wedge it for good.
+	if c.controls.rpcsInFlight != 0 {
+		inFlight = c.controls.rpcsInFlight
+	}
+	st := newStream(c.Stream)
+	t := &transport{
+		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			Stream:          st,
+			Logger:          newLogger(c.Logger),
+			MaxPool:         connectionsIdleMax,
+			MaxRPCsInFlight: inFlight,
+			Timeout:         c.rpcTimeout(),
+			// Only how the times of entries are written; the same everywhere.
+			MsgpackUseNewTimeFormat: true,
+		}),
+		id:                c.ID,
+		stream:            st,
+		gate:              g,
+		sender:            s,
+		heartbeatFastPath: c.controls.heartbeatFastPath,
+		stop:              make(chan struct{}),
+	}
+	g.stop, s.send = t.stop, t.NetworkTransport.AppendEntries
+	t.running.Go(t.pump)
+	return t
+}
+
+// connectionsIdleMax is how many idle connections to one peer are kept: one
+// for heartbeats, one for entries, one for votes.
+const connectionsIdleMax = 3
+
+// Consumer returns the requests that passed the gate. Raft asks for it once.
+func (t *transport) Consumer() <-chan raft.RPC { return t.gate.passed }
+
+// LocalAddr is what Raft takes for our address: the server id. Nobody dials
+// it. Raft records a vote by the candidate's address (raft.go:1676), and two
+// members configured with one address must never share a vote.
+func (t *transport) LocalAddr() raft.ServerAddress { return raft.ServerAddress(t.id) }
+
+// SetHeartbeatHandler ignores the handler, so that heartbeats are requests
+// like all others. Raft's handler changes the term on the transport's
+// goroutine while a deposed leader still sits in its leader loop; what that
+// leader appends next is written with the new leader's term, and logs diverge
+// (hashicorp/raft#695).
+func (t *transport) SetHeartbeatHandler(handler func(raft.RPC)) {
+	if t.heartbeatFastPath {
+		t.NetworkTransport.SetHeartbeatHandler(handler)
+	}
+}
+
+// AppendEntries sends entries, or a heartbeat.
+func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	return t.sender.appendEntries(id, target, args, resp)
+}
+
+// Close closes the listener and all connections, stops the gate, and may be
+// called again. Raft calls it at the end of its shutdown.
+func (t *transport) Close() error {
+	var err error
+	t.stopOnce.Do(func() {
+		close(t.stop)
+		err = t.NetworkTransport.Close()
+	})
+	return err
+}
+
+// pump hands the requests on. Only those that carry entries wait at the gate,
+// each in its own goroutine, so that heartbeats, votes and snapshots never
+// wait behind one. The reordering is harmless: Raft judges each request by its
+// term and index.
+func (t *transport) pump() {
+	requests := t.NetworkTransport.Consumer()
+	for {
+		select {
+		case <-t.stop:
+			return
+		case rpc := <-requests:
+			switch cmd := rpc.Command.(type) {
+			case *raft.AppendEntriesRequest:
+				if len(cmd.Entries) > 0 {
+					t.gate.admit(&t.running, rpc, cmd)
+					continue
+				}
+			case *raft.InstallSnapshotRequest:
+				switch {
+				case t.gate.covers(cmd):
+					t.running.Go(func() { t.gate.answerCovered(rpc, cmd) })
+					continue
+				case t.gate.replaces(cmd):
+					t.running.Go(func() { t.gate.forwardReplacing(rpc) })
+					continue
+				}
+			}
+			t.gate.forward(rpc)
+		}
+	}
+}
