@@ -1,0 +1,125 @@
+package clustertest
+
+import (
+	"io"
+	"io/fs"
+)
+
+// A file is an open file of a Disk.
+type file struct {
+	mount  *mount
+	name   string
+	write  bool
+	inode  *inode
+	closed bool
+}
+
+func (f *file) do(op Op, bytes int, apply func(hit *fault) error) error {
+	return f.mount.do(op, f.name, bytes, func(hit *fault) error {
+		if f.closed {
+			return fs.ErrClosed
+		}
+		return apply(hit)
+	})
+}
+
+func (f *file) ReadAt(p []byte, off int64) (n int, err error) {
+	end := false
+	err = f.do(OpRead, len(p), func(hit *fault) error {
+		if err := hit.err(); err != nil {
+			return err
+		}
+		if off < int64(len(f.inode.content)) {
+			n = copy(p, f.inode.content[off:])
+		}
+		end = n < len(p)
+		return nil
+	})
+	if err == nil && end {
+		err = io.EOF
+	}
+	return n, err
+}
+
+func (f *file) WriteAt(p []byte, off int64) (n int, err error) {
+	err = f.do(OpWrite, len(p), func(hit *fault) error {
+		if !f.write {
+			return fs.ErrPermission
+		}
+		n = len(p)
+		if hit != nil && (hit.Short || hit.Err != nil) {
+			if n = 0; hit.Short {
+				n = len(p) / 2
+			}
+		}
+		if n > 0 {
+			f.inode.change(change{offset: off, data: append([]byte(nil), p[:n]...)})
+		}
+		if err := hit.err(); err != nil {
+			return err
+		}
+		if n < len(p) {
+			return io.ErrShortWrite
+		}
+		return nil
+	})
+	if err != nil && n == len(p) {
+		n = 0
+	}
+	return n, err
+}
+
+func (f *file) Truncate(size int64) error {
+	return f.do(OpTruncate, 0, func(hit *fault) error {
+		if err := hit.err(); err != nil {
+			return err
+		}
+		if !f.write {
+			return fs.ErrPermission
+		}
+		f.inode.change(change{offset: size})
+		return nil
+	})
+}
+
+func (f *file) Sync() error {
+	return f.do(OpSync, 0, func(hit *fault) error {
+		if hit.crashes() {
+			return nil // the power fails before it is done: Crash decides what got there
+		}
+		err := hit.err()
+		for _, c := range f.inode.pending {
+			// A sync that fails has written some of it, and the kernel forgets
+			// that it owes the rest.
+			if err == nil || f.mount.disk.random.IntN(2) == 0 {
+				f.inode.durable = c.apply(f.inode.durable)
+			}
+		}
+		f.inode.pending = nil
+		return err
+	})
+}
+
+func (f *file) Size() (n int64, err error) {
+	err = f.do(OpSize, 0, func(hit *fault) error {
+		n = int64(len(f.inode.content))
+		return hit.err()
+	})
+	return n, err
+}
+
+// Close works on a dead mount too: a descriptor ends with its process.
+func (f *file) Close() error {
+	f.mount.disk.mu.Lock()
+	defer f.mount.disk.mu.Unlock()
+	if f.closed {
+		return fs.ErrClosed
+	}
+	f.closed = true
+	return nil
+}
+
+func (i *inode) change(c change) {
+	i.content = c.apply(i.content)
+	i.pending = append(i.pending, c)
+}
