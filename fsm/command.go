@@ -1,6 +1,10 @@
 package fsm
 
-import "github.com/holdfast-mx/holdfast/fsm/mail"
+import (
+	"fmt"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
 
 // Index is the position of an entry in the Raft log. It orders everything.
 type Index uint64
@@ -110,6 +114,21 @@ const (
 	Deferred                     // 4yz, or not tried
 	Failed                       // 5yz
 )
+
+// String returns the outcome in words.
+func (o Outcome) String() string {
+	switch o {
+	case Delivered:
+		return "delivered"
+	case InDoubt:
+		return "in doubt"
+	case Deferred:
+		return "deferred"
+	case Failed:
+		return "failed"
+	}
+	return fmt.Sprintf("outcome %d", uint8(o))
+}
 
 // Hold freezes a message: no new lease, no renewal.
 type Hold struct {

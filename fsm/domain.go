@@ -1,6 +1,10 @@
 package fsm
 
-import "github.com/holdfast-mx/holdfast/fsm/mail"
+import (
+	"fmt"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
 
 // A Domain is the configuration of one relay domain, equal on every node.
 //
@@ -29,6 +33,19 @@ const (
 	NextHopSuspect              // some node failed since it was last up
 	NextHopDown                 // two nodes failed, or all where there are fewer
 )
+
+// String returns the state in words.
+func (n NextHopState) String() string {
+	switch n {
+	case NextHopUp:
+		return "up"
+	case NextHopSuspect:
+		return "suspect"
+	case NextHopDown:
+		return "down"
+	}
+	return fmt.Sprintf("state %d", uint8(n))
+}
 
 // NextHop is the replicated state of one domain's next hop.
 type NextHop struct {

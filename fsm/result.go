@@ -1,6 +1,10 @@
 package fsm
 
-import "github.com/holdfast-mx/holdfast/fsm/mail"
+import (
+	"fmt"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
 
 // Verdict says how a command ended. Anything but Done means that the command
 // changed nothing but what its Settled ids changed.
@@ -15,6 +19,23 @@ const (
 	Invalid          // it is malformed, or breaks a limit
 )
 
+// String returns the verdict in words.
+func (v Verdict) String() string {
+	switch v {
+	case Done:
+		return "done"
+	case Repeat:
+		return "repeat"
+	case Refused:
+		return "refused"
+	case NotFound:
+		return "not found"
+	case Invalid:
+		return "invalid"
+	}
+	return fmt.Sprintf("verdict %d", uint8(v))
+}
+
 // A Result is what the proposer of a command learns.
 type Result struct {
 	Verdict Verdict
@@ -22,7 +43,8 @@ type Result struct {
 	// or that of the message it repeats.
 	ID mail.QueueID
 	// Messages lists, after GrantLeases, the messages really granted; after
-	// RenewLeases, those that the holder must stop.
+	// RenewLeases, those that the holder must stop (also under a verdict other
+	// than Done, where it lists all that were named).
 	Messages []mail.QueueID
 	// MayStillArrive warns, after Hold and Remove, that a node may already have
 	// sent the final dot.
@@ -36,10 +58,11 @@ type Result struct {
 // find the same facts in the State.
 type Effect interface{ effect() }
 
-// Finished says that no recipient of the message needs its body any more.
+// Finished says that nobody needs the body of this id any more: the message has
+// ended, or the Accept was refused or repeated another and stored nothing.
 type Finished struct{ ID mail.QueueID }
 
-// Queued says that a message became due for the domain.
+// Queued says that messages became due for the domain.
 type Queued struct{ Domain mail.Domain }
 
 // NextHopChanged says that the next hop of a domain changed state.

@@ -1,0 +1,129 @@
+package fsm
+
+import (
+	"unicode/utf8"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// accept makes a message ours, or finds that it is already.
+//
+// A known id is answered as the first time, whatever became of the message
+// since, so that its node may ask again while it does not know the outcome. A
+// refused Accept is not remembered. That is safe since its node learnt of a
+// certain refusal, or else closes without a reply and never proposes that id
+// again after it has said 451; a duplicate of the proposal that is still in
+// flight meets the same refusal, or, if the domain came back in between, makes
+// a message whose sender was told nothing or was told 451 for a transaction
+// that it then repeats under another id: an extra copy of the kind that the
+// record shows as unsettled, never a loss.
+func (s *State) accept(i Index, node NodeName, a Accept) Result {
+	id := a.Body.ID
+	if m, ok := s.find(id); ok {
+		if m.id == id {
+			return Result{Verdict: Done, ID: id}
+		}
+		return Result{Verdict: Repeat, ID: m.id}
+	}
+	if flaw := a.flaw(); flaw != "" {
+		return invalid("%s", flaw)
+	}
+	if len(node) > nodeNameBytesMax || !utf8.ValidString(string(node)) {
+		return invalid("malformed node name")
+	}
+	print := fingerprintOf(a.Envelope, a.Body)
+	if m, ok := s.repeated(print); ok {
+		s.ids.set(idItem{id, m.entry})
+		s.aliases.set(aliasItem{m.entry, id})
+		s.totals.Repeats++
+		s.effects = append(s.effects, Finished{id}) // nobody needs this copy's body
+		return Result{Verdict: Repeat, ID: m.id}
+	}
+	domains, partOf := partDomains(a.Envelope)
+	m := &message{entry: i, id: id, size: a.Body.Size, parts: make([]part, len(domains))}
+	for k, d := range domains {
+		n, ok := s.names.get(nameItem{name: d})
+		if !ok {
+			s.effects = append(s.effects, Finished{id})
+			return refused("%q is not a relay domain", d)
+		}
+		m.parts[k].domain = n.number
+	}
+	for _, k := range partOf {
+		m.parts[k].queued++
+	}
+	sealed, err := seal(a, node, s.now)
+	if err != nil || len(sealed) > envelopeBytesMax {
+		return invalid("envelope of %d bytes", len(sealed))
+	}
+	m.sealed = sealed
+	s.ids.set(idItem{id, i})
+	s.put(m)
+	s.keepFingerprint(print, i)
+	s.totals.Accepted++
+	return Result{Verdict: Done, ID: id}
+}
+
+// flaw says what makes an Accept malformed, or "". The accepting node has
+// checked all of it; this is the second look of those who must live with it.
+func (a Accept) flaw() string {
+	e := a.Envelope
+	switch n := len(e.Recipients); {
+	case a.Body.ID.IsZero():
+		return "no queue id"
+	case a.Body.Size < 0 || a.Body.Size > bodyBytesMax:
+		return "impossible body size"
+	case n == 0:
+		return "no recipients"
+	case n > recipientsMax:
+		return "too many recipients"
+	case e.Return > mail.ReturnHeaders:
+		return "unknown RET"
+	}
+	texts := []string{
+		e.From.Local, e.From.Host, e.EnvelopeID,
+		e.Trace.Hello, e.Trace.Node, e.Trace.Protocol, e.Trace.TLS,
+	}
+	paths := make(map[mail.Mailbox]bool, len(e.Recipients))
+	for _, r := range e.Recipients {
+		if r.Path.Local == "" {
+			return "empty forward-path"
+		}
+		if r.Domain == "" {
+			return "recipient without relay domain"
+		}
+		if r.Notify > 2*mail.NotifyDelay-1 {
+			return "unknown NOTIFY"
+		}
+		path := canonical(r.Path.Mailbox)
+		if paths[path] {
+			return "duplicate forward-path"
+		}
+		paths[path] = true
+		texts = append(texts, r.Path.Local, r.Path.Host, string(r.Domain), r.Original)
+	}
+	for _, t := range texts {
+		if !utf8.ValidString(t) {
+			return "text that is not UTF-8"
+		}
+	}
+	return ""
+}
+
+// settle notes that clients have read the 250 of these messages: from now on
+// the same octets again are a new message.
+func (s *State) settle(ids []mail.QueueID) {
+	if s.waived.neverSettle {
+		return
+	}
+	for _, id := range ids {
+		m, ok := s.find(id)
+		if !ok || m.settled {
+			continue
+		}
+		s.dropFingerprint(m)
+		c := m.clone()
+		c.settled = true
+		s.put(c)
+	}
+}

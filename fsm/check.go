@@ -1,0 +1,210 @@
+package fsm
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Check verifies every invariant of a State that can be seen in one: those of
+// the data, and that each index holds exactly what follows from the messages.
+// It costs time in proportion to the queue. Decode, tests and simulations call
+// it; an error is a damaged snapshot or a defect of this package.
+func (s *State) Check() error {
+	c := checker{s: s, counts: make(map[domainNumber]Counts), leased: make(map[Token]int)}
+	for m := range s.messages.all() {
+		if err := c.message(m); err != nil {
+			return fmt.Errorf("message %s of entry %d: %w", m.id, m.entry, err)
+		}
+	}
+	return errors.Join(c.indexes(), c.leases(), c.domains(), c.fingerprints())
+}
+
+// A checker counts what it saw of the messages, to compare the indexes with.
+type checker struct {
+	s *State
+
+	messages, aliases, due, waiting, leasedAll, ended int
+
+	totals Totals
+	counts map[domainNumber]Counts
+	leased map[Token]int
+}
+
+func (c *checker) message(m *message) error {
+	s := c.s
+	c.messages++
+	if m.entry == 0 || m.entry > s.applied {
+		return fmt.Errorf("accepted after entry %d", s.applied)
+	}
+	if item, ok := s.ids.get(idItem{id: m.id}); !ok || item.entry != m.entry {
+		return errors.New("its id does not find it")
+	}
+	u, err := unseal(m.id, m.sealed)
+	if err != nil {
+		return err
+	}
+	domains, partOf := partDomains(u.envelope)
+	if len(domains) != len(m.parts) || m.notes != nil && len(*m.notes) != len(partOf) || u.body.Size != m.size || u.at > s.now {
+		return errors.New("does not fit its envelope")
+	}
+	queued, held := make([]int, len(domains)), make([]int, len(domains))
+	for i, k := range partOf {
+		state := RecipientQueued
+		if m.notes != nil {
+			state = (*m.notes)[i].state
+		}
+		switch state {
+		case RecipientQueued:
+			queued[k]++
+		case RecipientHeld:
+			held[k]++
+		}
+	}
+	for k := range m.parts {
+		p := &m.parts[k]
+		if int(p.queued) != queued[k] || int(p.held) != held[k] {
+			return fmt.Errorf("counts %d queued and %d held for %q, has %d and %d", p.queued, p.held, domains[k], queued[k], held[k])
+		}
+		if err := c.part(m, p); err != nil {
+			return fmt.Errorf("for %q: %w", domains[k], err)
+		}
+		if p.queued > 0 || p.held > 0 || p.lease != 0 {
+			if d, ok := s.domain(domains[k]); !ok || d.number != p.domain {
+				return fmt.Errorf("%q is not the relay domain it was", domains[k])
+			}
+		}
+	}
+	if over := !m.live() && !m.isLeased(); m.over != over || over != s.ended.has(endedItem{m.endedAt, m.entry}) || m.endedAt > s.now {
+		return errors.New("ended, or not, against its record")
+	}
+	if m.over {
+		c.ended++
+	}
+	if s.printed.has(entryItem{m.entry}) {
+		print := fingerprintOf(u.envelope, u.body)
+		if p, ok := s.prints.get(printItem{print: print}); !ok || p.entry != m.entry {
+			return errors.New("its fingerprint does not find it")
+		}
+		if m.settled || !m.matches() {
+			return errors.New("keeps a fingerprint that must not match")
+		}
+		if u.at+s.settings.FingerprintLife <= s.now {
+			return errors.New("keeps a fingerprint whose time is over")
+		}
+	}
+	c.totals.countMessage(m, +1)
+	return nil
+}
+
+func (c *checker) part(m *message, p *part) error {
+	s, key := c.s, partItem{p.domain, m.entry}
+	where, at := s.place(*p)
+	if s.due.has(key) != (where == isDue) ||
+		s.waiting.has(key) != (where == isWaiting) ||
+		where == isWaiting && !s.wakes.has(wakeItem{at, key}) ||
+		p.lease != 0 && !s.leased.has(leasedItem{p.lease, m.entry}) {
+		return errors.New("is not where it stands")
+	}
+	counts := c.counts[p.domain]
+	switch where {
+	case isDue:
+		c.due++
+		counts.Due++
+	case isWaiting:
+		c.waiting++
+		counts.Waiting++
+	case isLeased:
+		c.leasedAll++
+		counts.Leased++
+		c.leased[p.lease]++
+		l, ok := s.leases.get(leaseItem{token: p.lease})
+		if !ok || l.domain != p.domain {
+			return fmt.Errorf("is in lease %d, which is not there", p.lease)
+		}
+	}
+	if p.queued > 0 {
+		counts.Queued++
+	}
+	if p.held > 0 {
+		counts.Held++
+	}
+	c.counts[p.domain] = counts
+	if p.begun && p.lease == 0 {
+		return errors.New("is begun without a lease")
+	}
+	return nil
+}
+
+func (c *checker) indexes() error {
+	s := c.s
+	for a := range s.aliases.all() {
+		c.aliases++
+		item, ok := s.ids.get(idItem{id: a.id})
+		m, found := s.messages.get(&message{entry: a.entry})
+		if !ok || !found || item.entry != a.entry || m.id == a.id {
+			return fmt.Errorf("alias %s of entry %d finds nothing", a.id, a.entry)
+		}
+	}
+	for _, i := range []struct {
+		name      string
+		got, want int
+	}{
+		{"ids", s.ids.len(), c.messages + c.aliases},
+		{"due", s.due.len(), c.due},
+		{"waiting", s.waiting.len(), c.waiting},
+		{"wakes", s.wakes.len(), c.waiting},
+		{"leased", s.leased.len(), c.leasedAll},
+		{"ended", s.ended.len(), c.ended},
+		{"leases", s.leases.len(), len(c.leased)},
+		{"fingerprints", s.prints.len(), s.printed.len()},
+		{"names", s.names.len(), s.domains.len()},
+		{"counts", s.counts.len(), s.domains.len()},
+	} {
+		if i.got != i.want {
+			return fmt.Errorf("index %s has %d, want %d", i.name, i.got, i.want)
+		}
+	}
+	t := s.totals
+	if t.Live != c.totals.Live || t.LiveBytes != c.totals.LiveBytes || t.Unsettled != c.totals.Unsettled || t.Marked != c.totals.Marked {
+		return fmt.Errorf("totals %+v, want %+v", t, c.totals)
+	}
+	if w, ok := s.wakes.first(); ok && w.at <= s.now {
+		return fmt.Errorf("wait until %d at %d", w.at, s.now)
+	}
+	return nil
+}
+
+func (c *checker) leases() error {
+	for l := range c.s.leases.all() {
+		if l.messages != c.leased[l.token] || l.messages == 0 {
+			return fmt.Errorf("lease %d counts %d messages, has %d", l.token, l.messages, c.leased[l.token])
+		}
+		if l.token == 0 || Index(l.token) > c.s.applied || l.renewal < Index(l.token) || l.renewal > c.s.applied {
+			return fmt.Errorf("lease %d, renewed by %d, after entry %d", l.token, l.renewal, c.s.applied)
+		}
+	}
+	return nil
+}
+
+func (c *checker) domains() error {
+	for d := range c.s.domains.all() {
+		item, _ := c.s.counts.get(countsItem{domain: d.number})
+		if want := c.counts[d.number]; item.Counts != want {
+			return fmt.Errorf("domain %q counts %+v, want %+v", d.config.Name, item.Counts, want)
+		}
+	}
+	return nil
+}
+
+func (c *checker) fingerprints() error {
+	s := c.s
+	if n := s.prints.len(); n > s.settings.FingerprintMax {
+		return fmt.Errorf("%d fingerprints, want at most %d", n, s.settings.FingerprintMax)
+	}
+	for p := range s.prints.all() {
+		if !s.printed.has(entryItem{p.entry}) || !s.messages.has(&message{entry: p.entry}) {
+			return fmt.Errorf("fingerprint of entry %d, which keeps none", p.entry)
+		}
+	}
+	return nil
+}

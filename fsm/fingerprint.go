@@ -1,0 +1,171 @@
+package fsm
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"hash"
+	"slices"
+	"strings"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// A fingerprint says when two Accepts are the same message sent twice: the
+// SHA-256 over the reverse-path, the forward-paths in sorted order each with
+// its NOTIFY and ORCPT, RET, ENVID, 8BITMIME, SMTPUTF8, and size and digest of
+// the body. Whatever the next hop would see differently is in it, else the
+// first copy's would win.
+//
+// Invariant: a fingerprint that is kept is that of a message which is known and
+// unsettled, every recipient of which is queued, held or delivered.
+type fingerprint [sha256.Size]byte
+
+type printItem struct {
+	print fingerprint
+	entry Index
+}
+
+func (a printItem) less(b printItem) bool { return bytes.Compare(a.print[:], b.print[:]) < 0 }
+
+func fingerprintOf(e mail.Envelope, b mail.BodyRef) fingerprint {
+	h := sha256.New()
+	writeMailbox(h, canonical(e.From.Mailbox))
+	writeNumber(h, uint64(e.Return))
+	writeText(h, e.EnvelopeID)
+	writeNumber(h, flag(e.EightBit))
+	writeNumber(h, flag(e.SMTPUTF8))
+	recipients := slices.Clone(e.Recipients)
+	for i := range recipients {
+		recipients[i].Path.Mailbox = canonical(recipients[i].Path.Mailbox)
+	}
+	slices.SortFunc(recipients, func(a, b mail.Recipient) int {
+		if c := strings.Compare(a.Path.Local, b.Path.Local); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Path.Host, b.Path.Host)
+	})
+	writeNumber(h, uint64(len(recipients)))
+	for _, r := range recipients {
+		writeMailbox(h, r.Path.Mailbox)
+		writeNumber(h, uint64(r.Notify))
+		writeText(h, r.Original)
+	}
+	writeNumber(h, uint64(b.Size))
+	h.Write(b.Digest[:])
+	var f fingerprint
+	h.Sum(f[:0])
+	return f
+}
+
+// canonical returns a mailbox with its host in the one form in which hosts are
+// compared.
+func canonical(m mail.Mailbox) mail.Mailbox {
+	if d := m.Domain(); d != "" {
+		m.Host = string(d)
+	} else {
+		m.Host = strings.ToLower(m.Host)
+	}
+	return m
+}
+
+func writeMailbox(h hash.Hash, m mail.Mailbox) {
+	writeText(h, m.Local)
+	writeText(h, m.Host)
+}
+
+// writeText writes the length first, so that no two lists of texts run
+// together to the same octets.
+func writeText(h hash.Hash, t string) {
+	writeNumber(h, uint64(len(t)))
+	h.Write([]byte(t))
+}
+
+func writeNumber(h hash.Hash, n uint64) {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], n)
+	h.Write(b[:])
+}
+
+func flag(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// repeated returns the message that an Accept with this fingerprint repeats.
+func (s *State) repeated(f fingerprint) (*message, bool) {
+	p, ok := s.prints.get(printItem{print: f})
+	if !ok {
+		return nil, false
+	}
+	m, ok := s.messages.get(&message{entry: p.entry})
+	if !ok || m.settled || !(m.matches() || s.waived.matchAnyState) {
+		return nil, false
+	}
+	return m, true
+}
+
+// matches reports whether a 250 that names m would be true for a repeat: no
+// recipient has failed or been removed.
+func (m *message) matches() bool {
+	if m.notes == nil {
+		return true
+	}
+	for _, n := range *m.notes {
+		if n.state == RecipientFailed || n.state == RecipientRemoved {
+			return false
+		}
+	}
+	return true
+}
+
+// keepFingerprint remembers the fingerprint of a new message, in the place of
+// an older one with the same.
+func (s *State) keepFingerprint(f fingerprint, entry Index) {
+	if old, ok := s.prints.get(printItem{print: f}); ok {
+		s.printed.remove(entryItem{old.entry})
+	}
+	s.prints.set(printItem{f, entry})
+	s.printed.set(entryItem{entry})
+	s.boundFingerprints()
+}
+
+// dropFingerprint forgets the fingerprint of m, if it still points at m.
+func (s *State) dropFingerprint(m *message) {
+	if !s.printed.has(entryItem{m.entry}) {
+		return
+	}
+	s.printed.remove(entryItem{m.entry})
+	u := m.open()
+	s.prints.remove(printItem{print: fingerprintOf(u.envelope, u.body)})
+}
+
+// boundFingerprints drops the oldest fingerprints above the limit. Clients that
+// send QUIT behind the dot leave nearly all their mail unsettled, so the number
+// is bounded as well as the time.
+func (s *State) boundFingerprints() {
+	for s.printed.len() > s.settings.FingerprintMax {
+		oldest, _ := s.printed.first()
+		m, _ := s.messages.get(&message{entry: oldest.entry})
+		s.dropFingerprint(m)
+		s.totals.FingerprintsDropped++
+	}
+}
+
+// ageFingerprints drops those whose time is over. They stand in the order of
+// their entries, which is that of log time.
+func (s *State) ageFingerprints() {
+	for {
+		oldest, ok := s.printed.first()
+		if !ok {
+			return
+		}
+		m, _ := s.messages.get(&message{entry: oldest.entry})
+		if m.open().at+s.settings.FingerprintLife > s.now {
+			return
+		}
+		s.dropFingerprint(m)
+	}
+}

@@ -1,0 +1,126 @@
+package fsm
+
+import "github.com/holdfast-mx/holdfast/fsm/mail"
+
+// reasonRefused is why a recipient is held that the next hop refused for good.
+const reasonRefused = "refused by the next hop"
+
+// recordOutcomes takes a holder's report.
+//
+// Delivered and in doubt are facts, under any token. Deferred and failed count
+// only under the lease that stands: a holder whose lease has ended must not end
+// the wait, or the lease, of another. Ends absorb: what is reported of a
+// recipient that has ended is noted beside it and counted.
+//
+// A report that is applied twice changes nothing the second time, but that its
+// deferred and failed are counted as ignored.
+func (s *State) recordOutcomes(i Index, r RecordOutcomes) Result {
+	if r.Token == 0 || Token(i) <= r.Token {
+		return invalid("report under lease %d", r.Token)
+	}
+	if len(r.Messages) == 0 || len(r.Messages) > leaseMessagesMax {
+		return invalid("report of %d messages", len(r.Messages))
+	}
+	l, ok := s.leases.get(leaseItem{token: r.Token})
+	current := ok && l.holder == r.Holder
+	for _, o := range r.Messages {
+		m, ok := s.findOwn(o.ID)
+		if !ok {
+			s.totals.ReportsIgnored += uint64(len(o.Recipients))
+			continue
+		}
+		s.recordMessage(m.clone(), o.Recipients, r.Token, current)
+	}
+	return Result{Verdict: Done}
+}
+
+// recordMessage takes what a holder reports of one message. m is a clone.
+func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, current bool) {
+	domains, partOf := partDomains(m.open().envelope)
+	attempted := make([]bool, len(domains)) // the next hop spoke
+	deferred := make([]bool, len(domains))  // and said 4yz
+	for _, o := range outcomes {
+		if o.Recipient < 0 || o.Recipient >= len(partOf) || o.Outcome < Delivered || o.Outcome > Failed {
+			s.totals.ReportsIgnored++
+			continue
+		}
+		k := partOf[o.Recipient]
+		p := &m.parts[k]
+		fenced := !(current && p.lease == t) && !s.waived.unfenced
+		switch o.Outcome {
+		case Delivered:
+			s.recordDelivered(&m.writeNotes(len(partOf))[o.Recipient], p, o.Reply, t)
+			attempted[k] = true
+		case InDoubt:
+			if s.doubt(m, p, t) {
+				s.totals.DoubtsReported++
+			}
+			attempted[k] = true
+		case Deferred, Failed:
+			if fenced {
+				s.totals.ReportsIgnored++
+				continue
+			}
+			if o.Outcome == Deferred && !o.Tried {
+				continue
+			}
+			attempted[k] = true
+			n := &m.writeNotes(len(partOf))[o.Recipient]
+			if n.state != RecipientQueued && n.state != RecipientHeld {
+				continue
+			}
+			n.setReply(o.Reply)
+			if o.Outcome == Deferred {
+				deferred[k] = true
+			} else if n.state == RecipientQueued {
+				n.state, n.reason = RecipientHeld, reasonRefused
+				p.queued--
+				p.held++
+			}
+		}
+	}
+	for k := range m.parts {
+		p := &m.parts[k]
+		if !(current && p.lease == t) && !(s.waived.unfenced && attempted[k]) {
+			continue
+		}
+		p.lease, p.begun = 0, false
+		if attempted[k] && p.attempts < 1<<16-1 {
+			p.attempts++
+		}
+		if deferred[k] {
+			p.retryAt = s.now + s.settings.retryWait(int(p.attempts))
+		}
+	}
+	s.put(m)
+}
+
+// recordDelivered notes that the next hop has the message for a recipient.
+func (s *State) recordDelivered(n *note, p *part, reply mail.Reply, t Token) {
+	switch n.state {
+	case RecipientQueued:
+		p.queued--
+	case RecipientHeld:
+		p.held--
+	default:
+		// A second copy, or one that came in spite of its end. The report of one
+		// lease counts once.
+		if n.token != t && t > n.deliveredLate {
+			n.deliveredLate = t
+			s.totals.DeliveredLate++
+		}
+		return
+	}
+	n.state, n.reason, n.token = RecipientDelivered, "", t
+	n.setReply(reply)
+	s.totals.Delivered++
+}
+
+// retryWait is how long a part waits after its n-th attempt was deferred.
+func (s Settings) retryWait(n int) Millis {
+	wait := s.RetryMin
+	for ; n > 1 && wait < s.RetryMax; n-- {
+		wait *= 2
+	}
+	return min(wait, s.RetryMax)
+}

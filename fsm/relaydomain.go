@@ -1,0 +1,195 @@
+package fsm
+
+import (
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// domain is the stored form of a relay domain and of its next hop. Immutable,
+// as message is.
+type domain struct {
+	number domainNumber
+	config Domain
+	hop    NextHop
+}
+
+// Domain returns the configuration of a relay domain.
+func (s *State) Domain(n mail.Domain) (Domain, bool) {
+	d, ok := s.domain(n)
+	if !ok {
+		return Domain{}, false
+	}
+	return d.config.clone(), true
+}
+
+// Domains returns all relay domains by name.
+func (s *State) Domains() []Domain {
+	all := make([]Domain, 0, s.names.len())
+	for item := range s.names.all() {
+		d, _ := s.domains.get(&domain{number: item.number})
+		all = append(all, d.config.clone())
+	}
+	return all
+}
+
+// NextHop returns the state of a relay domain's next hop; the zero value for
+// what is no relay domain.
+func (s *State) NextHop(n mail.Domain) NextHop {
+	d, ok := s.domain(n)
+	if !ok {
+		return NextHop{}
+	}
+	h := d.hop
+	h.Failed = slices.Clone(h.Failed)
+	return h
+}
+
+func (s *State) domain(n mail.Domain) (*domain, bool) {
+	item, ok := s.names.get(nameItem{name: n})
+	if !ok {
+		return nil, false
+	}
+	return s.domains.get(&domain{number: item.number})
+}
+
+func (d Domain) clone() Domain {
+	d.Targets = slices.Clone(d.Targets)
+	return d
+}
+
+func (d Domain) equal(o Domain) bool {
+	return d.Name == o.Name && d.MX == o.MX && slices.Equal(d.Targets, o.Targets)
+}
+
+// flaw says what makes a configuration malformed, or "".
+func (d Domain) flaw() string {
+	if name, err := mail.ParseDomain(string(d.Name)); err != nil || name != d.Name {
+		return "malformed domain name"
+	}
+	switch n := len(d.Targets); {
+	case d.MX && n > 0:
+		return "both MX and targets"
+	case !d.MX && n == 0:
+		return "neither MX nor targets"
+	case n > targetsMax:
+		return "too many targets"
+	}
+	for _, t := range d.Targets {
+		if t.Host == "" || len(t.Host) > 255 || t.Port == 0 || !utf8.ValidString(t.Host) {
+			return "malformed target"
+		}
+		if strings.ContainsFunc(t.Host, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '[' || r == ']' }) {
+			return "malformed target"
+		}
+	}
+	return ""
+}
+
+// putDomain adds a relay domain or replaces its configuration. A changed
+// configuration is another next hop, so what was seen of the old one is
+// forgotten; waits go on, FlushDomain ends them.
+func (s *State) putDomain(c Domain) Result {
+	if flaw := c.flaw(); flaw != "" {
+		return invalid("%s", flaw)
+	}
+	c = c.clone()
+	old, ok := s.domain(c.Name)
+	switch {
+	case !ok && s.domains.len() >= domainsMax:
+		return invalid("more than %d relay domains", domainsMax)
+	case !ok:
+		s.domainLast++
+		s.names.set(nameItem{c.Name, s.domainLast})
+		s.counts.set(countsItem{domain: s.domainLast})
+		s.domains.set(&domain{
+			number: s.domainLast,
+			config: c,
+			hop:    NextHop{State: NextHopUp, Since: s.now},
+		})
+	case !old.config.equal(c):
+		d := *old
+		d.config = c
+		d.hop.Failed, d.hop.Detail = nil, ""
+		s.putNextHop(&d, NextHopUp)
+	}
+	return Result{Verdict: Done}
+}
+
+// removeDomain ends a relay domain of which nothing is left to do.
+func (s *State) removeDomain(n mail.Domain) Result {
+	d, ok := s.domain(n)
+	if !ok {
+		return notFound("%q is not a relay domain", n)
+	}
+	c, _ := s.counts.get(countsItem{domain: d.number})
+	switch {
+	case c.Queued > 0 || c.Held > 0:
+		return refused("%d messages queued and %d held for %q", c.Queued, c.Held, n)
+	case c.Leased > 0:
+		return refused("a node holds a lease for %q", n)
+	}
+	s.names.remove(nameItem{name: n})
+	s.domains.remove(d)
+	s.counts.remove(c)
+	return Result{Verdict: Done}
+}
+
+// flushDomain makes waiting messages due and has every node try the next hop.
+// The cost is that of the waiting messages of the domain.
+func (s *State) flushDomain(i Index, n mail.Domain) Result {
+	old, ok := s.domain(n)
+	if !ok {
+		return notFound("%q is not a relay domain", n)
+	}
+	d := *old
+	d.hop.Flush = i
+	s.domains.set(&d)
+	s.endRetryWaits(d.number)
+	return Result{Verdict: Done}
+}
+
+// reportNextHop takes what one node saw. The next hop is down when two nodes
+// failed since it was last up, or all where there are fewer: one node's own
+// network must not stop the others. One node that got through makes it up, and
+// if it had been down, the retry waits from before end; the cost of that is
+// the waiting messages of the domain.
+func (s *State) reportNextHop(r ReportNextHop) Result {
+	if r.Node == "" || len(r.Node) > nodeNameBytesMax || !utf8.ValidString(string(r.Node)) {
+		return invalid("malformed node name")
+	}
+	old, ok := s.domain(r.Domain)
+	if !ok {
+		return notFound("%q is not a relay domain", r.Domain)
+	}
+	d := *old
+	d.hop.Detail = cut(r.Detail, detailBytesMax)
+	if r.Up {
+		d.hop.Failed = nil
+		s.putNextHop(&d, NextHopUp)
+		if old.hop.State == NextHopDown {
+			s.endRetryWaits(d.number)
+		}
+		return Result{Verdict: Done}
+	}
+	if at, found := slices.BinarySearch(d.hop.Failed, r.Node); !found && len(d.hop.Failed) < failedNodesMax {
+		d.hop.Failed = slices.Insert(slices.Clone(d.hop.Failed), at, r.Node)
+	}
+	if len(d.hop.Failed) >= min(2, s.settings.Voters) {
+		s.putNextHop(&d, NextHopDown)
+	} else {
+		s.putNextHop(&d, NextHopSuspect)
+	}
+	return Result{Verdict: Done}
+}
+
+// putNextHop stores d, a copy, with its next hop in the given state.
+func (s *State) putNextHop(d *domain, to NextHopState) {
+	if from := d.hop.State; from != to {
+		d.hop.State, d.hop.Since = to, s.now
+		s.effects = append(s.effects, NextHopChanged{d.config.Name, from, to})
+	}
+	s.domains.set(d)
+}

@@ -1,0 +1,182 @@
+package fsm
+
+import (
+	"slices"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// A place is where a part stands.
+type place uint8
+
+const (
+	nowhere place = iota // nothing of it is queued, and no lease record stands
+	isDue
+	isWaiting
+	isLeased
+)
+
+// place returns where p stands at the present log time, and when a wait ends.
+func (s *State) place(p part) (place, Millis) {
+	switch wait := max(p.retryAt, p.doubtUntil); {
+	case p.lease != 0:
+		return isLeased, 0
+	case p.queued == 0:
+		return nowhere, 0
+	case wait > s.now:
+		return isWaiting, wait
+	default:
+		return isDue, 0
+	}
+}
+
+// put stores a message that is new, or that is a changed clone of the one
+// stored, and brings every index, count and effect in line with it. Nothing
+// else writes a message, so the indexes cannot drift from the messages.
+func (s *State) put(m *message) {
+	old, _ := s.messages.get(m)
+	live := m.live()
+	if m.over = !live && !m.isLeased(); m.over && (old == nil || !old.over) {
+		m.endedAt = s.now
+		s.ended.set(endedItem{m.endedAt, m.entry})
+	}
+	s.messages.set(m)
+	for i := range m.parts {
+		if old != nil {
+			if old.parts[i] == m.parts[i] {
+				continue
+			}
+			s.displace(m.entry, old.parts[i])
+		}
+		s.replace(m.entry, m.parts[i])
+		if old != nil && old.parts[i].lease != m.parts[i].lease {
+			s.dropEmptyLease(old.parts[i].lease)
+		}
+		if is, _ := s.place(m.parts[i]); is == isDue {
+			var was place
+			if old != nil {
+				was, _ = s.place(old.parts[i])
+			}
+			if was != isDue {
+				s.sayQueued(m.parts[i].domain)
+			}
+		}
+	}
+	s.totals.countMessage(old, -1)
+	s.totals.countMessage(m, +1)
+	if old != nil && old.live() && !live {
+		s.effects = append(s.effects, Finished{m.id})
+	}
+}
+
+// drop forgets a message.
+func (s *State) drop(m *message) {
+	for i := range m.parts {
+		s.displace(m.entry, m.parts[i])
+		s.dropEmptyLease(m.parts[i].lease)
+	}
+	s.totals.countMessage(m, -1)
+	s.dropFingerprint(m)
+	s.ended.remove(endedItem{m.endedAt, m.entry})
+	var aliases []mail.QueueID
+	for a := range s.aliases.from(aliasItem{entry: m.entry}) {
+		if a.entry != m.entry {
+			break
+		}
+		aliases = append(aliases, a.id)
+	}
+	for _, id := range aliases {
+		s.aliases.remove(aliasItem{m.entry, id})
+		s.ids.remove(idItem{id: id})
+	}
+	s.ids.remove(idItem{id: m.id})
+	s.messages.remove(m)
+}
+
+// displace takes a part out of the indexes and counts.
+func (s *State) displace(entry Index, p part) {
+	key := partItem{p.domain, entry}
+	switch where, at := s.place(p); where {
+	case isDue:
+		s.due.remove(key)
+	case isWaiting:
+		s.waiting.remove(key)
+		s.wakes.remove(wakeItem{at, key})
+	case isLeased:
+		s.leased.remove(leasedItem{p.lease, entry})
+		if l, ok := s.leases.get(leaseItem{token: p.lease}); ok {
+			l.messages--
+			s.leases.set(l)
+		}
+	}
+	s.count(p, -1)
+}
+
+// replace puts a part into the indexes and counts.
+func (s *State) replace(entry Index, p part) {
+	key := partItem{p.domain, entry}
+	switch where, at := s.place(p); where {
+	case isDue:
+		s.due.set(key)
+	case isWaiting:
+		s.waiting.set(key)
+		s.wakes.set(wakeItem{at, key})
+	case isLeased:
+		s.leased.set(leasedItem{p.lease, entry})
+		if l, ok := s.leases.get(leaseItem{token: p.lease}); ok {
+			l.messages++
+			s.leases.set(l)
+		}
+	}
+	s.count(p, +1)
+}
+
+// wake makes the parts due whose waits have ended.
+func (s *State) wake() {
+	for {
+		w, ok := s.wakes.first()
+		if !ok || w.at > s.now {
+			return
+		}
+		s.wakes.remove(w)
+		s.waiting.remove(w.part)
+		s.due.set(w.part)
+		c, _ := s.counts.get(countsItem{domain: w.part.domain})
+		c.Waiting--
+		c.Due++
+		s.counts.set(c)
+		s.sayQueued(w.part.domain)
+	}
+}
+
+// endRetryWaits makes every part of the domain due that waits for nothing but
+// its next retry. The cost is that of the waiting parts of the domain.
+func (s *State) endRetryWaits(n domainNumber) {
+	var entries []Index
+	for item := range s.waiting.from(partItem{domain: n}) {
+		if item.domain != n {
+			break
+		}
+		entries = append(entries, item.entry)
+	}
+	for _, entry := range entries {
+		m, _ := s.messages.get(&message{entry: entry})
+		if m.part(n).retryAt <= s.now {
+			continue // in doubt only
+		}
+		c := m.clone()
+		c.part(n).retryAt = s.now
+		s.put(c)
+	}
+}
+
+// sayQueued tells the shell, once per command, that a domain has due mail.
+func (s *State) sayQueued(n domainNumber) {
+	d, ok := s.domains.get(&domain{number: n})
+	if !ok {
+		return
+	}
+	if e := Effect(Queued{d.config.Name}); !slices.Contains(s.effects, e) {
+		s.effects = append(s.effects, e)
+	}
+}
