@@ -1,0 +1,254 @@
+package gate
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// Config is what a Gate needs to know.
+type Config struct {
+	Hostname   string      // first word of the greeting and of the EHLO reply
+	Extensions []string    // EHLO keywords, STARTTLS aside
+	TLS        *tls.Config // nil: STARTTLS is not offered
+	// Refuse is asked once per connection, when the greeting is due. A reply
+	// (a 421) is given instead of the greeting and the connection closed. It
+	// must not block. May be nil.
+	Refuse func() *mail.Reply
+	Limits Limits
+	// Exempt networks are not counted per client. Loopback never is.
+	Exempt []netip.Prefix
+	Logger *slog.Logger
+}
+
+// Stats counts what the gate did since it was made.
+type Stats struct {
+	Connections    atomic.Int64  // open now, refused ones aside
+	Accepted       atomic.Uint64 // connections taken
+	Crowded        atomic.Uint64 // refused by a connection limit
+	NotReady       atomic.Uint64 // refused by Config.Refuse
+	HandshakeFails atomic.Uint64
+	Timeouts       atomic.Uint64 // closed for a stall or a slow body
+	Aborted        atomic.Uint64 // connections that ended inside DATA
+	Silent         atomic.Uint64 // closed without a reply that was due
+}
+
+// A Gate holds what all its listeners have in common: the limits and the open
+// connections.
+type Gate struct {
+	config  Config
+	limits  Limits
+	log     *slog.Logger
+	stats   Stats
+	buffers sync.Pool // *[bodyInputBytes]byte
+
+	mu        sync.Mutex
+	draining  bool
+	listeners map[*Listener]struct{}
+	conns     map[*Conn]struct{}
+	// Invariant: counted = the conns that no limit refused; perClient has an
+	// entry, greater than zero, for each client key among them that is not
+	// exempt.
+	counted   int
+	perClient map[netip.Prefix]int
+	changed   chan struct{} // closed and replaced when a connection goes
+}
+
+// New returns a Gate without listeners.
+func New(c Config) *Gate {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Gate{
+		config:    c,
+		limits:    c.Limits.withDefaults(),
+		log:       c.Logger,
+		buffers:   sync.Pool{New: func() any { return new([bodyInputBytes]byte) }},
+		listeners: make(map[*Listener]struct{}),
+		conns:     make(map[*Conn]struct{}),
+		perClient: make(map[netip.Prefix]int),
+		changed:   make(chan struct{}),
+	}
+}
+
+// Stats returns the counters; they may be read at any time.
+func (g *Gate) Stats() *Stats { return &g.stats }
+
+// A Listener hands out Conns.
+type Listener struct {
+	net.Listener
+	gate *Gate
+}
+
+// Listen puts the gate in front of inner.
+func (g *Gate) Listen(inner net.Listener) *Listener {
+	l := &Listener{Listener: inner, gate: g}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.draining {
+		_ = inner.Close()
+	}
+	g.listeners[l] = struct{}{}
+	return l
+}
+
+// Accept returns the next connection, a *Conn. One that is over a limit is
+// returned as well: it answers 421 instead of the greeting and closes, on the
+// goroutine of its own handler, so that no client can hold up this loop.
+func (l *Listener) Accept() (net.Conn, error) {
+	inner, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := newConn(l.gate, inner)
+	l.gate.add(c)
+	return c, nil
+}
+
+// Close stops accepting. Open connections stay.
+func (l *Listener) Close() error {
+	l.gate.mu.Lock()
+	delete(l.gate.listeners, l)
+	l.gate.mu.Unlock()
+	return l.Listener.Close()
+}
+
+// add registers c and judges it by the connection limits.
+func (g *Gate) add(c *Conn) {
+	g.stats.Accepted.Add(1)
+	key, limited := g.clientKey(c.client)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.conns[c] = struct{}{}
+	if g.draining {
+		c.draining = true
+		c.refusal = &replyDraining
+		return
+	}
+	if g.counted >= g.limits.ConnectionsMax || limited && g.perClient[key] >= g.limits.ConnectionsPerClient {
+		g.stats.Crowded.Add(1)
+		c.refusal = &replyCrowded
+		return
+	}
+	c.counted = true
+	g.counted++
+	g.stats.Connections.Add(1)
+	if limited {
+		c.clientKey = key
+		g.perClient[key]++
+	}
+}
+
+// remove forgets c. It may be called more than once.
+func (g *Gate) remove(c *Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, ok := g.conns[c]; !ok {
+		return
+	}
+	delete(g.conns, c)
+	if c.counted {
+		g.counted--
+		g.stats.Connections.Add(-1)
+		if c.clientKey.IsValid() {
+			if g.perClient[c.clientKey]--; g.perClient[c.clientKey] == 0 {
+				delete(g.perClient, c.clientKey)
+			}
+		}
+	}
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// clientKey returns what a client is counted by, and whether it is.
+func (g *Gate) clientKey(a netip.Addr) (netip.Prefix, bool) {
+	if !a.IsValid() || a.IsLoopback() {
+		return netip.Prefix{}, false
+	}
+	for _, p := range g.config.Exempt {
+		if p.Contains(a) {
+			return netip.Prefix{}, false
+		}
+	}
+	bits := 32
+	if a.Is6() {
+		bits = 64
+	}
+	p, err := a.WithZone("").Prefix(bits)
+	return p, err == nil
+}
+
+// Drain stops all listeners. Connections that are not inside a transaction say
+// 421 and close; the others do so when their transaction has ended.
+func (g *Gate) Drain() {
+	g.mu.Lock()
+	g.draining = true
+	listeners, conns := g.listeners, make([]*Conn, 0, len(g.conns))
+	g.listeners = make(map[*Listener]struct{})
+	for c := range g.conns {
+		conns = append(conns, c)
+	}
+	g.mu.Unlock()
+	for l := range listeners {
+		_ = l.Listener.Close()
+	}
+	for _, c := range conns {
+		c.drain()
+	}
+}
+
+// Abort closes all connections at once and writes nothing on them. A handler
+// that is busy with a message goes on until its backend returns.
+func (g *Gate) Abort() {
+	g.mu.Lock()
+	conns := make([]*Conn, 0, len(g.conns))
+	for c := range g.conns {
+		conns = append(conns, c)
+	}
+	g.mu.Unlock()
+	for _, c := range conns {
+		c.die()
+	}
+}
+
+// Wait returns when the handlers of all connections have closed them, or with
+// the context's error.
+func (g *Gate) Wait(ctx context.Context) error {
+	for {
+		g.mu.Lock()
+		open, changed := len(g.conns), g.changed
+		g.mu.Unlock()
+		if open == 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// clientAddr returns the address of the client, or the zero Addr for
+// connections that have none, in-memory ones.
+func clientAddr(c net.Conn) netip.Addr {
+	a := c.RemoteAddr()
+	if a == nil {
+		return netip.Addr{}
+	}
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
+}
+
+// errDraining says that a command was awaited when a drain began.
+var errDraining = errors.New("service shutting down")

@@ -1,0 +1,48 @@
+package smtpd
+
+import (
+	"context"
+	"errors"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// Queue is where accepted mail goes. All methods may be called concurrently;
+// only Submit may block.
+type Queue interface {
+	// Ready returns nil when this node can commit now. Any error makes new
+	// connections see 421 and open sessions 451; ErrDiskLow has a reply of its
+	// own.
+	Ready() error
+	// RelayDomain reports whether mail for d is taken.
+	RelayDomain(d mail.Domain) bool
+	// PostmasterDomain returns the relay domain that mail for <postmaster>, without
+	// a domain, goes to: the first one. False when there is none.
+	PostmasterDomain() (mail.Domain, bool)
+	// Submit commits a message. The context has the commit patience as its
+	// deadline; it is not bound to the client's connection. Submit returns soon
+	// after it ends. nil means committed, and the id is what the 250 names: for
+	// a repeat, the first copy's.
+	//
+	// ErrNotAccepted, ErrTooManyRecipients and ErrDiskLow say that the message
+	// was certainly never appended. Every other error is taken for
+	// ErrOutcomeUnknown, and so is one that wraps ErrOutcomeUnknown beside
+	// another of these.
+	Submit(ctx context.Context, e mail.Envelope, b *mail.Body) (mail.QueueID, error)
+	// Settle says that the client has provably read the 250 that named id.
+	Settle(id mail.QueueID)
+}
+
+var (
+	// ErrNotAccepted: the message was certainly never appended. 451 4.3.0.
+	ErrNotAccepted = errors.New("message not accepted")
+	// ErrOutcomeUnknown: the message may or may not be committed, now or later.
+	// The connection is closed without a reply.
+	ErrOutcomeUnknown = errors.New("outcome of the commit unknown")
+	// ErrTooManyRecipients: the envelope is too long for one log entry, and the
+	// message was never appended. 452 4.5.3: the sender splits it.
+	ErrTooManyRecipients = errors.New("envelope too long")
+	// ErrDiskLow: no room for more mail, and the message was never appended.
+	// 452 4.3.1.
+	ErrDiskLow = errors.New("disk space low")
+)
