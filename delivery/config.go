@@ -1,0 +1,100 @@
+package delivery
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/delivery/route"
+	"github.com/holdfast-mx/holdfast/delivery/smtpclient"
+	"github.com/holdfast-mx/holdfast/fsm"
+)
+
+// A Router finds the next hops of a domain, best first. *route.Router is one.
+type Router interface {
+	Route(ctx context.Context, d fsm.Domain) ([]route.Hop, error)
+}
+
+// Config is what an Agent is made of.
+type Config struct {
+	Node     fsm.NodeName
+	Hostname string // what we call ourselves in EHLO
+	Queue    Queue
+	Router   Router
+	// Dial connects to an IP address and port. Nil is net.Dialer's.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Boot is CLOCK_BOOTTIME, or what stands for it in a test. It decides the
+	// right to act: it must not stop while the host sleeps. Nil is BootTime.
+	Boot func() time.Duration
+	// BootID is drawn anew at each start of the process; together with a counter
+	// it makes request ids unique across restarts.
+	BootID uint64
+	// Random draws from [0,1) for jitter. It is called concurrently. Nil is
+	// math/rand's.
+	Random func() float64
+	// TLS, if not nil, replaces the settings of opportunistic STARTTLS. The
+	// server name is set per connection.
+	TLS *tls.Config
+	Log *slog.Logger
+
+	// LeaseDuration is D: equal on every node and at the leader.
+	LeaseDuration time.Duration
+	// LeaseBatch is how many messages one lease has at most.
+	LeaseBatch int
+	// ConnectionsMax is the ceiling of connections per domain in the whole
+	// cluster; each node takes its share, and at least one.
+	ConnectionsMax int
+	Timeouts       smtpclient.Timeouts
+}
+
+// The defaults of Config.
+const (
+	LeaseDuration  = time.Minute
+	LeaseBatch     = 64
+	ConnectionsMax = 20
+)
+
+// driftDivisor bounds the drift of a node's clock: D(1-1/driftDivisor) of ours
+// is never longer than D of the leader's.
+const driftDivisor = 100
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Queue == nil || c.Router == nil || c.Hostname == "" || c.Node == "" {
+		return c, errors.New("delivery: Node, Hostname, Queue and Router are needed")
+	}
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{}).DialContext
+	}
+	if c.Boot == nil {
+		c.Boot = BootTime
+	}
+	if c.Random == nil {
+		c.Random = defaultRandom
+	}
+	if c.TLS == nil {
+		c.TLS = opportunisticTLS()
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.LeaseDuration <= 0 {
+		c.LeaseDuration = LeaseDuration
+	}
+	if c.LeaseBatch <= 0 {
+		c.LeaseBatch = LeaseBatch
+	}
+	if c.ConnectionsMax <= 0 {
+		c.ConnectionsMax = ConnectionsMax
+	}
+	return c, nil
+}
+
+// opportunisticTLS hides the mail from those who only listen. The peer's name
+// is not verified, and old versions are taken, because the alternative is no
+// TLS at all (RFC 7435).
+func opportunisticTLS() *tls.Config {
+	return &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10}
+}

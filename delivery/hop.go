@@ -1,0 +1,255 @@
+package delivery
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+const (
+	// A node that could not reach the next hop, or lost it, is quiet for this
+	// long, doubled and jittered. The most stays below the time in which a return
+	// is to be seen.
+	quietFirst = 2 * time.Second
+	quietMost  = 24 * time.Second
+	// returnSpacing is the least time between our last failure and the attempt
+	// that another node's success calls for: a node that is cut off from a next
+	// hop that others reach must not propose at their pace.
+	returnSpacing = 5 * time.Second
+	// A pull that gave nothing, or failed, is repeated after this long.
+	emptyFirst = 500 * time.Millisecond
+	emptyMost  = 10 * time.Second
+	// reportSpacing is the least time between two equal reports of a next hop.
+	reportSpacing = 3 * time.Second
+	// messagesPerConnection is how many due messages make one more connection
+	// worth its while.
+	messagesPerConnection = 8
+	// stepMost is how long a loop sleeps that waits for being woken.
+	stepMost = time.Hour
+	// detailBytesMax is what a report of a next hop says at most.
+	detailBytesMax = 200
+)
+
+// A hop is the loop of one relay domain: it starts connections while there is
+// mail and the next hop answers, and probes while it is down.
+type hop struct {
+	a    *Agent
+	name mail.Domain
+	wake chan struct{} // holds one value when something changed
+
+	mu       sync.Mutex
+	work     *Work // nil while the domain is not listed
+	workers  int
+	probing  int
+	proven   bool // a reply to a dot was read since the last trouble
+	unprobed bool // probe at once
+
+	trouble   backoff
+	quietTill time.Time // no connection before this
+	failedAt  time.Time // when we last could not reach it
+	empty     backoff
+	idleTill  time.Time // no pull before this
+
+	down      bool // as last seen in work
+	probeBase time.Time
+	probeNext time.Time
+	flush     fsm.Index
+
+	reportedUp, reportedDown time.Time
+	suspects                 suspects
+}
+
+func newHop(a *Agent, w Work) *hop {
+	h := &hop{
+		a: a, name: w.Domain.Name, wake: make(chan struct{}, 1),
+		trouble: backoff{first: quietFirst, most: quietMost},
+		empty:   backoff{first: emptyFirst, most: emptyMost},
+		flush:   w.NextHop.Flush,
+	}
+	h.update(&w)
+	return h
+}
+
+// update takes what the replicated state says now. Nil means nothing to do.
+func (h *hop) update(w *Work) {
+	h.mu.Lock()
+	now := time.Now()
+	wasDown := h.down
+	h.work = w
+	h.down = w != nil && w.NextHop.State == fsm.NextHopDown
+	switch {
+	case h.down && !wasDown:
+		h.planProbes(now)
+	case !h.down && wasDown && w != nil:
+		// Somebody saw it return. Our own backoff keeps its length: if we go on
+		// failing where others do not, we are the ones cut off.
+		h.quietTill = h.failedAt.Add(max(returnSpacing, h.trouble.next/2))
+	}
+	if w != nil && w.NextHop.Flush > h.flush {
+		h.flush = w.NextHop.Flush
+		h.trouble.reset()
+		h.empty.reset()
+		h.quietTill, h.idleTill = now, now
+		h.unprobed = h.down
+	}
+	h.mu.Unlock()
+	h.poke()
+}
+
+// poke has the loop look again.
+func (h *hop) poke() {
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (h *hop) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		timer.Reset(h.step())
+		select {
+		case <-h.wake:
+		case <-timer.C:
+		case <-h.a.work.Done():
+			return
+		}
+	}
+}
+
+// step starts what is due and returns how long nothing will be.
+func (h *hop) step() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	if h.work == nil {
+		return stepMost
+	}
+	if h.down {
+		return h.stepProbe(now)
+	}
+	if h.work.Due == 0 {
+		return stepMost
+	}
+	start := now
+	if h.quietTill.After(start) {
+		start = h.quietTill
+	}
+	if h.idleTill.After(start) {
+		start = h.idleTill
+	}
+	if start.After(now) {
+		return start.Sub(now)
+	}
+	for want := h.connectionsWanted(); h.workers < want; {
+		h.workers++
+		w := *h.work
+		h.a.running.Go(func() { h.deliver(w) })
+	}
+	return stepMost
+}
+
+// connectionsWanted is one until the next hop has answered a dot, then this
+// node's share of the ceiling, as far as there is mail for it.
+func (h *hop) connectionsWanted() int {
+	if !h.proven {
+		return 1
+	}
+	share := max(1, h.a.c.ConnectionsMax/max(1, h.work.Nodes))
+	return min(share, 1+h.work.Due/messagesPerConnection)
+}
+
+// batch is how many messages to ask for: a fair part of what is due, so that
+// the first to ask does not take all that the others could deliver beside it.
+func (h *hop) batch() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.work == nil {
+		return min(messagesPerConnection, h.a.c.LeaseBatch)
+	}
+	part := h.work.Due/max(1, h.a.c.ConnectionsMax) + 1
+	return min(max(part, messagesPerConnection), h.a.c.LeaseBatch)
+}
+
+// failed notes that the next hop could not be reached, or was lost.
+func (h *hop) failed() {
+	h.mu.Lock()
+	now := time.Now()
+	h.failedAt, h.proven = now, false
+	if !h.quietTill.After(now) { // Connections that are lost together count once.
+		h.quietTill = now.Add(h.a.jitter(h.trouble.grow()))
+	}
+	h.mu.Unlock()
+}
+
+// answered notes that the next hop answered a dot.
+func (h *hop) answered() {
+	h.mu.Lock()
+	h.trouble.reset()
+	first := !h.proven
+	h.proven = true
+	h.mu.Unlock()
+	if first {
+		h.poke() // There may be room for more connections.
+	}
+}
+
+// idle puts the next pull off.
+func (h *hop) idle() {
+	h.mu.Lock()
+	h.idleTill = time.Now().Add(h.a.jitter(h.empty.grow()))
+	h.mu.Unlock()
+}
+
+// busy notes that a pull gave messages.
+func (h *hop) busy() {
+	h.mu.Lock()
+	h.empty.reset()
+	h.mu.Unlock()
+}
+
+// reportUp tells the cluster that we reached the next hop, if it does not know.
+func (h *hop) reportUp(detail string) {
+	h.mu.Lock()
+	now := time.Now()
+	if h.work == nil || h.work.NextHop.State == fsm.NextHopUp || now.Sub(h.reportedUp) < reportSpacing {
+		h.mu.Unlock()
+		return
+	}
+	h.reportedUp = now
+	h.mu.Unlock()
+	h.report(true, detail)
+}
+
+// reportFailed tells the cluster that we could not reach the next hop, if it
+// does not know that of us.
+func (h *hop) reportFailed(detail string) {
+	h.mu.Lock()
+	now := time.Now()
+	if h.work == nil || h.down || slices.Contains(h.work.NextHop.Failed, h.a.c.Node) || now.Sub(h.reportedDown) < reportSpacing {
+		h.mu.Unlock()
+		return
+	}
+	h.reportedDown = now
+	h.mu.Unlock()
+	h.report(false, detail)
+}
+
+func (h *hop) report(up bool, detail string) {
+	ctx, cancel := h.a.callContext()
+	defer cancel()
+	if err := h.a.c.Queue.ReportNextHop(ctx, h.name, up, cutText(detail, detailBytesMax)); err != nil {
+		h.a.c.Log.Warn("next hop not reported", "domain", h.name, "up", up, "error", err)
+		h.mu.Lock() // Unknown: say it again as soon as there is occasion.
+		if up {
+			h.reportedUp = time.Time{}
+		} else {
+			h.reportedDown = time.Time{}
+		}
+		h.mu.Unlock()
+	}
+}

@@ -1,0 +1,71 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// ErrLeaseEnded: nothing stands under the token any more. Renew returns it; it
+// is the same as stopping every message of the lease.
+var ErrLeaseEnded = errors.New("lease has ended")
+
+// A Queue is what the agent needs of the replicated queue. Its methods are
+// called concurrently, and each returns soon after its context ends.
+type Queue interface {
+	// Work lists, from this node's applied state, the relay domains that have
+	// due mail or whose next hop is not up. The order does not matter.
+	Work() []Work
+	// Changed returns a channel that is closed, or gets a value, when Work may
+	// have changed since the call: new mail, a flush, a next hop, a tick. It is
+	// called again after each.
+	Changed() <-chan struct{}
+	// Pull asks the leader for the lease of up to max messages for the domain.
+	// A lease without messages means that there is nothing for us now.
+	Pull(ctx context.Context, domain mail.Domain, max int) (Lease, error)
+	// Renew commits a renewal that names messages as begun. Nil means that it is
+	// committed, and stop lists the messages that must not be delivered under
+	// this token. With an error it may be committed or not. The answer must be
+	// the answer to this very request.
+	Renew(ctx context.Context, token fsm.Token, request fsm.RequestID, begun []mail.QueueID) (stop []mail.QueueID, err error)
+	// Report commits outcomes. Nil means that the command was applied, whatever
+	// it changed. On an error the same report is repeated.
+	Report(ctx context.Context, token fsm.Token, outcomes []fsm.MessageOutcomes) error
+	// ReportNextHop commits what this node saw of the domain's next hop.
+	ReportNextHop(ctx context.Context, domain mail.Domain, up bool, detail string) error
+	// OpenBody opens content that is held here or can be had. Reading it fails
+	// rather than give other octets than those that were accepted.
+	OpenBody(ctx context.Context, ref mail.BodyRef) (io.ReadSeekCloser, error)
+}
+
+// Work is what there is to do for one relay domain.
+type Work struct {
+	Domain  fsm.Domain
+	NextHop fsm.NextHop
+	// Due is how many messages could be leased now, in the whole cluster.
+	Due int
+	// Rank is this node's position among the Nodes nodes that deliver, from
+	// zero: who probes when, and how the connections are shared out. Voters
+	// sorted by name will do.
+	Rank, Nodes int
+}
+
+// A Lease is the answer to a Pull: the messages that were really granted, under
+// the token that the grant's entry made.
+type Lease struct {
+	Token    fsm.Token
+	Messages []Message
+}
+
+// A Message is one leased message.
+type Message struct {
+	ID       mail.QueueID
+	Envelope mail.Envelope
+	// Recipients are the positions, in Envelope.Recipients, of the recipients of
+	// the leased domain that are still queued. Not empty.
+	Recipients []int
+	Body       mail.BodyRef
+}
