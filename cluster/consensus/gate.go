@@ -239,7 +239,11 @@ func (g *gate) replaces(req *raft.InstallSnapshotRequest) bool {
 // follows the snapshot for as long as it runs (hashicorp/raft#697). So the
 // node ends, and reads after its restart what is there.
 func (g *gate) forwardReplacing(rpc raft.RPC) {
-	if a, ok := g.relay(rpc); ok && a.Error == nil {
+	a, ok := g.relay(rpc)
+	if !ok || a.Error != nil {
+		return
+	}
+	if r, installed := a.Response.(*raft.InstallSnapshotResponse); installed && r.Success {
 		_ = g.floor.latch.fail(errLogReplaced)
 	}
 }

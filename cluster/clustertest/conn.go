@@ -1,0 +1,236 @@
+package clustertest
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// windowBytes is how much a direction holds before its writer has to wait for
+// the reader.
+const windowBytes = 1 << 20
+
+// A Conn is one end of a connection over a Network.
+type Conn struct {
+	network       *Network
+	local, remote *Host
+	here, there   net.Addr
+	in, out       *direction
+}
+
+var _ net.Conn = (*Conn)(nil)
+
+func newConns(n *Network, a, b *Host, atA, atB net.Addr) (*Conn, *Conn) {
+	there, back := newDirection(), newDirection()
+	return &Conn{network: n, local: a, remote: b, here: atA, there: atB, in: back, out: there},
+		&Conn{network: n, local: b, remote: a, here: atB, there: atA, in: there, out: back}
+}
+
+// A direction is the bytes on their way from one end to the other.
+type direction struct {
+	mu            sync.Mutex
+	changed       chan struct{} // closed and replaced at each change
+	segments      []segment
+	bytes         int
+	ended         bool  // the writer has closed: EOF behind the last segment
+	broken        error // both ends fail with it
+	lost          bool  // a cut took bytes: nothing arrives any more
+	readDeadline  time.Time
+	writeDeadline time.Time
+}
+
+type segment struct {
+	at   time.Time // when it arrives
+	data []byte
+}
+
+func newDirection() *direction { return &direction{changed: make(chan struct{})} }
+
+// change does something and wakes who waits.
+func (d *direction) change(do func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	do()
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+// await waits for a change, or until the earlier of two times that are set.
+func await(changed <-chan struct{}, times ...time.Time) {
+	var first time.Time
+	for _, t := range times {
+		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	if first.IsZero() {
+		<-changed
+		return
+	}
+	timer := time.NewTimer(time.Until(first))
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	}
+}
+
+func passed(deadline time.Time) bool { return !deadline.IsZero() && !time.Now().Before(deadline) }
+
+// Read reads what has arrived.
+func (c *Conn) Read(p []byte) (int, error) {
+	d := c.in
+	for {
+		d.mu.Lock()
+		switch {
+		case d.broken != nil:
+			err := d.broken
+			d.mu.Unlock()
+			return 0, err
+		case passed(d.readDeadline):
+			d.mu.Unlock()
+			return 0, os.ErrDeadlineExceeded
+		case len(d.segments) > 0 && !d.segments[0].at.After(time.Now()):
+			n := copy(p, d.segments[0].data)
+			if n == len(d.segments[0].data) {
+				d.segments = d.segments[1:]
+			} else {
+				d.segments[0].data = d.segments[0].data[n:]
+			}
+			d.bytes -= n
+			close(d.changed)
+			d.changed = make(chan struct{})
+			d.mu.Unlock()
+			return n, nil
+		case len(d.segments) == 0 && d.ended && !d.lost:
+			d.mu.Unlock()
+			return 0, io.EOF
+		}
+		changed, deadline := d.changed, d.readDeadline
+		var arrival time.Time
+		if len(d.segments) > 0 {
+			arrival = d.segments[0].at
+		}
+		d.mu.Unlock()
+		await(changed, deadline, arrival)
+	}
+}
+
+// Write sends a copy of p. It waits only while the window is full.
+func (c *Conn) Write(p []byte) (int, error) {
+	d := c.out
+	sent := 0
+	for len(p) > 0 {
+		cut := c.network.isCut(c.local.name, c.remote.name)
+		delay := c.network.delay()
+		d.mu.Lock()
+		switch {
+		case d.broken != nil:
+			err := d.broken
+			d.mu.Unlock()
+			return sent, err
+		case d.ended:
+			d.mu.Unlock()
+			return sent, net.ErrClosed
+		case passed(d.writeDeadline):
+			d.mu.Unlock()
+			return sent, os.ErrDeadlineExceeded
+		case cut && !d.lost:
+			d.lost = true
+			time.AfterFunc(blackHoleTime, func() { c.breakWith(errReset) })
+			fallthrough
+		case d.lost:
+			d.mu.Unlock()
+			return sent + len(p), nil
+		case d.bytes < windowBytes:
+			n := min(len(p), windowBytes-d.bytes)
+			at := time.Now().Add(delay)
+			if last := len(d.segments) - 1; last >= 0 && d.segments[last].at.After(at) {
+				at = d.segments[last].at
+			}
+			d.segments = append(d.segments, segment{at, append([]byte(nil), p[:n]...)})
+			d.bytes += n
+			p = p[n:]
+			sent += n
+			close(d.changed)
+			d.changed = make(chan struct{})
+			d.mu.Unlock()
+		default:
+			changed, deadline := d.changed, d.writeDeadline
+			d.mu.Unlock()
+			await(changed, deadline)
+		}
+	}
+	return sent, nil
+}
+
+// Close closes this end. The other reads what was sent, then EOF.
+func (c *Conn) Close() error {
+	c.forget()
+	cut := c.network.isCut(c.local.name, c.remote.name)
+	c.out.change(func() {
+		c.out.ended = true
+		if cut {
+			c.out.lost = true
+		}
+	})
+	c.in.change(func() {
+		if c.in.broken == nil {
+			c.in.broken = net.ErrClosed
+		}
+	})
+	if cut {
+		time.AfterFunc(blackHoleTime, func() { c.breakWith(errReset) })
+	}
+	return nil
+}
+
+// CloseWrite closes the direction away from here.
+func (c *Conn) CloseWrite() error {
+	c.out.change(func() { c.out.ended = true })
+	return nil
+}
+
+// breakWith makes both ends fail.
+func (c *Conn) breakWith(err error) {
+	c.forget()
+	for _, d := range []*direction{c.in, c.out} {
+		d.change(func() {
+			if d.broken == nil {
+				d.broken = err
+			}
+		})
+	}
+}
+
+func (c *Conn) forget() {
+	c.network.mu.Lock()
+	defer c.network.mu.Unlock()
+	delete(c.local.conns, c)
+}
+
+// LocalAddr returns the address of this end, a *net.TCPAddr.
+func (c *Conn) LocalAddr() net.Addr { return c.here }
+
+// RemoteAddr returns the address of the other end, a *net.TCPAddr.
+func (c *Conn) RemoteAddr() net.Addr { return c.there }
+
+// SetDeadline sets both deadlines.
+func (c *Conn) SetDeadline(t time.Time) error {
+	_ = c.SetReadDeadline(t)
+	return c.SetWriteDeadline(t)
+}
+
+// SetReadDeadline sets when Read gives up; zero is never.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.in.change(func() { c.in.readDeadline = t })
+	return nil
+}
+
+// SetWriteDeadline sets when Write gives up; zero is never.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	c.out.change(func() { c.out.writeDeadline = t })
+	return nil
+}

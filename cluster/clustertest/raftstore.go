@@ -1,0 +1,347 @@
+package clustertest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// ErrDisk is an injected disk error.
+var ErrDisk = errors.New("input/output error")
+
+const snapshotsKept = 2
+
+// A RaftDisk is what Raft has on stable storage: log, term, vote, snapshots. It
+// outlives the processes that open it.
+type RaftDisk struct {
+	mu        sync.Mutex
+	rand      *rand.Rand
+	writeMax  time.Duration
+	logs      map[uint64]raft.Log
+	first     uint64
+	last      uint64
+	values    map[string][]byte
+	numbers   map[string]uint64
+	snapshots []*storedSnapshot
+	number    func(key string, value uint64) // told of each SetUint64
+	serial    int
+}
+
+type storedSnapshot struct {
+	meta raft.SnapshotMeta
+	data []byte
+}
+
+// NewRaftDisk returns an empty disk whose durable operations take up to
+// writeMax.
+func NewRaftDisk(seed uint64, writeMax time.Duration) *RaftDisk {
+	return &RaftDisk{
+		rand:     rand.New(rand.NewPCG(seed, 0x7261667464)),
+		writeMax: writeMax,
+		logs:     make(map[uint64]raft.Log),
+		values:   make(map[string][]byte),
+		numbers:  make(map[string]uint64),
+	}
+}
+
+// OnNumber sets what is told of each durable SetUint64, in that moment. It must
+// not use the disk.
+func (d *RaftDisk) OnNumber(told func(key string, value uint64)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.number = told
+}
+
+// Number returns what is stored under a key.
+func (d *RaftDisk) Number(key string) uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.numbers[key]
+}
+
+// Entry returns a stored entry.
+func (d *RaftDisk) Entry(index uint64) (raft.Log, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l, ok := d.logs[index]
+	return l, ok
+}
+
+// Bounds returns the first and the last index of the log.
+func (d *RaftDisk) Bounds() (first, last uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.first, d.last
+}
+
+// Open returns the disk as one process sees it.
+func (d *RaftDisk) Open() *RaftStore {
+	return &RaftStore{disk: d, crashed: make(chan struct{}), unblocked: closedChannel()}
+}
+
+func closedChannel() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+
+// A RaftStore is a RaftDisk as one process sees it, until that crashes. It is
+// a raft.LogStore, a raft.StableStore and a raft.SnapshotStore.
+type RaftStore struct {
+	disk    *RaftDisk
+	crashed chan struct{}
+	once    sync.Once
+
+	mu        sync.Mutex
+	unblocked chan struct{} // closed while writes of entries go through
+	failures  int           // how many writes of entries fail next
+}
+
+var (
+	_ raft.LogStore      = (*RaftStore)(nil)
+	_ raft.StableStore   = (*RaftStore)(nil)
+	_ raft.SnapshotStore = (*RaftStore)(nil)
+)
+
+// Crash ends the process: what is not on the disk yet never will be.
+func (s *RaftStore) Crash() { s.once.Do(func() { close(s.crashed) }) }
+
+// Block makes writes of entries hang until Unblock or Crash.
+func (s *RaftStore) Block() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unblocked = make(chan struct{})
+}
+
+// Unblock lets them through.
+func (s *RaftStore) Unblock() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.unblocked:
+	default:
+		close(s.unblocked)
+	}
+}
+
+// FailNext makes the next n writes of entries fail, without effect.
+func (s *RaftStore) FailNext(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failures = n
+}
+
+// durable does one durable operation.
+func (s *RaftStore) durable(change func(*RaftDisk)) error {
+	s.disk.mu.Lock()
+	before, after := s.disk.time(), s.disk.time()
+	s.disk.mu.Unlock()
+	if err := s.sleep(before); err != nil {
+		return err
+	}
+	s.disk.mu.Lock()
+	change(s.disk)
+	s.disk.mu.Unlock()
+	return s.sleep(after)
+}
+
+func (d *RaftDisk) time() time.Duration {
+	if d.writeMax <= 1 {
+		return d.writeMax
+	}
+	return time.Duration(d.rand.Int64N(int64(d.writeMax)/2 + 1))
+}
+
+func (s *RaftStore) sleep(d time.Duration) error {
+	if d > 0 {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-s.crashed:
+		case <-timer.C:
+		}
+	}
+	select {
+	case <-s.crashed:
+		return ErrKilled
+	default:
+		return nil
+	}
+}
+
+// FirstIndex returns 0 for an empty log.
+func (s *RaftStore) FirstIndex() (uint64, error) {
+	first, _ := s.disk.Bounds()
+	return first, nil
+}
+
+// LastIndex returns 0 for an empty log.
+func (s *RaftStore) LastIndex() (uint64, error) {
+	_, last := s.disk.Bounds()
+	return last, nil
+}
+
+// GetLog reads an entry.
+func (s *RaftStore) GetLog(index uint64, l *raft.Log) error {
+	entry, ok := s.disk.Entry(index)
+	if !ok {
+		return raft.ErrLogNotFound
+	}
+	*l = entry
+	return nil
+}
+
+// StoreLog stores one entry.
+func (s *RaftStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs stores all entries or none.
+func (s *RaftStore) StoreLogs(logs []*raft.Log) error {
+	s.mu.Lock()
+	unblocked := s.unblocked
+	fail := s.failures > 0
+	if fail {
+		s.failures--
+	}
+	s.mu.Unlock()
+	select {
+	case <-unblocked:
+	case <-s.crashed:
+	}
+	if fail {
+		return ErrDisk
+	}
+	return s.durable(func(d *RaftDisk) {
+		for _, l := range logs {
+			d.logs[l.Index] = *l
+			if d.first == 0 || l.Index < d.first {
+				d.first = l.Index
+			}
+			d.last = max(d.last, l.Index)
+		}
+	})
+}
+
+// DeleteRange deletes entries. An empty range, or an empty log, is no error.
+func (s *RaftStore) DeleteRange(lowest, highest uint64) error {
+	return s.durable(func(d *RaftDisk) {
+		for index := range d.logs {
+			if lowest <= index && index <= highest {
+				delete(d.logs, index)
+			}
+		}
+		d.first, d.last = 0, 0
+		for index := range d.logs {
+			if d.first == 0 || index < d.first {
+				d.first = index
+			}
+			d.last = max(d.last, index)
+		}
+	})
+}
+
+// Set stores a value.
+func (s *RaftStore) Set(key, value []byte) error {
+	return s.durable(func(d *RaftDisk) { d.values[string(key)] = bytes.Clone(value) })
+}
+
+// Get returns a value, empty for none.
+func (s *RaftStore) Get(key []byte) ([]byte, error) {
+	s.disk.mu.Lock()
+	defer s.disk.mu.Unlock()
+	return bytes.Clone(s.disk.values[string(key)]), nil
+}
+
+// SetUint64 stores a number.
+func (s *RaftStore) SetUint64(key []byte, value uint64) error {
+	return s.durable(func(d *RaftDisk) {
+		d.numbers[string(key)] = value
+		if d.number != nil {
+			d.number(string(key), value)
+		}
+	})
+}
+
+// GetUint64 returns a number, 0 for none.
+func (s *RaftStore) GetUint64(key []byte) (uint64, error) { return s.disk.Number(string(key)), nil }
+
+// Create begins a snapshot. It is on the disk once its sink is closed.
+func (s *RaftStore) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+	s.disk.mu.Lock()
+	s.disk.serial++
+	id := fmt.Sprintf("%d-%d-%d", term, index, s.disk.serial)
+	s.disk.mu.Unlock()
+	return &sink{store: s, snapshot: &storedSnapshot{meta: raft.SnapshotMeta{
+		Version: version, ID: id, Index: index, Term: term,
+		Configuration: configuration, ConfigurationIndex: configurationIndex,
+	}}}, nil
+}
+
+// List returns the snapshots, newest first.
+func (s *RaftStore) List() ([]*raft.SnapshotMeta, error) {
+	s.disk.mu.Lock()
+	defer s.disk.mu.Unlock()
+	var metas []*raft.SnapshotMeta
+	for _, snapshot := range slices.Backward(s.disk.snapshots) {
+		meta := snapshot.meta
+		metas = append(metas, &meta)
+	}
+	return metas, nil
+}
+
+// Open opens a snapshot for reading.
+func (s *RaftStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	s.disk.mu.Lock()
+	defer s.disk.mu.Unlock()
+	for _, snapshot := range s.disk.snapshots {
+		if snapshot.meta.ID == id {
+			meta := snapshot.meta
+			return &meta, io.NopCloser(bytes.NewReader(snapshot.data)), nil
+		}
+	}
+	return nil, nil, fmt.Errorf("no snapshot %s", id)
+}
+
+type sink struct {
+	store    *RaftStore
+	snapshot *storedSnapshot
+	done     bool
+}
+
+func (s *sink) ID() string { return s.snapshot.meta.ID }
+
+func (s *sink) Write(p []byte) (int, error) {
+	s.snapshot.data = append(s.snapshot.data, p...)
+	return len(p), nil
+}
+
+func (s *sink) Cancel() error {
+	s.done = true
+	return nil
+}
+
+func (s *sink) Close() error {
+	if s.done {
+		return nil
+	}
+	s.done = true
+	s.snapshot.meta.Size = int64(len(s.snapshot.data))
+	return s.store.durable(func(d *RaftDisk) {
+		d.snapshots = append(d.snapshots, s.snapshot)
+		slices.SortStableFunc(d.snapshots, func(a, b *storedSnapshot) int {
+			if a.meta.Term != b.meta.Term {
+				return int(a.meta.Term) - int(b.meta.Term)
+			}
+			return int(a.meta.Index) - int(b.meta.Index)
+		})
+		if extra := len(d.snapshots) - snapshotsKept; extra > 0 {
+			d.snapshots = slices.Clone(d.snapshots[extra:])
+		}
+	})
+}
