@@ -1,0 +1,109 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+var (
+	// ErrNotAppended: the command was certainly never appended to the log, and
+	// never will be by this call.
+	ErrNotAppended = errors.New("not appended")
+	// ErrOutcomeUnknown: the command may have been appended. Ask again with the
+	// same queue id.
+	ErrOutcomeUnknown = errors.New("outcome unknown")
+	// ErrTooLarge: the command, the entry made of it, or the body is over a
+	// limit. Of a command it is as certain as ErrNotAppended, and comes with it.
+	ErrTooLarge = errors.New("too large")
+	// ErrNotHeld: the peer does not hold the body.
+	ErrNotHeld = errors.New("body not held")
+	// ErrMismatch: the octets do not have the size and digest of the reference.
+	ErrMismatch = errors.New("body does not match its reference")
+	// ErrDamaged: the peer holds the body and cannot read it.
+	ErrDamaged = errors.New("body damaged")
+	// ErrNotStored: the peer received the body and could not store it.
+	ErrNotStored = errors.New("body not stored")
+	// ErrQueueFull: too many octets lie in line for the peer.
+	ErrQueueFull = errors.New("push queue full")
+	// ErrUnreachable: there is no connection to the peer.
+	ErrUnreachable = errors.New("peer unreachable")
+	// ErrClosed: Close has been called.
+	ErrClosed = errors.New("closed")
+)
+
+// A Backend is what a Server answers from. Its methods are called from many
+// goroutines at once.
+type Backend interface {
+	// StoreBody returns nil once the body is on stable storage. Storing a body
+	// that is held already succeeds. The chunks are the backend's to keep; they
+	// match ref.
+	StoreBody(ref mail.BodyRef, chunks [][]byte) error
+	// OpenBody returns the body for reading. The error wraps ErrNotHeld where it
+	// is not held. An error while reading means that it is damaged.
+	OpenBody(ref mail.BodyRef) (io.ReadSeekCloser, error)
+	// Propose appends the command, as leader, and returns the encoded result
+	// once it is applied. An error that wraps ErrNotAppended or ErrTooLarge means
+	// that it certainly was not appended; any other error leaves that unknown.
+	Propose(ctx context.Context, command []byte, body *mail.BodyRef) (result []byte, err error)
+	// Pull leases messages to r.Holder, as leader.
+	Pull(ctx context.Context, r PullRequest) (PullReply, error)
+	// Health tells how this node is.
+	Health() Health
+}
+
+// A PullRequest asks for up to Max messages of a relay domain. Holder is the
+// node that asks: a Server sets it from the caller's certificate.
+type PullRequest struct {
+	Holder string
+	Domain string
+	Max    int
+}
+
+// A PullReply is a lease, or the zero value where nothing is due.
+type PullReply struct {
+	Token    uint64
+	Messages []mail.QueueID
+}
+
+// Health is how a node is, by its own account.
+type Health struct {
+	ServerID       string // <name>/<incarnation>
+	Boot           uint64 // drawn at each start of the process
+	Applied        uint64 // the last entry applied
+	Leader         bool
+	Term           uint64
+	Bodies         uint64 // held in the spool
+	BodyBytes      mail.ByteSize
+	DiskFree       mail.ByteSize // on the spool's disk
+	CommandVersion uint32        // the newest that the node can apply
+}
+
+// A NotAppendedError is an ErrNotAppended with what the leader said. A Backend
+// may return one to name another leader.
+type NotAppendedError struct {
+	Reason   string
+	Leader   string // the server id of the leader, "" where it is not known
+	TooLarge bool   // it is an ErrTooLarge too
+}
+
+func (e *NotAppendedError) Error() string {
+	s := ErrNotAppended.Error()
+	if e.TooLarge {
+		s += ": " + ErrTooLarge.Error()
+	}
+	if e.Reason != "" {
+		s += ": " + e.Reason
+	}
+	if e.Leader != "" {
+		s += " (the leader is " + e.Leader + ")"
+	}
+	return s
+}
+
+// Is makes errors.Is find the sentinels.
+func (e *NotAppendedError) Is(target error) bool {
+	return target == ErrNotAppended || e.TooLarge && target == ErrTooLarge
+}

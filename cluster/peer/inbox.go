@@ -1,0 +1,208 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+	pb "github.com/holdfast-mx/holdfast/proto/peerpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// An inbox is the receiving end of one push stream.
+type inbox struct {
+	conn net.Conn
+	done chan struct{} // closed when its last body is stored and acknowledged
+
+	arriving map[uint64]*arrival // by number; the receiving goroutine's own
+	last     uint64              // the greatest number seen
+
+	// acks is what waits to be sent. A body keeps its place in the window until
+	// its ack leaves here, so that a place is always free and storing never
+	// waits for the stream.
+	acks    chan *pb.PushAck
+	storing sync.WaitGroup
+
+	mu sync.Mutex
+	// bodies and octets are what the peer has begun and we have not yet
+	// acknowledged: what it may cost us in memory.
+	//
+	// Invariant: bodies <= windowBodiesMax, and bodies <= 1 or octets <=
+	// windowBytesMax.
+	bodies int
+	octets mail.ByteSize
+	sizes  map[uint64]mail.ByteSize
+}
+
+// An arrival is a body of which not all frames are here.
+type arrival struct {
+	ref  mail.BodyRef
+	body *mail.Body // nil once it is longer than its reference says
+}
+
+// Push implements the call: one goroutine receives, one per complete body
+// stores, one acknowledges.
+func (v service) Push(stream grpc.BidiStreamingServer[pb.PushFrame, pb.PushAck]) error {
+	info, _ := caller(stream.Context())
+	in := &inbox{
+		conn:     info.conn,
+		done:     make(chan struct{}),
+		arriving: make(map[uint64]*arrival),
+		acks:     make(chan *pb.PushAck, windowBodiesMax),
+		sizes:    make(map[uint64]mail.ByteSize),
+	}
+	if err := v.s.succeed(stream.Context(), info.name, in); err != nil {
+		return err
+	}
+	defer v.s.leave(info.name, in)
+
+	acknowledged := make(chan struct{})
+	go func() {
+		defer close(acknowledged)
+		broken := false
+		for ack := range in.acks {
+			in.release(ack.GetNumber())
+			// Once the stream is broken the acks are drained: the peer sends the
+			// bodies again.
+			broken = broken || stream.Send(ack) != nil
+		}
+	}()
+	err := in.receive(stream, v.s)
+	in.storing.Wait()
+	close(in.acks)
+	<-acknowledged
+	return err
+}
+
+// succeed makes in the peer's inbox. An older one is ended first, with its
+// connection, and waited for: a peer that was cut off reconnects long before
+// its old connection is found dead.
+func (s *Server) succeed(ctx context.Context, name string, in *inbox) error {
+	for {
+		s.mu.Lock()
+		old := s.inboxes[name]
+		if old == nil {
+			s.inboxes[name] = in
+			s.mu.Unlock()
+			return nil
+		}
+		s.mu.Unlock()
+		if old.conn != in.conn { // On the same connection the client has ended it itself.
+			_ = old.conn.Close()
+		}
+		select {
+		case <-old.done:
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		}
+	}
+}
+
+func (s *Server) leave(name string, in *inbox) {
+	s.mu.Lock()
+	delete(s.inboxes, name)
+	s.mu.Unlock()
+	close(in.done)
+}
+
+// receive takes frames until the stream ends.
+func (in *inbox) receive(stream grpc.BidiStreamingServer[pb.PushFrame, pb.PushAck], s *Server) error {
+	for {
+		frame, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		a, err := in.take(frame)
+		if err != nil {
+			s.log.Warn("push stream refused", "cause", err)
+			return err
+		}
+		if a == nil {
+			continue
+		}
+		in.storing.Go(func() { in.acks <- s.store(frame.GetNumber(), a) })
+	}
+}
+
+// take adds a frame to its body, and returns the body when it is complete.
+func (in *inbox) take(f *pb.PushFrame) (*arrival, error) {
+	n := f.GetNumber()
+	a := in.arriving[n]
+	switch {
+	case a != nil && len(f.GetRef()) > 0, a == nil && n <= in.last:
+		return nil, status.Errorf(codes.InvalidArgument, "body %d begun twice", n)
+	case a == nil:
+		ref, err := mail.DecodeBodyRef(f.GetRef())
+		if err != nil {
+			return nil, status.Errorf(codes.InvalidArgument, "body %d: %s", n, reason(err))
+		}
+		if err := in.reserve(n, ref); err != nil {
+			return nil, err
+		}
+		a = &arrival{ref: ref, body: new(mail.Body)}
+		in.arriving[n], in.last = a, n
+	}
+	if f.GetAbandoned() {
+		delete(in.arriving, n)
+		in.release(n)
+		return nil, nil
+	}
+	if a.body != nil && a.body.Size()+mail.ByteSize(len(f.GetData())) > a.ref.Size {
+		a.body = nil // Its frames go on, unread; the ack says what was wrong.
+	}
+	if a.body != nil {
+		_, _ = a.body.Write(f.GetData()) // Never fails.
+	}
+	if !f.GetLast() {
+		return nil, nil
+	}
+	delete(in.arriving, n)
+	return a, nil
+}
+
+// reserve takes a place in the window.
+func (in *inbox) reserve(n uint64, ref mail.BodyRef) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if ref.Size > BodyBytesMax {
+		return status.Errorf(codes.ResourceExhausted, "body of %d octets, at most %d", ref.Size, BodyBytesMax)
+	}
+	if in.bodies >= windowBodiesMax || in.bodies > 0 && in.octets+ref.Size > windowBytesMax {
+		return status.Errorf(codes.ResourceExhausted, "window exceeded: %d octets beside %d in %d bodies", ref.Size, in.octets, in.bodies)
+	}
+	in.bodies++
+	in.octets += ref.Size
+	in.sizes[n] = ref.Size
+	return nil
+}
+
+func (in *inbox) release(n uint64) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.bodies--
+	in.octets -= in.sizes[n]
+	delete(in.sizes, n)
+}
+
+// store stores a complete body and returns its ack.
+func (s *Server) store(n uint64, a *arrival) *pb.PushAck {
+	ack := &pb.PushAck{Number: n, QueueId: a.ref.ID[:], Code: pb.PushAck_STORED}
+	if a.body == nil || a.body.Ref(a.ref.ID) != a.ref {
+		ack.Code, ack.Detail = pb.PushAck_MISMATCH, "size or digest"
+		s.log.Warn("pushed body refused", "queue_id", a.ref.ID, "cause", ErrMismatch)
+		return ack
+	}
+	if err := s.backend.StoreBody(a.ref, a.body.Chunks()); err != nil {
+		ack.Code, ack.Detail = pb.PushAck_FAILED, reason(err)
+		s.log.Warn("pushed body not stored", "queue_id", a.ref.ID, "cause", fmt.Errorf("store: %w", err))
+	}
+	return ack
+}

@@ -1,0 +1,78 @@
+package peer
+
+import (
+	"time"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// Both sides of the wire obey these.
+const (
+	// frameBytesMax is the most octets of a body in one message: little enough
+	// that bodies interleave well, enough that the overhead does not show.
+	frameBytesMax = 256 << 10
+
+	// messageBytesMax is the largest gRPC message, in both directions.
+	messageBytesMax = 1 << 20
+
+	// ProposeBytesMax is the largest command, as the log's entries are bounded.
+	ProposeBytesMax = 64 << 10
+
+	// BodyBytesMax is the largest body that moves between nodes. It is above any
+	// max_message_size, which a node decides where mail comes in; here it only
+	// keeps a wrong reference from being believed.
+	BodyBytesMax = 512 * mail.MiB
+
+	// The push window: the bodies begun and not yet acknowledged.
+	windowBodiesMax = 256
+	windowBytesMax  = 64 * mail.MiB
+
+	// reasonBytesMax is the longest error text that crosses the wire.
+	reasonBytesMax = 512
+
+	// pullMax is the most messages that one Pull can ask for.
+	pullMax = 4096
+)
+
+// What a server bears from its peers.
+const (
+	streamsMax      = 1024     // calls at once on one connection: proposals wait there for their commit
+	headerBytesMax  = 16 << 10 // of one call
+	fetchesMax      = 8        // bodies sent at once; further calls wait
+	prefaceMax      = 5 * time.Second
+	keepaliveIdle   = 20 * time.Second // without traffic, then a ping
+	keepaliveAnswer = 10 * time.Second // without an answer, then the end
+	keepaliveMin    = keepaliveIdle / 2
+
+	// The flow-control windows of HTTP/2. They bound what lies in memory unread
+	// per stream and connection, and the throughput per round trip.
+	streamWindowBytes     = 4 << 20
+	connectionWindowBytes = 8 << 20
+)
+
+// What a client allows itself.
+const (
+	peersMax = 64 // names ever asked for
+
+	// queueBytesMax bounds what lies in line for one peer, unless it is a single
+	// body. It does not count what is in the window.
+	queueBytesMax = 64 * mail.MiB
+
+	// activeBodiesMax is how many bodies take turns on a push stream, so that a
+	// large one does not keep small ones waiting.
+	activeBodiesMax = 8
+
+	// readyMax bounds the wait for a connection before a call. The call is then
+	// certainly not sent.
+	readyMax = 3 * time.Second
+
+	// The pauses between attempts to connect to a peer, and to open its push
+	// stream again.
+	reconnectMin = 50 * time.Millisecond
+	reconnectMax = time.Second
+
+	connectMax = 5 * time.Second // one attempt
+
+	// fetchResumesMax is how often a fetch goes on where it broke off.
+	fetchResumesMax = 8
+)

@@ -1,0 +1,344 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+	pb "github.com/holdfast-mx/holdfast/proto/peerpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+)
+
+// Config sets Peers up.
+type Config struct {
+	// Dial opens a gRPC connection to the named node: transport's DialPeer.
+	Dial func(ctx context.Context, name, address string) (net.Conn, error)
+	// Address tells where the named node listens now. It is asked anew for each
+	// connection, so a node may move. It must not block.
+	Address func(name string) (string, bool)
+	Log     *slog.Logger
+}
+
+// Peers are the other nodes, as this one calls them. A node's name is enough
+// for all calls; connections are made when first needed, and made again.
+type Peers struct {
+	config Config
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	loops  sync.WaitGroup
+
+	mu     sync.Mutex
+	byName map[string]*remote
+	closed bool
+}
+
+// A remote is one other node. It has two connections, so that a proposal does
+// not wait in a socket behind megabytes of bodies.
+type remote struct {
+	name   string
+	calls  *grpc.ClientConn
+	bodies *grpc.ClientConn
+	pusher *pusher
+}
+
+// NewPeers returns Peers that know nobody yet.
+func NewPeers(c Config) *Peers {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &Peers{config: c, byName: make(map[string]*remote)}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
+}
+
+// Close ends every call and connection, and waits for the goroutines of the
+// push streams. Pushes in line end with ErrClosed.
+func (p *Peers) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	var all []*remote
+	for _, r := range p.byName {
+		all = append(all, r)
+	}
+	clear(p.byName)
+	p.mu.Unlock()
+	p.cancel()
+	p.loops.Wait()
+	var errs []error
+	for _, r := range all {
+		errs = append(errs, r.calls.Close(), r.bodies.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close connections to peers: %w", err)
+	}
+	return nil
+}
+
+// remote returns the named node, making its connections lazily: nothing is
+// dialled here.
+func (p *Peers) remote(name string) (*remote, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, ErrClosed
+	}
+	if r := p.byName[name]; r != nil {
+		return r, nil
+	}
+	if len(p.byName) >= peersMax {
+		return nil, fmt.Errorf("%w: more than %d peers", ErrUnreachable, peersMax)
+	}
+	calls, err := p.client(name)
+	if err != nil {
+		return nil, err
+	}
+	bodies, err := p.client(name)
+	if err != nil {
+		return nil, errors.Join(err, calls.Close())
+	}
+	r := &remote{name: name, calls: calls, bodies: bodies, pusher: newPusher(name, bodies, p.config.Log)}
+	p.byName[name] = r
+	p.loops.Go(func() { r.pusher.run(p.ctx) })
+	return r, nil
+}
+
+func (p *Peers) client(name string) (*grpc.ClientConn, error) {
+	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		address, ok := p.config.Address(name)
+		if !ok {
+			return nil, fmt.Errorf("%w: no address of %s is known", ErrUnreachable, name)
+		}
+		return p.config.Dial(ctx, name, address)
+	}
+	c, err := grpc.NewClient("passthrough:///"+name,
+		grpc.WithContextDialer(dial),
+		grpc.WithTransportCredentials(connectionCredentials{want: name}),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableRetry(), // Whether a proposal may be sent twice is not for a library to say.
+		grpc.WithIdleTimeout(0),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: reconnectMin, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMax},
+			MinConnectTimeout: connectMax,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveIdle, Timeout: keepaliveAnswer, PermitWithoutStream: true}),
+		grpc.WithStaticStreamWindowSize(streamWindowBytes),
+		grpc.WithStaticConnWindowSize(connectionWindowBytes),
+		grpc.WithMaxHeaderListSize(headerBytesMax),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageBytesMax), grpc.MaxCallSendMsgSize(messageBytesMax)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("client for %s: %w", name, err)
+	}
+	return c, nil
+}
+
+// ready returns a client whose connection is up, or an error after which
+// certainly nothing has been sent. It waits for readyMax at most, and gives up
+// at once where the last attempt to connect failed.
+func (p *Peers) ready(ctx context.Context, name string) (pb.PeerClient, error) {
+	r, err := p.remote(name)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyMax)
+	defer cancel()
+	// Close ends a waiting call as well, if not as fast: the connection is
+	// closed after the push loops.
+	defer context.AfterFunc(p.ctx, cancel)()
+	if err := awaitReady(ctx, r.calls, true); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, name, err)
+	}
+	return pb.NewPeerClient(r.calls), nil
+}
+
+var errConnect = errors.New("cannot connect")
+
+// awaitReady waits until c is connected, which means that the other side has
+// spoken HTTP/2: it has accepted our certificate.
+func awaitReady(ctx context.Context, c *grpc.ClientConn, failFast bool) error {
+	for {
+		switch s := c.GetState(); {
+		case s == connectivity.Ready:
+			return nil
+		case s == connectivity.Shutdown:
+			return ErrClosed
+		case s == connectivity.TransientFailure && failFast:
+			return errConnect
+		default:
+			if s == connectivity.Idle {
+				c.Connect()
+			}
+			if !c.WaitForStateChange(ctx, s) {
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+// Ready tells whether calls to the named node would find a connection.
+func (p *Peers) Ready(name string) bool {
+	r, err := p.remote(name)
+	return err == nil && r.calls.GetState() == connectivity.Ready
+}
+
+// Push returns nil once the named node has the body on stable storage. It ends
+// early with ctx; a body of which nothing has been sent is then not sent. A
+// connection that breaks is made again and the body sent again, so without a
+// deadline Push waits for ever for a node that is gone. ErrQueueFull: too much
+// lies in line for that node already.
+func (p *Peers) Push(ctx context.Context, ref mail.BodyRef, chunks [][]byte, to string) error {
+	r, err := p.remote(to)
+	if err != nil {
+		return fmt.Errorf("push body %s to %s: %w", ref.ID, to, err)
+	}
+	if err := r.pusher.push(ctx, ref, chunks); err != nil {
+		return fmt.Errorf("push body %s to %s: %w", ref.ID, to, err)
+	}
+	return nil
+}
+
+// Fetch gets a body from the named node, and checks its size and digest. It
+// goes on where it broke off while ctx allows. ErrNotHeld, ErrDamaged and
+// ErrMismatch say that another node should be asked.
+func (p *Peers) Fetch(ctx context.Context, from string, ref mail.BodyRef) (*mail.Body, error) {
+	body := new(mail.Body)
+	var err error
+	for range 1 + fetchResumesMax {
+		before := body.Size()
+		if err = p.fetch(ctx, from, ref, body); err == nil {
+			return body, nil
+		}
+		resume := status.Code(err) == codes.Unavailable && body.Size() > before && ctx.Err() == nil
+		if !resume {
+			break
+		}
+	}
+	return nil, fmt.Errorf("fetch body %s from %s: %w", ref.ID, from, err)
+}
+
+// fetch appends to body what it lacks.
+func (p *Peers) fetch(ctx context.Context, from string, ref mail.BodyRef, body *mail.Body) error {
+	if ref.Size > BodyBytesMax {
+		return ErrTooLarge
+	}
+	client, err := p.ready(ctx, from)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx) // Ends the call wherever we return.
+	defer cancel()
+	stream, err := client.Fetch(ctx, &pb.FetchRequest{Ref: ref.Encode(), Offset: uint64(body.Size())})
+	if err != nil {
+		return err
+	}
+	for {
+		frame, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF) && body.Ref(ref.ID) == ref:
+			return nil
+		case errors.Is(err, io.EOF):
+			return ErrMismatch
+		case status.Code(err) == codes.NotFound:
+			return ErrNotHeld
+		case status.Code(err) == codes.DataLoss:
+			return fmt.Errorf("%w: %w", ErrDamaged, err)
+		case err != nil:
+			return err
+		case body.Size()+mail.ByteSize(len(frame.GetData())) > ref.Size:
+			return ErrMismatch
+		}
+		_, _ = body.Write(frame.GetData()) // Never fails.
+	}
+}
+
+// Propose has the named node, the leader, append a command, and returns the
+// encoded result. ErrNotAppended (with ErrTooLarge where that is why) is
+// certain: nothing was sent, or the leader itself said so. Everything else that
+// can go wrong is ErrOutcomeUnknown.
+func (p *Peers) Propose(ctx context.Context, name string, command []byte, body *mail.BodyRef) ([]byte, error) {
+	result, err := p.propose(ctx, name, command, body)
+	if err != nil {
+		return nil, fmt.Errorf("propose at %s: %w", name, err)
+	}
+	return result, nil
+}
+
+func (p *Peers) propose(ctx context.Context, name string, command []byte, body *mail.BodyRef) ([]byte, error) {
+	if len(command) > ProposeBytesMax {
+		return nil, &NotAppendedError{Reason: fmt.Sprintf("command of %d bytes", len(command)), TooLarge: true}
+	}
+	client, err := p.ready(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotAppended, err)
+	}
+	request := &pb.ProposeRequest{Command: command}
+	if body != nil {
+		request.BodyRef = body.Encode()
+	}
+	// From here on the request may have left, whatever gRPC says: its
+	// "unavailable" is the same before and after.
+	reply, err := client.Propose(ctx, request)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	}
+	switch outcome := reply.GetOutcome().(type) {
+	case *pb.ProposeReply_Result:
+		return outcome.Result, nil
+	case *pb.ProposeReply_NotAppended:
+		n := outcome.NotAppended
+		return nil, &NotAppendedError{Reason: clip(n.GetReason()), Leader: clip(n.GetLeader()), TooLarge: n.GetTooLarge()}
+	default: // Unknown, or something newer than this node.
+		return nil, fmt.Errorf("%w: %s", ErrOutcomeUnknown, clip(reply.GetUnknown().GetReason()))
+	}
+}
+
+// Pull asks the named node, the leader, for a lease.
+func (p *Peers) Pull(ctx context.Context, name string, r PullRequest) (PullReply, error) {
+	client, err := p.ready(ctx, name)
+	if err != nil {
+		return PullReply{}, fmt.Errorf("pull from %s: %w", name, err)
+	}
+	reply, err := client.Pull(ctx, &pb.PullRequest{Holder: r.Holder, Domain: r.Domain, Max: uint32(min(max(r.Max, 0), pullMax))})
+	if err != nil {
+		return PullReply{}, fmt.Errorf("pull from %s: %w", name, err)
+	}
+	got := PullReply{Token: reply.GetToken()}
+	for _, b := range reply.GetMessages() {
+		id, err := mail.QueueIDFromBytes(b)
+		if err != nil {
+			return PullReply{}, fmt.Errorf("pull from %s: %w", name, err)
+		}
+		got.Messages = append(got.Messages, id)
+	}
+	return got, nil
+}
+
+// Health asks the named node how it is.
+func (p *Peers) Health(ctx context.Context, name string) (Health, error) {
+	client, err := p.ready(ctx, name)
+	if err != nil {
+		return Health{}, fmt.Errorf("health of %s: %w", name, err)
+	}
+	h, err := client.Health(ctx, &pb.HealthRequest{})
+	if err != nil {
+		return Health{}, fmt.Errorf("health of %s: %w", name, err)
+	}
+	return Health{
+		ServerID: h.GetServerId(), Boot: h.GetBoot(), Applied: h.GetApplied(), Leader: h.GetLeader(), Term: h.GetTerm(),
+		Bodies: h.GetBodies(), BodyBytes: byteSize(h.GetBodyBytes()), DiskFree: byteSize(h.GetDiskFreeBytes()),
+		CommandVersion: h.GetCommandVersion(),
+	}, nil
+}
+
+// byteSize is n as a ByteSize, or the largest one.
+func byteSize(n uint64) mail.ByteSize { return mail.ByteSize(min(n, 1<<63-1)) }

@@ -1,0 +1,218 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+	pb "github.com/holdfast-mx/holdfast/proto/peerpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+)
+
+// A Server answers the other nodes.
+type Server struct {
+	backend Backend
+	log     *slog.Logger
+	grpc    *grpc.Server
+	fetches chan struct{} // one place per body being sent
+
+	mu sync.Mutex
+	// inboxes has the push stream of each peer.
+	//
+	// Invariant: at most one per peer, so that a peer costs one window.
+	inboxes map[string]*inbox
+}
+
+// NewServer returns a Server that answers from b.
+func NewServer(b Backend, log *slog.Logger) *Server {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{backend: b, log: log, fetches: make(chan struct{}, fetchesMax), inboxes: make(map[string]*inbox)}
+	s.grpc = grpc.NewServer(
+		grpc.Creds(connectionCredentials{}),
+		grpc.UnaryInterceptor(nodesOnly),
+		grpc.StreamInterceptor(nodesOnlyStream),
+		grpc.MaxRecvMsgSize(messageBytesMax),
+		grpc.MaxSendMsgSize(messageBytesMax),
+		grpc.MaxConcurrentStreams(streamsMax),
+		grpc.MaxHeaderListSize(headerBytesMax),
+		grpc.ConnectionTimeout(prefaceMax),
+		grpc.StaticStreamWindowSize(streamWindowBytes),
+		grpc.StaticConnWindowSize(connectionWindowBytes),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveIdle, Timeout: keepaliveAnswer}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMin, PermitWithoutStream: true}),
+		grpc.WaitForHandlers(true),
+	)
+	pb.RegisterPeerServer(s.grpc, service{s: s})
+	return s
+}
+
+// Serve answers on the connections of ln, which cluster/transport made, until
+// Close. It returns nil then.
+func (s *Server) Serve(ln net.Listener) error {
+	if err := s.grpc.Serve(ln); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve peers: %w", err)
+	}
+	return nil
+}
+
+// Close ends the listener, the connections and the calls, and waits for the
+// calls: a StoreBody that does not return keeps it waiting.
+func (s *Server) Close() { s.grpc.Stop() }
+
+func nodesOnly(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if _, ok := caller(ctx); !ok {
+		return nil, status.Error(codes.Unauthenticated, "nodes only")
+	}
+	return handler(ctx, req)
+}
+
+func nodesOnlyStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if _, ok := caller(stream.Context()); !ok {
+		return status.Error(codes.Unauthenticated, "nodes only")
+	}
+	return handler(srv, stream)
+}
+
+// service is the gRPC face of a Server.
+type service struct {
+	pb.UnimplementedPeerServer
+	s *Server
+}
+
+// Propose implements the call. It never fails with a status of its own, since
+// the caller has to take that for an unknown outcome.
+func (v service) Propose(ctx context.Context, r *pb.ProposeRequest) (*pb.ProposeReply, error) {
+	if len(r.GetCommand()) > ProposeBytesMax {
+		return notAppended(&NotAppendedError{Reason: fmt.Sprintf("command of %d bytes", len(r.GetCommand())), TooLarge: true}), nil
+	}
+	var body *mail.BodyRef
+	if len(r.GetBodyRef()) > 0 {
+		ref, err := mail.DecodeBodyRef(r.GetBodyRef())
+		if err != nil {
+			return notAppended(&NotAppendedError{Reason: err.Error()}), nil
+		}
+		body = &ref
+	}
+	result, err := v.s.backend.Propose(ctx, r.GetCommand(), body)
+	var refusal *NotAppendedError
+	switch {
+	case err == nil:
+		return &pb.ProposeReply{Outcome: &pb.ProposeReply_Result{Result: result}}, nil
+	case errors.As(err, &refusal):
+		return notAppended(refusal), nil
+	case errors.Is(err, ErrTooLarge):
+		return notAppended(&NotAppendedError{Reason: reason(err), TooLarge: true}), nil
+	case errors.Is(err, ErrNotAppended):
+		return notAppended(&NotAppendedError{Reason: reason(err)}), nil
+	}
+	return &pb.ProposeReply{Outcome: &pb.ProposeReply_Unknown{Unknown: &pb.Unknown{Reason: reason(err)}}}, nil
+}
+
+func notAppended(e *NotAppendedError) *pb.ProposeReply {
+	return &pb.ProposeReply{Outcome: &pb.ProposeReply_NotAppended{NotAppended: &pb.NotAppended{
+		Reason: clip(e.Reason), Leader: clip(e.Leader), TooLarge: e.TooLarge,
+	}}}
+}
+
+func (v service) Pull(ctx context.Context, r *pb.PullRequest) (*pb.PullReply, error) {
+	info, _ := caller(ctx)
+	if r.GetHolder() != info.name {
+		return nil, status.Errorf(codes.PermissionDenied, "%s asks for a lease of %q", info.name, clip(r.GetHolder()))
+	}
+	domain, err := mail.ParseDomain(r.GetDomain())
+	if err != nil || string(domain) != r.GetDomain() {
+		return nil, status.Error(codes.InvalidArgument, "not a canonical domain name")
+	}
+	if r.GetMax() < 1 || r.GetMax() > pullMax {
+		return nil, status.Errorf(codes.InvalidArgument, "a lease of %d messages, want 1 to %d", r.GetMax(), pullMax)
+	}
+	got, err := v.s.backend.Pull(ctx, PullRequest{Holder: info.name, Domain: r.GetDomain(), Max: int(r.GetMax())})
+	if err != nil {
+		return nil, status.Error(codes.FailedPrecondition, reason(err))
+	}
+	reply := &pb.PullReply{Token: got.Token}
+	for _, id := range got.Messages {
+		reply.Messages = append(reply.Messages, id[:])
+	}
+	return reply, nil
+}
+
+func (v service) Health(context.Context, *pb.HealthRequest) (*pb.HealthReply, error) {
+	h := v.s.backend.Health()
+	return &pb.HealthReply{
+		ServerId: h.ServerID, Boot: h.Boot, Applied: h.Applied, Leader: h.Leader, Term: h.Term,
+		Bodies: h.Bodies, BodyBytes: uint64(max(h.BodyBytes, 0)), DiskFreeBytes: uint64(max(h.DiskFree, 0)),
+		CommandVersion: h.CommandVersion,
+	}, nil
+}
+
+func (v service) Fetch(r *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.FetchFrame]) error {
+	ref, err := mail.DecodeBodyRef(r.GetRef())
+	if err != nil {
+		return status.Error(codes.InvalidArgument, reason(err))
+	}
+	if r.GetOffset() > uint64(ref.Size) {
+		return status.Errorf(codes.InvalidArgument, "offset %d in a body of %d octets", r.GetOffset(), ref.Size)
+	}
+	select {
+	case v.s.fetches <- struct{}{}:
+		defer func() { <-v.s.fetches }()
+	case <-stream.Context().Done():
+		return stream.Context().Err()
+	}
+	body, err := v.s.backend.OpenBody(ref)
+	if errors.Is(err, ErrNotHeld) {
+		return status.Error(codes.NotFound, "body not held")
+	} else if err != nil {
+		return status.Error(codes.Internal, reason(err))
+	}
+	defer func() { _ = body.Close() }() // It was only read.
+	if err := send(stream, body, int64(r.GetOffset()), int64(ref.Size)); err != nil {
+		if stream.Context().Err() == nil {
+			v.s.log.Warn("body not sent to a peer", "queue_id", ref.ID, "cause", err)
+		}
+		return err
+	}
+	return nil
+}
+
+// send streams the octets of body from offset up to size.
+func send(stream grpc.ServerStreamingServer[pb.FetchFrame], body io.ReadSeeker, offset, size int64) error {
+	if _, err := body.Seek(offset, io.SeekStart); err != nil {
+		return status.Error(codes.DataLoss, reason(err))
+	}
+	for offset < size {
+		data := make([]byte, min(frameBytesMax, size-offset))
+		if _, err := io.ReadFull(body, data); err != nil {
+			return status.Error(codes.DataLoss, reason(err))
+		}
+		if err := stream.Send(&pb.FetchFrame{Data: data}); err != nil {
+			return err
+		}
+		offset += int64(len(data))
+	}
+	return nil
+}
+
+// reason is the text of an error for the wire.
+func reason(err error) string { return clip(err.Error()) }
+
+// clip bounds a text from outside or for the wire, and keeps it valid UTF-8,
+// which proto3 insists on.
+func clip(s string) string {
+	if len(s) > reasonBytesMax {
+		s = s[:reasonBytesMax]
+	}
+	return strings.ToValidUTF8(s, "?")
+}
