@@ -36,7 +36,8 @@ type (
 		Queued       uint64   `json:"queued"`
 		Held         uint64   `json:"held"`
 		Leased       uint64   `json:"leased"`
-		InDoubt      uint64   `json:"in_doubt"`
+		Waiting      uint64   `json:"waiting"`
+		InDoubt      *uint64  `json:"in_doubt"` // null where there are too many to count
 	}
 )
 
@@ -254,7 +255,7 @@ func toDomainsJSON(domains []*adminpb.DomainStatus) []domainJSON {
 			Name: d.GetDomain().GetName(), MX: d.GetDomain().GetMx(), Targets: targets(d.GetDomain()),
 			NextHopState: nextHopWord(d.GetNextHopState()), Since: rfc3339(d.GetSinceUnix()), Detail: d.GetDetail(),
 			FailedNodes: list(d.GetFailedNodes()),
-			Queued:      d.GetQueued(), Held: d.GetHeld(), Leased: d.GetLeased(), InDoubt: d.GetInDoubt(),
+			Queued:      d.GetQueued(), Held: d.GetHeld(), Leased: d.GetLeased(), Waiting: d.GetWaiting(), InDoubt: d.InDoubt,
 		})
 	}
 	return js
@@ -265,10 +266,14 @@ func (a *app) printDomains(domains []*adminpb.DomainStatus) error {
 		_, err := fmt.Fprintln(a.out, `No relay domains: no mail is accepted. Add one with "holdfast domain put NAME --to HOST".`)
 		return err
 	}
-	t := newTable(a.out, "DOMAIN", "NEXT HOP", "STATE", "QUEUED", "HELD", "LEASED", "IN DOUBT", "DETAIL")
+	t := newTable(a.out, "DOMAIN", "NEXT HOP", "STATE", "QUEUED", "HELD", "LEASED", "WAITING", "IN DOUBT", "DETAIL")
 	for _, d := range domains {
+		doubt := "many"
+		if d.InDoubt != nil {
+			doubt = count(d.GetInDoubt())
+		}
 		t.row(d.GetDomain().GetName(), route(d.GetDomain()), nextHopWord(d.GetNextHopState()),
-			count(d.GetQueued()), count(d.GetHeld()), count(d.GetLeased()), count(d.GetInDoubt()), d.GetDetail())
+			count(d.GetQueued()), count(d.GetHeld()), count(d.GetLeased()), count(d.GetWaiting()), doubt, d.GetDetail())
 	}
 	return t.flush()
 }

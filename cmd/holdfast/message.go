@@ -48,7 +48,7 @@ type (
 		Settled           bool            `json:"settled"`
 		PossibleDuplicate bool            `json:"possible_duplicate"`
 		Finished          bool            `json:"finished"`
-		HoldReason        string          `json:"hold_reason"`
+		Aliases           []string        `json:"aliases"`
 		Recipients        []recipientJSON `json:"recipients"`
 		Parts             []partJSON      `json:"parts"`
 		StaleMS           *int64          `json:"stale_ms"`
@@ -62,6 +62,7 @@ type (
 		Reason   string   `json:"reason"`
 		Notify   []string `json:"notify"`
 		Original string   `json:"original"`
+		Late     bool     `json:"delivered_late"`
 	}
 	partJSON struct {
 		Domain     string `json:"domain"`
@@ -92,13 +93,13 @@ func toMessageJSON(m *adminpb.Message, f *adminpb.Freshness) messageJSON {
 		QueueID: m.GetQueueId(), From: m.GetFrom(), Size: m.GetSize(), SHA256: m.GetSha256(), Received: rfc3339(m.GetReceivedUnix()),
 		Node: m.GetNode(), Client: m.GetClient(), Hello: m.GetHello(), Protocol: m.GetProtocol(), TLS: m.GetTls(),
 		Ret: m.GetRet(), EnvelopeID: m.GetEnvelopeId(), EightBit: m.GetEightBit(), SMTPUTF8: m.GetSmtputf8(),
-		Settled: m.GetSettled(), PossibleDuplicate: m.GetPossibleDuplicate(), Finished: m.GetFinished(), HoldReason: m.GetHoldReason(),
+		Settled: m.GetSettled(), PossibleDuplicate: m.GetPossibleDuplicate(), Finished: m.GetFinished(), Aliases: list(m.GetAliases()),
 		Recipients: []recipientJSON{}, Parts: []partJSON{}, StaleMS: staleMS(f), Quorum: f.GetQuorum(),
 	}
 	for _, r := range m.GetRecipients() {
 		j.Recipients = append(j.Recipients, recipientJSON{
 			Path: r.GetPath(), Domain: r.GetDomain(), State: stateWord(r.GetState()), Reply: r.GetReply(), Reason: r.GetReason(),
-			Notify: list(r.GetNotify()), Original: r.GetOriginal(),
+			Notify: list(r.GetNotify()), Original: r.GetOriginal(), Late: r.GetDeliveredLate(),
 		})
 	}
 	for _, p := range m.GetParts() {
@@ -168,8 +169,8 @@ func (a *app) printMessage(asked string, m *adminpb.Message) error {
 	if m.GetPossibleDuplicate() {
 		t.row("Duplicate", "possible: an attempt ended without a reply that could be recorded")
 	}
-	if m.GetHoldReason() != "" {
-		t.row("Held because", m.GetHoldReason())
+	if len(m.GetAliases()) > 0 {
+		t.row("Repeats", strings.Join(m.GetAliases(), " "))
 	}
 	if m.GetFinished() {
 		t.row("Finished", "yes: its body is no longer needed")
@@ -181,7 +182,11 @@ func (a *app) printMessage(asked string, m *adminpb.Message) error {
 	fmt.Fprintln(a.out)
 	t = newTable(a.out, "RECIPIENT", "STATE", "LAST REPLY", "REASON")
 	for _, r := range m.GetRecipients() {
-		t.row("<"+r.GetPath()+">", stateWord(r.GetState()), r.GetReply(), r.GetReason())
+		state := stateWord(r.GetState())
+		if r.GetDeliveredLate() {
+			state += ", delivered late"
+		}
+		t.row("<"+r.GetPath()+">", state, r.GetReply(), r.GetReason())
 	}
 	if err := t.flush(); err != nil {
 		return err

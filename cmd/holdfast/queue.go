@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 	"github.com/holdfast-mx/holdfast/proto/adminpb"
@@ -296,14 +295,19 @@ func readLine(ctx context.Context, in io.Reader) (string, error) {
 	}
 }
 
-// isTerminal reports whether a person can answer at r.
+// isTerminal reports whether a person can answer at r: a character device that
+// is not /dev/null.
 func isTerminal(r io.Reader) bool {
 	f, ok := r.(*os.File)
 	if !ok {
 		return false
 	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	info, err := f.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err == nil && !os.SameFile(info, null)
 }
 
 // doneMessage prints the end of a change to one message.

@@ -45,26 +45,27 @@ type (
 		Remedy string `json:"remedy"`
 	}
 	queueTotals struct {
-		Queued    uint64 `json:"queued"`
-		Held      uint64 `json:"held"`
-		Leased    uint64 `json:"leased"`
-		InDoubt   uint64 `json:"in_doubt"`
-		Unsettled uint64 `json:"unsettled"`
-		Live      uint64 `json:"live"`
-		LiveBytes uint64 `json:"live_bytes"`
+		Messages           uint64 `json:"messages"`
+		Live               uint64 `json:"live"`
+		LiveBytes          uint64 `json:"live_bytes"`
+		Unsettled          uint64 `json:"unsettled"`
+		PossibleDuplicates uint64 `json:"possible_duplicates"`
+		Leases             uint64 `json:"leases"`
 	}
 	statusCounters struct {
 		Accepted            uint64 `json:"accepted"`
 		Repeats             uint64 `json:"repeats"`
 		Delivered           uint64 `json:"delivered"`
-		Refused             uint64 `json:"refused"`
 		Removed             uint64 `json:"removed"`
 		PossibleDuplicates  uint64 `json:"possible_duplicates"`
-		ExpiredLeases       uint64 `json:"expired_leases"`
-		DroppedFingerprints uint64 `json:"dropped_fingerprints"`
+		DoubtsReported      uint64 `json:"doubts_reported"`
+		DoubtsExpired       uint64 `json:"doubts_expired"`
+		DeliveredLate       uint64 `json:"delivered_late"`
+		ReportsIgnored      uint64 `json:"reports_ignored"`
+		FingerprintsDropped uint64 `json:"fingerprints_dropped"`
 		AcceptUnknownTotal  uint64 `json:"accept_unknown_total"`
 		SMTPAccepted        uint64 `json:"smtp_accepted"`
-		SMTPDeferred        uint64 `json:"smtp_deferred"`
+		SMTPRefused         uint64 `json:"smtp_refused"`
 		SMTPConnections     uint64 `json:"smtp_connections"`
 		DeliveryAttempts    uint64 `json:"delivery_attempts"`
 	}
@@ -111,15 +112,25 @@ func toStatusJSON(s *adminpb.StatusReply) statusJSON {
 		Posture: s.GetPosture(), Version: s.GetVersion(), SMTPSessions: s.GetSmtpSessions(), FewestCopies: s.FewestCopies,
 		Alarms: []alarmJSON{}, Domains: toDomainsJSON(s.GetDomains()), Members: toMembersJSON(s.GetMembers()),
 		Queue: queueTotals{
-			Queued: q.GetQueued(), Held: q.GetHeld(), Leased: q.GetLeased(), InDoubt: q.GetInDoubt(),
-			Unsettled: q.GetUnsettled(), Live: q.GetLive(), LiveBytes: q.GetLiveBytes(),
+			Messages: q.GetMessages(), Live: q.GetLive(), LiveBytes: q.GetLiveBytes(), Unsettled: q.GetUnsettled(),
+			PossibleDuplicates: q.GetPossibleDuplicates(), Leases: q.GetLeases(),
 		},
 		Counters: statusCounters{
-			Accepted: c.GetAccepted(), Repeats: c.GetRepeats(), Delivered: c.GetDelivered(), Refused: c.GetRefused(),
-			Removed: c.GetRemoved(), PossibleDuplicates: c.GetPossibleDuplicates(), ExpiredLeases: c.GetExpiredLeases(),
-			DroppedFingerprints: c.GetDroppedFingerprints(), AcceptUnknownTotal: c.GetAcceptUnknownTotal(),
-			SMTPAccepted: c.GetSmtpAccepted(), SMTPDeferred: c.GetSmtpDeferred(), SMTPConnections: c.GetSmtpConnections(),
-			DeliveryAttempts: c.GetDeliveryAttempts(),
+			Accepted:            c.GetAccepted(),
+			Repeats:             c.GetRepeats(),
+			Delivered:           c.GetDelivered(),
+			Removed:             c.GetRemoved(),
+			PossibleDuplicates:  c.GetPossibleDuplicates(),
+			DoubtsReported:      c.GetDoubtsReported(),
+			DoubtsExpired:       c.GetDoubtsExpired(),
+			DeliveredLate:       c.GetDeliveredLate(),
+			ReportsIgnored:      c.GetReportsIgnored(),
+			FingerprintsDropped: c.GetFingerprintsDropped(),
+			AcceptUnknownTotal:  c.GetAcceptUnknownTotal(),
+			SMTPAccepted:        c.GetSmtpAccepted(),
+			SMTPRefused:         c.GetSmtpRefused(),
+			SMTPConnections:     c.GetSmtpConnections(),
+			DeliveryAttempts:    c.GetDeliveryAttempts(),
 		},
 		Spool: spoolJSON{Bodies: sp.GetBodies(), Bytes: sp.GetBytes(), Segments: sp.GetSegments(), DiskBytes: sp.GetDiskBytes()},
 	}
@@ -183,10 +194,10 @@ func (a *app) printStatus(s *adminpb.StatusReply) error {
 
 	q, c, sp := s.GetQueue(), s.GetCounters(), s.GetSpool()
 	t = newTable(a.out)
-	t.row("Queue", fmt.Sprintf("%d queued, %d held, %d leased, %d in doubt; %d messages of %s live; %d unsettled",
-		q.GetQueued(), q.GetHeld(), q.GetLeased(), q.GetInDoubt(), q.GetLive(), size(int64(q.GetLiveBytes())), q.GetUnsettled()))
-	t.row("Cluster", fmt.Sprintf("%d messages accepted, %d repeats, %d recipients delivered, %d refused, %d messages removed, %d possible duplicates",
-		c.GetAccepted(), c.GetRepeats(), c.GetDelivered(), c.GetRefused(), c.GetRemoved(), c.GetPossibleDuplicates()))
+	t.row("Queue", fmt.Sprintf("%d messages to deliver (%s), %d leases; %d of those remembered are possible duplicates, %d unsettled",
+		q.GetLive(), size(int64(q.GetLiveBytes())), q.GetLeases(), q.GetPossibleDuplicates(), q.GetUnsettled()))
+	t.row("Since founding", fmt.Sprintf("%d messages accepted, %d repeats recognised; %d recipients delivered, %d removed; %d attempts in doubt",
+		c.GetAccepted(), c.GetRepeats(), c.GetDelivered(), c.GetRemoved(), c.GetPossibleDuplicates()))
 	t.row("This node", fmt.Sprintf("%d SMTP sessions open, %d messages answered 250, %d closed without a reply after the final dot, %d delivery attempts",
 		s.GetSmtpSessions(), c.GetSmtpAccepted(), c.GetAcceptUnknownTotal(), c.GetDeliveryAttempts()))
 	spool := fmt.Sprintf("%d bodies, %s in %d segments", sp.GetBodies(), size(int64(sp.GetBytes())), sp.GetSegments())

@@ -608,11 +608,15 @@ type DomainStatus struct {
 	SinceUnix    int64                  `protobuf:"varint,3,opt,name=since_unix,json=sinceUnix,proto3" json:"since_unix,omitempty"`      // of next_hop_state; 0 when it never changed
 	Detail       string                 `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`                              // what the last report about the next hop said
 	FailedNodes  []string               `protobuf:"bytes,5,rep,name=failed_nodes,json=failedNodes,proto3" json:"failed_nodes,omitempty"` // nodes that failed since it was last up
-	// Counts of messages with a recipient in this domain.
-	Queued        uint64 `protobuf:"varint,6,opt,name=queued,proto3" json:"queued,omitempty"`
-	Held          uint64 `protobuf:"varint,7,opt,name=held,proto3" json:"held,omitempty"`
-	Leased        uint64 `protobuf:"varint,8,opt,name=leased,proto3" json:"leased,omitempty"`
-	InDoubt       uint64 `protobuf:"varint,9,opt,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
+	// Counts of messages. One can be queued and held, where it has several
+	// recipients in the domain.
+	Queued  uint64 `protobuf:"varint,6,opt,name=queued,proto3" json:"queued,omitempty"`   // with a queued recipient of the domain
+	Held    uint64 `protobuf:"varint,7,opt,name=held,proto3" json:"held,omitempty"`       // with a held recipient of the domain
+	Leased  uint64 `protobuf:"varint,8,opt,name=leased,proto3" json:"leased,omitempty"`   // a node may be delivering it
+	Waiting uint64 `protobuf:"varint,9,opt,name=waiting,proto3" json:"waiting,omitempty"` // queued, and it waits for a retry or for a holder in doubt
+	// Of those waiting, in doubt: a final dot may have been sent, and a holder may
+	// still report what became of it. Absent where there are too many to count.
+	InDoubt       *uint64 `protobuf:"varint,10,opt,name=in_doubt,json=inDoubt,proto3,oneof" json:"in_doubt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -703,26 +707,34 @@ func (x *DomainStatus) GetLeased() uint64 {
 	return 0
 }
 
-func (x *DomainStatus) GetInDoubt() uint64 {
+func (x *DomainStatus) GetWaiting() uint64 {
 	if x != nil {
-		return x.InDoubt
+		return x.Waiting
 	}
 	return 0
 }
 
+func (x *DomainStatus) GetInDoubt() uint64 {
+	if x != nil && x.InDoubt != nil {
+		return *x.InDoubt
+	}
+	return 0
+}
+
+// QueueTotals count over the whole queue, as it is now.
 type QueueTotals struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Queued  uint64                 `protobuf:"varint,1,opt,name=queued,proto3" json:"queued,omitempty"`
-	Held    uint64                 `protobuf:"varint,2,opt,name=held,proto3" json:"held,omitempty"`
-	Leased  uint64                 `protobuf:"varint,3,opt,name=leased,proto3" json:"leased,omitempty"`
-	InDoubt uint64                 `protobuf:"varint,4,opt,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
-	// Messages of which nobody has proved that the client read the 250.
-	Unsettled uint64 `protobuf:"varint,5,opt,name=unsettled,proto3" json:"unsettled,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Messages uint64                 `protobuf:"varint,1,opt,name=messages,proto3" json:"messages,omitempty"` // known: queued, held, and ended but not yet forgotten
 	// Messages that still need their body, and the octets of these bodies.
-	Live          uint64 `protobuf:"varint,6,opt,name=live,proto3" json:"live,omitempty"`
-	LiveBytes     uint64 `protobuf:"varint,7,opt,name=live_bytes,json=liveBytes,proto3" json:"live_bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Live      uint64 `protobuf:"varint,2,opt,name=live,proto3" json:"live,omitempty"`
+	LiveBytes uint64 `protobuf:"varint,3,opt,name=live_bytes,json=liveBytes,proto3" json:"live_bytes,omitempty"`
+	// Messages of which nobody has proved that the client read the 250.
+	Unsettled uint64 `protobuf:"varint,4,opt,name=unsettled,proto3" json:"unsettled,omitempty"`
+	// Messages that the next hop may have more than once.
+	PossibleDuplicates uint64 `protobuf:"varint,5,opt,name=possible_duplicates,json=possibleDuplicates,proto3" json:"possible_duplicates,omitempty"`
+	Leases             uint64 `protobuf:"varint,6,opt,name=leases,proto3" json:"leases,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *QueueTotals) Reset() {
@@ -755,37 +767,9 @@ func (*QueueTotals) Descriptor() ([]byte, []int) {
 	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *QueueTotals) GetQueued() uint64 {
+func (x *QueueTotals) GetMessages() uint64 {
 	if x != nil {
-		return x.Queued
-	}
-	return 0
-}
-
-func (x *QueueTotals) GetHeld() uint64 {
-	if x != nil {
-		return x.Held
-	}
-	return 0
-}
-
-func (x *QueueTotals) GetLeased() uint64 {
-	if x != nil {
-		return x.Leased
-	}
-	return 0
-}
-
-func (x *QueueTotals) GetInDoubt() uint64 {
-	if x != nil {
-		return x.InDoubt
-	}
-	return 0
-}
-
-func (x *QueueTotals) GetUnsettled() uint64 {
-	if x != nil {
-		return x.Unsettled
+		return x.Messages
 	}
 	return 0
 }
@@ -804,25 +788,50 @@ func (x *QueueTotals) GetLiveBytes() uint64 {
 	return 0
 }
 
+func (x *QueueTotals) GetUnsettled() uint64 {
+	if x != nil {
+		return x.Unsettled
+	}
+	return 0
+}
+
+func (x *QueueTotals) GetPossibleDuplicates() uint64 {
+	if x != nil {
+		return x.PossibleDuplicates
+	}
+	return 0
+}
+
+func (x *QueueTotals) GetLeases() uint64 {
+	if x != nil {
+		return x.Leases
+	}
+	return 0
+}
+
 // Counters only grow. Those of the cluster are equal on every node that has
 // applied the same index; those of the node start at zero with its process.
 type Counters struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of the cluster.
-	Accepted            uint64 `protobuf:"varint,1,opt,name=accepted,proto3" json:"accepted,omitempty"`                                               // messages
-	Repeats             uint64 `protobuf:"varint,2,opt,name=repeats,proto3" json:"repeats,omitempty"`                                                 // accepts recognised as a repeat
-	Delivered           uint64 `protobuf:"varint,3,opt,name=delivered,proto3" json:"delivered,omitempty"`                                             // recipients
-	Refused             uint64 `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`                                                 // recipients that the next hop refused
-	Removed             uint64 `protobuf:"varint,5,opt,name=removed,proto3" json:"removed,omitempty"`                                                 // messages
-	PossibleDuplicates  uint64 `protobuf:"varint,6,opt,name=possible_duplicates,json=possibleDuplicates,proto3" json:"possible_duplicates,omitempty"` // messages
-	ExpiredLeases       uint64 `protobuf:"varint,7,opt,name=expired_leases,json=expiredLeases,proto3" json:"expired_leases,omitempty"`
-	DroppedFingerprints uint64 `protobuf:"varint,8,opt,name=dropped_fingerprints,json=droppedFingerprints,proto3" json:"dropped_fingerprints,omitempty"` // unsettled ones, over their number
+	Accepted  uint64 `protobuf:"varint,1,opt,name=accepted,proto3" json:"accepted,omitempty"`   // messages
+	Repeats   uint64 `protobuf:"varint,2,opt,name=repeats,proto3" json:"repeats,omitempty"`     // accepts answered with the id of an earlier message
+	Delivered uint64 `protobuf:"varint,3,opt,name=delivered,proto3" json:"delivered,omitempty"` // recipients
+	Removed   uint64 `protobuf:"varint,4,opt,name=removed,proto3" json:"removed,omitempty"`     // recipients
+	// Attempts after which the next hop may have a message more than once: the
+	// sum of the next two.
+	PossibleDuplicates  uint64 `protobuf:"varint,5,opt,name=possible_duplicates,json=possibleDuplicates,proto3" json:"possible_duplicates,omitempty"`
+	DoubtsReported      uint64 `protobuf:"varint,6,opt,name=doubts_reported,json=doubtsReported,proto3" json:"doubts_reported,omitempty"`                 // the final dot was sent and no reply read
+	DoubtsExpired       uint64 `protobuf:"varint,7,opt,name=doubts_expired,json=doubtsExpired,proto3" json:"doubts_expired,omitempty"`                    // the lease ended without a report, the dot permitted
+	DeliveredLate       uint64 `protobuf:"varint,8,opt,name=delivered_late,json=deliveredLate,proto3" json:"delivered_late,omitempty"`                    // recipients delivered after they had ended, or again
+	ReportsIgnored      uint64 `protobuf:"varint,9,opt,name=reports_ignored,json=reportsIgnored,proto3" json:"reports_ignored,omitempty"`                 // outcomes that came under an ended lease
+	FingerprintsDropped uint64 `protobuf:"varint,10,opt,name=fingerprints_dropped,json=fingerprintsDropped,proto3" json:"fingerprints_dropped,omitempty"` // unsettled, because there were too many
 	// Of the node.
-	AcceptUnknownTotal uint64 `protobuf:"varint,9,opt,name=accept_unknown_total,json=acceptUnknownTotal,proto3" json:"accept_unknown_total,omitempty"` // sessions closed without a reply after the final dot
-	SmtpAccepted       uint64 `protobuf:"varint,10,opt,name=smtp_accepted,json=smtpAccepted,proto3" json:"smtp_accepted,omitempty"`                    // messages answered 250
-	SmtpDeferred       uint64 `protobuf:"varint,11,opt,name=smtp_deferred,json=smtpDeferred,proto3" json:"smtp_deferred,omitempty"`                    // 4yz after the final dot
-	SmtpConnections    uint64 `protobuf:"varint,12,opt,name=smtp_connections,json=smtpConnections,proto3" json:"smtp_connections,omitempty"`
-	DeliveryAttempts   uint64 `protobuf:"varint,13,opt,name=delivery_attempts,json=deliveryAttempts,proto3" json:"delivery_attempts,omitempty"`
+	AcceptUnknownTotal uint64 `protobuf:"varint,11,opt,name=accept_unknown_total,json=acceptUnknownTotal,proto3" json:"accept_unknown_total,omitempty"` // sessions closed without a reply after the final dot
+	SmtpAccepted       uint64 `protobuf:"varint,12,opt,name=smtp_accepted,json=smtpAccepted,proto3" json:"smtp_accepted,omitempty"`                     // messages answered 250
+	SmtpRefused        uint64 `protobuf:"varint,13,opt,name=smtp_refused,json=smtpRefused,proto3" json:"smtp_refused,omitempty"`                        // messages answered 4yz or 5yz after the final dot
+	SmtpConnections    uint64 `protobuf:"varint,14,opt,name=smtp_connections,json=smtpConnections,proto3" json:"smtp_connections,omitempty"`
+	DeliveryAttempts   uint64 `protobuf:"varint,15,opt,name=delivery_attempts,json=deliveryAttempts,proto3" json:"delivery_attempts,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -878,13 +887,6 @@ func (x *Counters) GetDelivered() uint64 {
 	return 0
 }
 
-func (x *Counters) GetRefused() uint64 {
-	if x != nil {
-		return x.Refused
-	}
-	return 0
-}
-
 func (x *Counters) GetRemoved() uint64 {
 	if x != nil {
 		return x.Removed
@@ -899,16 +901,37 @@ func (x *Counters) GetPossibleDuplicates() uint64 {
 	return 0
 }
 
-func (x *Counters) GetExpiredLeases() uint64 {
+func (x *Counters) GetDoubtsReported() uint64 {
 	if x != nil {
-		return x.ExpiredLeases
+		return x.DoubtsReported
 	}
 	return 0
 }
 
-func (x *Counters) GetDroppedFingerprints() uint64 {
+func (x *Counters) GetDoubtsExpired() uint64 {
 	if x != nil {
-		return x.DroppedFingerprints
+		return x.DoubtsExpired
+	}
+	return 0
+}
+
+func (x *Counters) GetDeliveredLate() uint64 {
+	if x != nil {
+		return x.DeliveredLate
+	}
+	return 0
+}
+
+func (x *Counters) GetReportsIgnored() uint64 {
+	if x != nil {
+		return x.ReportsIgnored
+	}
+	return 0
+}
+
+func (x *Counters) GetFingerprintsDropped() uint64 {
+	if x != nil {
+		return x.FingerprintsDropped
 	}
 	return 0
 }
@@ -927,9 +950,9 @@ func (x *Counters) GetSmtpAccepted() uint64 {
 	return 0
 }
 
-func (x *Counters) GetSmtpDeferred() uint64 {
+func (x *Counters) GetSmtpRefused() uint64 {
 	if x != nil {
-		return x.SmtpDeferred
+		return x.SmtpRefused
 	}
 	return 0
 }
@@ -1026,7 +1049,8 @@ type Member struct {
 	Leader         bool                   `protobuf:"varint,6,opt,name=leader,proto3" json:"leader,omitempty"`
 	HasState       bool                   `protobuf:"varint,7,opt,name=has_state,json=hasState,proto3" json:"has_state,omitempty"`
 	CommandVersion uint32                 `protobuf:"varint,8,opt,name=command_version,json=commandVersion,proto3" json:"command_version,omitempty"` // the newest command that it can apply
-	// Of a leader's answer only: how many entries the member's log is behind.
+	// How many entries its log is behind the leader's. Absent where this node does
+	// not know: only a leader may.
 	Lag           *uint64 `protobuf:"varint,9,opt,name=lag,proto3,oneof" json:"lag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2060,10 +2084,11 @@ type Message struct {
 	// The next hop may have it more than once.
 	PossibleDuplicate bool `protobuf:"varint,16,opt,name=possible_duplicate,json=possibleDuplicate,proto3" json:"possible_duplicate,omitempty"`
 	// No recipient needs the body any more; the record will be forgotten.
-	Finished      bool               `protobuf:"varint,17,opt,name=finished,proto3" json:"finished,omitempty"`
-	Recipients    []*RecipientStatus `protobuf:"bytes,18,rep,name=recipients,proto3" json:"recipients,omitempty"`
-	Parts         []*Part            `protobuf:"bytes,19,rep,name=parts,proto3" json:"parts,omitempty"`
-	HoldReason    string             `protobuf:"bytes,20,opt,name=hold_reason,json=holdReason,proto3" json:"hold_reason,omitempty"`
+	Finished   bool               `protobuf:"varint,17,opt,name=finished,proto3" json:"finished,omitempty"`
+	Recipients []*RecipientStatus `protobuf:"bytes,18,rep,name=recipients,proto3" json:"recipients,omitempty"`
+	Parts      []*Part            `protobuf:"bytes,19,rep,name=parts,proto3" json:"parts,omitempty"`
+	// The ids of repeats that were answered with this id. At most 100.
+	Aliases       []string `protobuf:"bytes,20,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2231,22 +2256,25 @@ func (x *Message) GetParts() []*Part {
 	return nil
 }
 
-func (x *Message) GetHoldReason() string {
+func (x *Message) GetAliases() []string {
 	if x != nil {
-		return x.HoldReason
+		return x.Aliases
 	}
-	return ""
+	return nil
 }
 
 type RecipientStatus struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	Domain        string                 `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`
-	State         RecipientState         `protobuf:"varint,3,opt,name=state,proto3,enum=holdfast.admin.v1.RecipientState" json:"state,omitempty"`
-	Reply         string                 `protobuf:"bytes,4,opt,name=reply,proto3" json:"reply,omitempty"`   // the next hop's last reply about it
-	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"` // of a hold, a failure or a removal
-	Notify        []string               `protobuf:"bytes,6,rep,name=notify,proto3" json:"notify,omitempty"`
-	Original      string                 `protobuf:"bytes,7,opt,name=original,proto3" json:"original,omitempty"` // ORCPT as received
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Path     string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Domain   string                 `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`
+	State    RecipientState         `protobuf:"varint,3,opt,name=state,proto3,enum=holdfast.admin.v1.RecipientState" json:"state,omitempty"`
+	Reply    string                 `protobuf:"bytes,4,opt,name=reply,proto3" json:"reply,omitempty"`   // the next hop's last reply about it
+	Reason   string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"` // why it is held
+	Notify   []string               `protobuf:"bytes,6,rep,name=notify,proto3" json:"notify,omitempty"`
+	Original string                 `protobuf:"bytes,7,opt,name=original,proto3" json:"original,omitempty"` // ORCPT as received
+	// A holder reported it delivered after it had ended otherwise, or had been
+	// delivered by another.
+	DeliveredLate bool `protobuf:"varint,8,opt,name=delivered_late,json=deliveredLate,proto3" json:"delivered_late,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2330,6 +2358,13 @@ func (x *RecipientStatus) GetOriginal() string {
 	return ""
 }
 
+func (x *RecipientStatus) GetDeliveredLate() bool {
+	if x != nil {
+		return x.DeliveredLate
+	}
+	return false
+}
+
 // A Part is the recipients of one relay domain within a message: the unit that
 // is leased and tried.
 type Part struct {
@@ -2339,8 +2374,8 @@ type Part struct {
 	Holder     string                 `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`                            // the node that may try it
 	Begun      bool                   `protobuf:"varint,4,opt,name=begun,proto3" json:"begun,omitempty"`                             // its final dot may have been sent
 	Attempts   uint32                 `protobuf:"varint,5,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	// Why it is not being tried now, in words: "a lease of node-b", "retry in 4m",
-	// "next hop down", "held". Empty when nothing stops it.
+	// Why it is not being tried now, in words: "a lease of mx2", "a retry in
+	// 4m0s", "its release". Empty when nothing stops it.
 	Waiting       string `protobuf:"bytes,6,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	RetryInMs     int64  `protobuf:"varint,7,opt,name=retry_in_ms,json=retryInMs,proto3" json:"retry_in_ms,omitempty"` // 0: no wait
 	DoubtInMs     int64  `protobuf:"varint,8,opt,name=doubt_in_ms,json=doubtInMs,proto3" json:"doubt_in_ms,omitempty"` // 0: not in doubt
@@ -2744,7 +2779,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\n" +
 	"since_unix\x18\x03 \x01(\x03R\tsinceUnix\x12\x14\n" +
 	"\x05cause\x18\x04 \x01(\tR\x05cause\x12\x16\n" +
-	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"\xc1\x02\n" +
+	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"\xed\x02\n" +
 	"\fDomainStatus\x121\n" +
 	"\x06domain\x18\x01 \x01(\v2\x19.holdfast.admin.v1.DomainR\x06domain\x12E\n" +
 	"\x0enext_hop_state\x18\x02 \x01(\x0e2\x1f.holdfast.admin.v1.NextHopStateR\fnextHopState\x12\x1d\n" +
@@ -2754,32 +2789,36 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\ffailed_nodes\x18\x05 \x03(\tR\vfailedNodes\x12\x16\n" +
 	"\x06queued\x18\x06 \x01(\x04R\x06queued\x12\x12\n" +
 	"\x04held\x18\a \x01(\x04R\x04held\x12\x16\n" +
-	"\x06leased\x18\b \x01(\x04R\x06leased\x12\x19\n" +
-	"\bin_doubt\x18\t \x01(\x04R\ainDoubt\"\xbd\x01\n" +
-	"\vQueueTotals\x12\x16\n" +
-	"\x06queued\x18\x01 \x01(\x04R\x06queued\x12\x12\n" +
-	"\x04held\x18\x02 \x01(\x04R\x04held\x12\x16\n" +
-	"\x06leased\x18\x03 \x01(\x04R\x06leased\x12\x19\n" +
-	"\bin_doubt\x18\x04 \x01(\x04R\ainDoubt\x12\x1c\n" +
-	"\tunsettled\x18\x05 \x01(\x04R\tunsettled\x12\x12\n" +
-	"\x04live\x18\x06 \x01(\x04R\x04live\x12\x1d\n" +
+	"\x06leased\x18\b \x01(\x04R\x06leased\x12\x18\n" +
+	"\awaiting\x18\t \x01(\x04R\awaiting\x12\x1e\n" +
+	"\bin_doubt\x18\n" +
+	" \x01(\x04H\x00R\ainDoubt\x88\x01\x01B\v\n" +
+	"\t_in_doubt\"\xc3\x01\n" +
+	"\vQueueTotals\x12\x1a\n" +
+	"\bmessages\x18\x01 \x01(\x04R\bmessages\x12\x12\n" +
+	"\x04live\x18\x02 \x01(\x04R\x04live\x12\x1d\n" +
 	"\n" +
-	"live_bytes\x18\a \x01(\x04R\tliveBytes\"\xf1\x03\n" +
+	"live_bytes\x18\x03 \x01(\x04R\tliveBytes\x12\x1c\n" +
+	"\tunsettled\x18\x04 \x01(\x04R\tunsettled\x12/\n" +
+	"\x13possible_duplicates\x18\x05 \x01(\x04R\x12possibleDuplicates\x12\x16\n" +
+	"\x06leases\x18\x06 \x01(\x04R\x06leases\"\xce\x04\n" +
 	"\bCounters\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\x04R\baccepted\x12\x18\n" +
 	"\arepeats\x18\x02 \x01(\x04R\arepeats\x12\x1c\n" +
 	"\tdelivered\x18\x03 \x01(\x04R\tdelivered\x12\x18\n" +
-	"\arefused\x18\x04 \x01(\x04R\arefused\x12\x18\n" +
-	"\aremoved\x18\x05 \x01(\x04R\aremoved\x12/\n" +
-	"\x13possible_duplicates\x18\x06 \x01(\x04R\x12possibleDuplicates\x12%\n" +
-	"\x0eexpired_leases\x18\a \x01(\x04R\rexpiredLeases\x121\n" +
-	"\x14dropped_fingerprints\x18\b \x01(\x04R\x13droppedFingerprints\x120\n" +
-	"\x14accept_unknown_total\x18\t \x01(\x04R\x12acceptUnknownTotal\x12#\n" +
-	"\rsmtp_accepted\x18\n" +
-	" \x01(\x04R\fsmtpAccepted\x12#\n" +
-	"\rsmtp_deferred\x18\v \x01(\x04R\fsmtpDeferred\x12)\n" +
-	"\x10smtp_connections\x18\f \x01(\x04R\x0fsmtpConnections\x12+\n" +
-	"\x11delivery_attempts\x18\r \x01(\x04R\x10deliveryAttempts\"u\n" +
+	"\aremoved\x18\x04 \x01(\x04R\aremoved\x12/\n" +
+	"\x13possible_duplicates\x18\x05 \x01(\x04R\x12possibleDuplicates\x12'\n" +
+	"\x0fdoubts_reported\x18\x06 \x01(\x04R\x0edoubtsReported\x12%\n" +
+	"\x0edoubts_expired\x18\a \x01(\x04R\rdoubtsExpired\x12%\n" +
+	"\x0edelivered_late\x18\b \x01(\x04R\rdeliveredLate\x12'\n" +
+	"\x0freports_ignored\x18\t \x01(\x04R\x0ereportsIgnored\x121\n" +
+	"\x14fingerprints_dropped\x18\n" +
+	" \x01(\x04R\x13fingerprintsDropped\x120\n" +
+	"\x14accept_unknown_total\x18\v \x01(\x04R\x12acceptUnknownTotal\x12#\n" +
+	"\rsmtp_accepted\x18\f \x01(\x04R\fsmtpAccepted\x12!\n" +
+	"\fsmtp_refused\x18\r \x01(\x04R\vsmtpRefused\x12)\n" +
+	"\x10smtp_connections\x18\x0e \x01(\x04R\x0fsmtpConnections\x12+\n" +
+	"\x11delivery_attempts\x18\x0f \x01(\x04R\x10deliveryAttempts\"u\n" +
 	"\n" +
 	"SpoolStats\x12\x16\n" +
 	"\x06bodies\x18\x01 \x01(\x04R\x06bodies\x12\x14\n" +
@@ -2855,7 +2894,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\bqueue_id\x18\x01 \x01(\tR\aqueueId\"\x84\x01\n" +
 	"\x10ShowMessageReply\x12:\n" +
 	"\tfreshness\x18\x01 \x01(\v2\x1c.holdfast.admin.v1.FreshnessR\tfreshness\x124\n" +
-	"\amessage\x18\x02 \x01(\v2\x1a.holdfast.admin.v1.MessageR\amessage\"\xde\x04\n" +
+	"\amessage\x18\x02 \x01(\v2\x1a.holdfast.admin.v1.MessageR\amessage\"\xd7\x04\n" +
 	"\aMessage\x12\x19\n" +
 	"\bqueue_id\x18\x01 \x01(\tR\aqueueId\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x12\n" +
@@ -2879,9 +2918,8 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\n" +
 	"recipients\x18\x12 \x03(\v2\".holdfast.admin.v1.RecipientStatusR\n" +
 	"recipients\x12-\n" +
-	"\x05parts\x18\x13 \x03(\v2\x17.holdfast.admin.v1.PartR\x05parts\x12\x1f\n" +
-	"\vhold_reason\x18\x14 \x01(\tR\n" +
-	"holdReason\"\xd8\x01\n" +
+	"\x05parts\x18\x13 \x03(\v2\x17.holdfast.admin.v1.PartR\x05parts\x12\x18\n" +
+	"\aaliases\x18\x14 \x03(\tR\aaliases\"\xff\x01\n" +
 	"\x0fRecipientStatus\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x127\n" +
@@ -2889,7 +2927,8 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x05reply\x18\x04 \x01(\tR\x05reply\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06notify\x18\x06 \x03(\tR\x06notify\x12\x1a\n" +
-	"\boriginal\x18\a \x01(\tR\boriginal\"\xe3\x01\n" +
+	"\boriginal\x18\a \x01(\tR\boriginal\x12%\n" +
+	"\x0edelivered_late\x18\b \x01(\bR\rdeliveredLate\"\xe3\x01\n" +
 	"\x04Part\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\x04R\n" +
@@ -3051,6 +3090,7 @@ func file_proto_adminpb_admin_proto_init() {
 	}
 	file_proto_adminpb_admin_proto_msgTypes[0].OneofWrappers = []any{}
 	file_proto_adminpb_admin_proto_msgTypes[3].OneofWrappers = []any{}
+	file_proto_adminpb_admin_proto_msgTypes[5].OneofWrappers = []any{}
 	file_proto_adminpb_admin_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -1,0 +1,171 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/fsm"
+)
+
+// An Alarm is a named condition that somebody should know about.
+type Alarm struct {
+	Name   string // see the constants
+	Scope  string // what it concerns: a domain, a node, the cluster
+	Since  time.Time
+	Cause  string
+	Remedy string // what to do
+}
+
+// The alarms that this package finds, the most urgent first. Others come from
+// the node, in Status.
+const (
+	AlarmNoQuorum    = "no-quorum"
+	AlarmNextHopDown = "next-hop-down"
+	AlarmMessageHeld = "messages-held"
+	AlarmNoDomain    = "no-relay-domain"
+)
+
+// urgency orders alarms for people. What the node itself reports, a failed disk
+// for one, stands between the lost quorum and the next hops.
+func urgency(name string) int {
+	switch name {
+	case AlarmNoQuorum:
+		return 0
+	case AlarmNextHopDown:
+		return 2
+	case AlarmMessageHeld:
+		return 3
+	case AlarmNoDomain:
+		return 4
+	}
+	return 1
+}
+
+// Alarms returns what is wrong, the most urgent first. Since is zero where
+// neither the queue nor the node knows it.
+func Alarms(view *fsm.State, s Status, now time.Time) []Alarm {
+	alarms := slices.Clone(s.Alarms)
+	if !s.Quorum {
+		cause := "it has heard from no leader since it started"
+		if !s.LastContact.IsZero() {
+			cause = fmt.Sprintf("it last heard from a leader %s ago", now.Sub(s.LastContact).Round(time.Second))
+		}
+		alarms = append(alarms, Alarm{
+			Name: AlarmNoQuorum, Scope: "node " + string(s.Node), Since: s.LastContact,
+			Cause:  "this node can commit nothing: " + cause + ". Mail is answered 421 and goes to the next MX.",
+			Remedy: fmt.Sprintf("see that a majority of the voters (%s) runs, and that this node reaches them", strings.Join(names(s.Voters), ", ")),
+		})
+	}
+	domains := view.Domains()
+	if len(domains) == 0 {
+		alarms = append(alarms, Alarm{
+			Name: AlarmNoDomain, Scope: "cluster " + s.Cluster,
+			Cause:  "there is no relay domain, so all mail is refused.",
+			Remedy: `add one: "holdfast domain put NAME --to HOST"`,
+		})
+	}
+	for _, d := range domains {
+		hop, counts := view.NextHop(d.Name), view.Counts(d.Name)
+		if hop.State == fsm.NextHopDown {
+			alarms = append(alarms, Alarm{
+				Name: AlarmNextHopDown, Scope: "domain " + string(d.Name), Since: wallTime(view, hop.Since, now),
+				Cause:  fmt.Sprintf("%s cannot be reached by %s: %s. %d messages wait for it.", routeOf(d), strings.Join(names(hop.Failed), ", "), hop.Detail, counts.Queued),
+				Remedy: fmt.Sprintf(`repair the primary; it is tried again every few seconds, and at once by "holdfast domain flush %s"`, d.Name),
+			})
+		}
+		if counts.Held > 0 {
+			alarms = append(alarms, Alarm{
+				Name: AlarmMessageHeld, Scope: "domain " + string(d.Name),
+				Cause:  fmt.Sprintf("%d messages are held: the primary refused a recipient, or an administrator held them.", counts.Held),
+				Remedy: fmt.Sprintf(`look at "holdfast queue list --domain %s --state held", then release or remove each`, d.Name),
+			})
+		}
+	}
+	slices.SortStableFunc(alarms, func(a, b Alarm) int {
+		return cmp.Or(cmp.Compare(urgency(a.Name), urgency(b.Name)), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Scope, b.Scope))
+	})
+	return alarms
+}
+
+// wallTime is a moment of log time by this host's clock, as good as ticks are.
+func wallTime(view *fsm.State, at fsm.Millis, now time.Time) time.Time {
+	return now.Add(-time.Duration(view.Now()-at) * time.Millisecond)
+}
+
+func names(nodes []fsm.NodeName) []string {
+	all := make([]string, len(nodes))
+	for i, n := range nodes {
+		all[i] = string(n)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// watchPeriod is how often alarms are looked at when nobody asks.
+const watchPeriod = 5 * time.Second
+
+// An alarmLog remembers which alarms stand, since when, and tells the log of
+// each change once.
+type alarmLog struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	since map[alarmKey]time.Time
+}
+
+type alarmKey struct{ name, scope string }
+
+// update takes the alarms of now, logs those that are new or gone, and fills in
+// since when this node has seen those that do not say.
+func (l *alarmLog) update(alarms []Alarm, now time.Time) []Alarm {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	standing := make(map[alarmKey]time.Time, len(alarms))
+	for i := range alarms {
+		a := &alarms[i]
+		key := alarmKey{a.Name, a.Scope}
+		first, known := l.since[key]
+		if !known {
+			first = now
+			if !a.Since.IsZero() {
+				first = a.Since
+			}
+			l.log.Warn("alarm raised", "alarm", a.Name, "scope", a.Scope, "cause", a.Cause, "remedy", a.Remedy)
+		}
+		// The first answer stands: a time reckoned from ticks wavers.
+		a.Since, standing[key] = first, first
+	}
+	var gone []alarmKey
+	for key := range l.since {
+		if _, ok := standing[key]; !ok {
+			gone = append(gone, key)
+		}
+	}
+	slices.SortFunc(gone, func(a, b alarmKey) int { return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.scope, b.scope)) })
+	for _, key := range gone {
+		l.log.Info("alarm cleared", "alarm", key.name, "scope", key.scope, "stood", now.Sub(l.since[key]).Round(time.Second).String())
+	}
+	l.since = standing
+	return alarms
+}
+
+// WatchAlarms looks at the alarms until ctx ends, so that each is logged when it
+// is raised and when it is cleared, also while nobody asks.
+func (s *Service) WatchAlarms(ctx context.Context) {
+	ticker := time.NewTicker(watchPeriod)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			s.alarms(s.cluster.View(), s.cluster.Status(ctx))
+		}
+	}
+}

@@ -1,0 +1,215 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/proto/adminpb"
+)
+
+// proposeWait bounds one change. It is less than a client waits by default, so
+// that our answer, which says whether the change may still take effect, comes
+// before the client gives up.
+const proposeWait = 25 * time.Second
+
+// Posture is what the cluster does with mail, in words, until domains have a
+// posture of their own.
+const Posture = "queue; unknown recipients of a relay domain are accepted; refused recipients are held; nothing bounces or expires"
+
+// Service implements adminpb.AdminServiceServer.
+type Service struct {
+	adminpb.UnimplementedAdminServiceServer
+	cluster Cluster
+	log     *slog.Logger
+	alarm   alarmLog
+}
+
+// NewService returns the service of one node.
+func NewService(c Cluster, log *slog.Logger) *Service {
+	return &Service{cluster: c, log: log, alarm: alarmLog{log: log}}
+}
+
+// alarms returns the alarms of now, with since when they stand.
+func (s *Service) alarms(view *fsm.State, st Status) []Alarm {
+	now := time.Now()
+	return s.alarm.update(Alarms(view, st, now), now)
+}
+
+// A change is one call that changes something.
+type change struct {
+	call    string // for the audit line
+	subject string // a domain or a queue id
+	detail  string // what was asked for, beyond call and subject
+	action  fsm.Action
+}
+
+// do proposes a change, writes its audit line, and turns what came of it into
+// an answer. Nothing is retried here: Do knows what may be.
+func (s *Service) do(ctx context.Context, c change) (fsm.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, proposeWait)
+	defer cancel()
+	result, err := s.cluster.Do(ctx, c.action)
+	if err == nil {
+		err = s.verdict(ctx, result)
+	} else {
+		err = s.failure(ctx, err)
+	}
+	s.audit(ctx, c, err)
+	return result, err
+}
+
+// failure is the answer to an action that got no verdict.
+func (s *Service) failure(ctx context.Context, err error) error {
+	if errors.Is(err, ErrNotAccepted) && !errors.Is(err, ErrOutcomeUnknown) {
+		return s.hinted(ctx, codes.Unavailable, false, "nothing was changed: this node could not have it committed; try again")
+	}
+	s.log.WarnContext(ctx, "outcome of a change unknown", "cause", err)
+	return s.hinted(ctx, codes.DeadlineExceeded, true, "the outcome is unknown: the change may still take effect; look before trying again")
+}
+
+// verdict is the answer to an action that was applied, or nil.
+func (s *Service) verdict(ctx context.Context, r fsm.Result) error {
+	switch r.Verdict {
+	case fsm.Done:
+		return nil
+	case fsm.Refused:
+		return s.hinted(ctx, codes.FailedPrecondition, false, r.Text)
+	case fsm.NotFound:
+		return status.Error(codes.NotFound, text(r.Text))
+	case fsm.Invalid:
+		return status.Error(codes.InvalidArgument, text(r.Text))
+	}
+	s.log.ErrorContext(ctx, "verdict that no change can have", "verdict", int(r.Verdict), "text", r.Text)
+	return status.Error(codes.Internal, "unexpected verdict")
+}
+
+// hinted is an error that says who leads.
+func (s *Service) hinted(ctx context.Context, code codes.Code, unknown bool, message string) error {
+	st := status.New(code, text(message))
+	hint := &adminpb.Hint{Leader: string(s.cluster.Status(ctx).Leader), OutcomeUnknown: unknown}
+	if with, err := st.WithDetails(hint); err == nil {
+		st = with
+	}
+	return st.Err()
+}
+
+// audit writes the one line that a change leaves, whatever came of it.
+func (s *Service) audit(ctx context.Context, c change, err error) {
+	outcome := "done"
+	if err != nil {
+		outcome = status.Code(err).String()
+	}
+	attrs := []slog.Attr{slog.String("call", c.call), slog.String("outcome", outcome)}
+	switch c.action.(type) {
+	case fsm.Hold, fsm.Release, fsm.Remove:
+		attrs = append(attrs, slog.String("queue_id", c.subject))
+	default:
+		attrs = append(attrs, slog.String("domain", c.subject))
+	}
+	if c.detail != "" {
+		attrs = append(attrs, slog.String("detail", c.detail))
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String("answer", status.Convert(err).Message()))
+	}
+	attrs = append(attrs, callerAttrs(ctx)...)
+	s.log.LogAttrs(ctx, slog.LevelInfo, "audit", attrs...)
+}
+
+func (s *Service) freshness(view *fsm.State, st Status) *adminpb.Freshness {
+	f := &adminpb.Freshness{Node: string(st.Node), AppliedIndex: uint64(view.Applied()), Quorum: st.Quorum}
+	switch {
+	case st.IsLeader:
+		f.StaleMs = new(int64)
+	case !st.LastContact.IsZero():
+		stale := max(0, time.Since(st.LastContact).Milliseconds())
+		f.StaleMs = &stale
+	}
+	return f
+}
+
+// Status implements adminpb.AdminServiceServer.
+func (s *Service) Status(ctx context.Context, _ *adminpb.StatusRequest) (*adminpb.StatusReply, error) {
+	view, st := s.cluster.View(), s.cluster.Status(ctx)
+	r := &adminpb.StatusReply{
+		Freshness: s.freshness(view, st),
+		Cluster:   st.Cluster, Node: string(st.Node), ServerId: st.ServerID, Version: st.Version,
+		Leader: string(st.Leader), IsLeader: st.IsLeader, Term: st.Term,
+		CommitIndex: uint64(st.Commit), AppliedIndex: uint64(view.Applied()), Floor: uint64(st.Floor),
+		Voters:       names(st.Voters),
+		Domains:      domainStatuses(view),
+		Queue:        queueTotals(view),
+		Counters:     counters(view, st.Counters),
+		Members:      members(s.cluster.Members()),
+		SmtpSessions: uint32(max(0, st.SMTPSessions)),
+		Posture:      Posture,
+		Spool: &adminpb.SpoolStats{
+			Bodies: uint64(max(0, st.Spool.Bodies)), Bytes: uint64(max(0, st.Spool.Bytes)),
+			Segments: uint64(max(0, st.Spool.Segments)), DiskBytes: uint64(max(0, st.Spool.DiskBytes)),
+		},
+	}
+	if st.FewestCopies != nil {
+		n := uint32(max(0, *st.FewestCopies))
+		r.FewestCopies = &n
+	}
+	for _, a := range s.alarms(view, st) {
+		r.Alarms = append(r.Alarms, &adminpb.Alarm{
+			Name: text(a.Name), Scope: text(a.Scope), SinceUnix: a.Since.Unix(), Cause: text(a.Cause), Remedy: text(a.Remedy),
+		})
+	}
+	return r, nil
+}
+
+// Members implements adminpb.AdminServiceServer.
+func (s *Service) Members(ctx context.Context, _ *adminpb.MembersRequest) (*adminpb.MembersReply, error) {
+	return &adminpb.MembersReply{
+		Freshness: s.freshness(s.cluster.View(), s.cluster.Status(ctx)),
+		Members:   members(s.cluster.Members()),
+	}, nil
+}
+
+func members(all []Member) []*adminpb.Member {
+	all = slices.Clone(all)
+	slices.SortFunc(all, func(a, b Member) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	out := make([]*adminpb.Member, len(all))
+	for i, m := range all {
+		out[i] = &adminpb.Member{
+			Name: text(string(m.Name)), ServerId: text(m.ServerID), ClusterAddress: text(m.ClusterAddress),
+			GossipStatus: text(m.GossipStatus), Voter: m.Voter, Leader: m.Leader, HasState: m.HasState,
+			CommandVersion: m.CommandVersion, Lag: m.Lag,
+		}
+	}
+	return out
+}
+
+func queueTotals(view *fsm.State) *adminpb.QueueTotals {
+	t := view.Totals()
+	return &adminpb.QueueTotals{
+		Messages: uint64(t.Messages), Live: uint64(t.Live), LiveBytes: uint64(t.LiveBytes),
+		Unsettled: uint64(t.Unsettled), PossibleDuplicates: uint64(t.Marked), Leases: uint64(t.Leases),
+	}
+}
+
+func counters(view *fsm.State, n NodeCounters) *adminpb.Counters {
+	t := view.Totals()
+	return &adminpb.Counters{
+		Accepted: t.Accepted, Repeats: t.Repeats, Delivered: t.Delivered, Removed: t.Removed,
+		PossibleDuplicates: t.DoubtsReported + t.DoubtsExpired,
+		DoubtsReported:     t.DoubtsReported, DoubtsExpired: t.DoubtsExpired,
+		DeliveredLate: t.DeliveredLate, ReportsIgnored: t.ReportsIgnored, FingerprintsDropped: t.FingerprintsDropped,
+		AcceptUnknownTotal: n.AcceptUnknown, SmtpAccepted: n.SMTPAccepted, SmtpRefused: n.SMTPRefused,
+		SmtpConnections: n.SMTPConnections, DeliveryAttempts: n.DeliveryAttempts,
+	}
+}
+
+// text makes a string fit for protobuf, which takes nothing but UTF-8: replies
+// of hostile servers and addresses can hold any octet.
+func text(s string) string { return strings.ToValidUTF8(s, "\ufffd") }
