@@ -44,6 +44,9 @@ type Options struct {
 	// First is the number of the first letter; Count how many, 0 for as many
 	// as the context allows.
 	First, Count int
+	// Admit, when not nil, is asked before the n'th letter is begun, counted
+	// from 0. It may wait; false ends the session.
+	Admit func(ctx context.Context, n int) bool
 	// Sessions is the number of connections at a time.
 	Sessions int
 	// PerConnection is the number of letters given over one connection, after
@@ -148,9 +151,12 @@ func (s *Sender) count(f func(*Stats)) {
 }
 
 // take returns the number of the next letter.
-func (s *Sender) take() (int, bool) {
+func (s *Sender) take(ctx context.Context) (int, bool) {
 	n := int(s.next.Add(1) - 1)
-	return s.o.First + n, s.o.Count == 0 || n < s.o.Count
+	if s.o.Count > 0 && n >= s.o.Count {
+		return 0, false
+	}
+	return s.o.First + n, s.o.Admit == nil || s.o.Admit(ctx, n)
 }
 
 // A worker is one session: one letter after the other, over one connection at
@@ -165,7 +171,7 @@ type worker struct {
 
 func (w *worker) run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		i, ok := w.s.take()
+		i, ok := w.s.take(ctx)
 		if !ok {
 			return nil
 		}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sender"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
+)
+
+// readyTime bounds how long nodes may take to become ready.
+const readyTime = 60 * time.Second
+
+// domains are the relay domains of every scene.
+func domains() []string { return []string{"example.test", "example.org"} }
+
+// sceneOptions describe a scene.
+type sceneOptions struct {
+	name     string
+	bin      string
+	keep     bool
+	settings map[string]string
+	starttls bool // on both sides of the cluster
+	logger   *slog.Logger
+}
+
+// A scene is a cluster of three nodes on this host, a primary that is down at
+// first, and the ledger of what passes between them.
+type scene struct {
+	a       *app
+	o       sceneOptions
+	dir     string
+	fleet   *fleet.Fleet
+	book    *ledger.Ledger
+	primary string // address
+	faults  *sink.Faults
+	server  *sink.Server // nil while the primary is down
+	served  chan error
+	stats   sender.Stats
+	failed  bool
+}
+
+// openScene starts the nodes, waits until they are ready, and registers the
+// relay domains.
+func (a *app) openScene(ctx context.Context, o sceneOptions) (*scene, error) {
+	dir, err := os.MkdirTemp("", "holdfast-"+o.name+"-")
+	if err != nil {
+		return nil, fmt.Errorf("make directory: %w", err)
+	}
+	s := &scene{a: a, o: o, dir: dir, faults: sink.NewFaults(1)}
+	if err := s.open(ctx); err != nil {
+		s.failed = true
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
+func (s *scene) open(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTime, fmt.Errorf("not within %v", readyTime))
+	defer cancel()
+	var err error
+	if s.book, err = ledger.Create(filepath.Join(s.dir, "ledger.jsonl"), ledger.Options{}); err != nil {
+		return err
+	}
+	if s.primary, err = fleet.FreeAddress(); err != nil {
+		return err
+	}
+	s.fleet, err = fleet.New(ctx, fleet.Options{
+		Bin: s.o.bin, Dir: s.dir, Cluster: s.o.name, Settings: s.o.settings, STARTTLS: s.o.starttls,
+	})
+	if err != nil {
+		return err
+	}
+	s.a.say("a throw-away cluster CA and three nodes, in %s", s.dir)
+	if err := s.fleet.Start(); err != nil {
+		return err
+	}
+	if err := s.fleet.Ready(ctx); err != nil {
+		return err
+	}
+	leader, _, err := s.fleet.Leader(ctx)
+	if err != nil {
+		return err
+	}
+	s.a.say("ready: %s leads; SMTP at %s", leader.Name, strings.Join(s.fleet.Addresses(), " "))
+	for i, domain := range domains() {
+		// Through different nodes: any one will do.
+		if _, err := s.fleet.Holdfast(ctx, s.fleet.Nodes[i], "domain", "put", domain, "--to", s.primary); err != nil {
+			return err
+		}
+	}
+	if err := s.awaitDomains(ctx); err != nil {
+		return err
+	}
+	s.a.say("%s registered; their primary is %s, and down", strings.Join(domains(), " and "), s.primary)
+	return nil
+}
+
+// awaitDomains waits until every node knows the relay domains: until then it
+// refuses mail for them, rightly and for good.
+func (s *scene) awaitDomains(ctx context.Context) error {
+	for _, n := range s.fleet.Nodes {
+		err := s.fleet.Until(ctx, n.Name+" to know the domains", func(ctx context.Context) error {
+			status, err := s.fleet.Status(ctx, n)
+			if err != nil {
+				return err
+			}
+			if len(status.Domains) < len(domains()) {
+				return fmt.Errorf("it knows %d", len(status.Domains))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// primaryUp brings the primary up.
+func (s *scene) primaryUp() error {
+	o := sink.Options{Hostname: "primary.test", Arrival: s.book.Arrival, Faults: s.faults, Inspect: inspect, Logger: s.o.logger}
+	if s.o.starttls {
+		var err error
+		if o.TLS, err = serverTLS("primary.test"); err != nil {
+			return err
+		}
+	}
+	l, err := net.Listen("tcp", s.primary)
+	if err != nil {
+		return fmt.Errorf("bring the primary up: %w", err)
+	}
+	s.server = sink.New(o)
+	s.served = make(chan error, 1)
+	go func() { s.served <- s.server.Serve(l) }()
+	return nil
+}
+
+// progress is a line about where the mail is.
+func (s *scene) progress(ctx context.Context) string {
+	missing, accepted := s.book.Missing()
+	line := fmt.Sprintf("accepted %4d, arrived %4d", accepted, accepted-missing)
+	var down []string
+	said := false
+	for _, n := range s.fleet.Nodes {
+		if !n.Running() {
+			down = append(down, n.Name)
+			continue
+		}
+		if said {
+			continue
+		}
+		if status, err := s.fleet.Status(ctx, n); err == nil {
+			said = true
+			leader := status.Leader
+			if leader == "" {
+				leader = "nobody"
+			}
+			line += fmt.Sprintf("; %v; %s leads", status.Queue, leader)
+		}
+	}
+	if len(down) > 0 {
+		line += "; down: " + strings.Join(down, " ")
+	}
+	return line
+}
+
+// accepted waits until that many pairs got a 250.
+func (s *scene) accepted(ctx context.Context, pairs int) error {
+	return s.fleet.Until(ctx, fmt.Sprintf("%d accepted recipients", pairs), func(context.Context) error {
+		if _, n := s.book.Missing(); n < pairs {
+			return fmt.Errorf("%d accepted", n)
+		}
+		return nil
+	})
+}
+
+// drained waits until everything accepted has arrived and the queue is empty.
+func (s *scene) drained(ctx context.Context) error {
+	err := s.fleet.Until(ctx, "the queue to drain", func(ctx context.Context) error {
+		if missing, accepted := s.book.Missing(); missing > 0 {
+			return fmt.Errorf("%d of %d recipients have not arrived: %s", missing, accepted, strings.Join(s.book.MissingRecipients(), " "))
+		}
+		for _, n := range s.fleet.Running() {
+			status, err := s.fleet.Status(ctx, n)
+			if err != nil {
+				return err
+			}
+			if !status.Queue.Idle() || status.Queue.Held > 0 {
+				return fmt.Errorf("%s: %v", n.Name, status.Queue)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		s.failed = true
+	}
+	return err
+}
+
+// judge prints the figures and the ledger's last word.
+func (s *scene) judge() error {
+	report := s.book.Check()
+	s.printFigures()
+	s.a.printReport(report)
+	err := faults(report)
+	if v := s.server.Stats().Violations; v > 0 {
+		err = errors.Join(err, fmt.Errorf("the primary saw %d violations of SMTP", v))
+	}
+	if s.stats.Refused+s.stats.GivenUp > 0 {
+		err = errors.Join(err, fmt.Errorf("%d recipients refused for good, %d given up", s.stats.Refused, s.stats.GivenUp))
+	}
+	err = errors.Join(err, s.fleet.Fallen())
+	s.failed = s.failed || err != nil
+	return err
+}
+
+func (s *scene) printFigures() {
+	fmt.Fprintf(s.a.out, "%.1f messages/s, %d without a reply, %d deferred; reply to the final dot: %v\n",
+		s.stats.PerSecond(), s.stats.NoReply, s.stats.Deferred, s.stats.Dot)
+	for _, n := range s.fleet.Nodes {
+		u := n.Usage()
+		fmt.Fprintf(s.a.out, "%s: %.2f octets written to the device per octet of body, peak memory %.0f MiB, started %d times\n",
+			n.Name, float64(u.Written)/float64(max(s.stats.Octets, 1)), float64(u.PeakRSS)/(1<<20), n.Starts())
+	}
+}
+
+// close ends everything. The directory is kept on request, and after a failure.
+func (s *scene) close() error {
+	var errs []error
+	if s.fleet != nil {
+		errs = append(errs, s.fleet.Stop())
+	}
+	if s.server != nil {
+		s.server.Close()
+		<-s.served
+	}
+	if s.book != nil {
+		errs = append(errs, s.book.Close())
+	}
+	err := errors.Join(errs...)
+	if s.o.keep || s.failed || err != nil {
+		s.a.say("kept: ledger, configurations and logs in %s", s.dir)
+		return err
+	}
+	return errors.Join(err, os.RemoveAll(s.dir))
+}
