@@ -92,8 +92,8 @@ func (c *Conn) command(line []byte, position int64) (feed string, err error) {
 	}
 	verb, argument, _ := strings.Cut(string(line), " ")
 	verb = strings.ToUpper(verb)
-	handle, known := commands[verb]
-	if !known {
+	handle := handlerOf(verb)
+	if handle == nil {
 		return "", c.say(replyUnknown)
 	}
 	c.commandArrived(position)
@@ -104,32 +104,44 @@ func (c *Conn) command(line []byte, position int64) (feed string, err error) {
 // 4.1.2). Octets that are no UTF-8 are left to the parsers of addresses.
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 
-// commands are the verbs that we know, with what the gate does about each. A
-// handler says a reply itself, or returns what go-smtp gets.
-var commands = map[string]func(c *Conn, verb, argument string) (feed string, err error){
-	"HELO":     (*Conn).greetCommand,
-	"EHLO":     (*Conn).greetCommand,
-	"MAIL":     (*Conn).mailCommand,
-	"RCPT":     (*Conn).rcptCommand,
-	"DATA":     (*Conn).dataCommand,
-	"RSET":     (*Conn).plainCommand,
-	"QUIT":     (*Conn).plainCommand,
-	"NOOP":     (*Conn).noopCommand,
-	"VRFY":     (*Conn).verifyCommand,
-	"HELP":     answer(replyHelp),
-	"STARTTLS": (*Conn).startTLSCommand,
-	// Not offered. ETRN and AUTH among them.
-	"AUTH": answer(replyNotHere), "ETRN": answer(replyNotHere), "EXPN": answer(replyNotHere),
-	"SEND": answer(replyNotHere), "SOML": answer(replyNotHere), "SAML": answer(replyNotHere), "TURN": answer(replyNotHere),
-	// The chunk would follow at once, and is not to be read as commands.
-	"BDAT": last(replyNotHere),
-	// A browser that was led here: its request is not to be read as commands.
-	"GET": last(replyNotSMTP), "POST": last(replyNotSMTP), "PUT": last(replyNotSMTP),
-	"HEAD": last(replyNotSMTP), "OPTIONS": last(replyNotSMTP), "CONNECT": last(replyNotSMTP),
+// A handler says the reply to a command itself, or returns what go-smtp gets.
+type handler func(c *Conn, verb, argument string) (feed string, err error)
+
+// handlerOf returns what the gate does about a verb; nil for one that we do
+// not know.
+func handlerOf(verb string) handler {
+	switch verb {
+	case "HELO", "EHLO":
+		return (*Conn).greetCommand
+	case "MAIL":
+		return (*Conn).mailCommand
+	case "RCPT":
+		return (*Conn).rcptCommand
+	case "DATA":
+		return (*Conn).dataCommand
+	case "RSET", "QUIT":
+		return (*Conn).plainCommand
+	case "NOOP":
+		return (*Conn).noopCommand
+	case "VRFY":
+		return (*Conn).verifyCommand
+	case "STARTTLS":
+		return (*Conn).startTLSCommand
+	case "HELP":
+		return answer(replyHelp)
+	case "AUTH", "ETRN", "EXPN", "SEND", "SOML", "SAML", "TURN":
+		return answer(replyNotHere)
+	case "BDAT": // The chunk would follow at once, and is not to be read as commands.
+		return last(replyNotHere)
+	case "GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT":
+		// A browser that was led here: what follows is not to be read as commands.
+		return last(replyNotSMTP)
+	}
+	return nil
 }
 
 // answer is a command with always the same reply.
-func answer(r mail.Reply) func(*Conn, string, string) (string, error) {
+func answer(r mail.Reply) handler {
 	return func(c *Conn, _, _ string) (string, error) {
 		c.junk++
 		return "", c.say(r)
@@ -137,7 +149,7 @@ func answer(r mail.Reply) func(*Conn, string, string) (string, error) {
 }
 
 // last is a command that ends the connection.
-func last(r mail.Reply) func(*Conn, string, string) (string, error) {
+func last(r mail.Reply) handler {
 	return func(c *Conn, _, _ string) (string, error) { return "", c.sayLast(r) }
 }
 
