@@ -1,0 +1,305 @@
+// Package deliverytest has what tests of delivery deliver to: a network in
+// memory and a primary that can be told to refuse, hang, drop or lie at every
+// stage of a conversation, and that records every octet and every dot.
+package deliverytest
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// The stages of a conversation at which a Primary asks its Answer.
+const (
+	Banner    = "banner"
+	Hello     = "EHLO" // also HELO
+	StartTLS  = "STARTTLS"
+	Handshake = "handshake"
+	Mail      = "MAIL"
+	Rcpt      = "RCPT"
+	Data      = "DATA"
+	Body      = "body"
+	Dot       = "dot"
+	Reset     = "RSET"
+	Quit      = "QUIT"
+)
+
+// Answers other than a reply.
+const (
+	Hang = "<hang>" // say nothing more, keep the connection
+	Drop = "<drop>" // close the connection
+)
+
+// A Received is a message whose final dot came.
+type Received struct {
+	Mail   string   // the MAIL command line
+	To     []string // the RCPT command lines that got a 2yz
+	Octets []byte   // the content, dots unstuffed, without the final dot
+	Reply  string   // what the dot was answered
+	TLS    bool
+}
+
+// A Primary is a fake mail server.
+type Primary struct {
+	// Extensions are the lines of the EHLO reply behind the first. STARTTLS is
+	// added when TLS is set.
+	Extensions []string
+	TLS        *tls.Config
+	// Answer is asked at each stage with the command line; "" is the usual
+	// reply. What it returns is sent with a CRLF behind it, except Hang and Drop.
+	// At Body it is asked before the content is read; there Hang stops reading
+	// until the client closes (on a Pipe only), and anything else is said in the
+	// middle of the content, before the connection is closed.
+	Answer func(stage, line string) string
+
+	mu       sync.Mutex
+	received []Received
+	lines    []string // every command line, as it came
+	sessions int
+	onDot    func(Received)
+}
+
+// OnDot has f called for each final dot, before it is answered.
+func (p *Primary) OnDot(f func(Received)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.onDot = f
+}
+
+// SetAnswer replaces Answer while the primary serves.
+func (p *Primary) SetAnswer(f func(stage, line string) string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Answer = f
+}
+
+// Received returns the messages whose final dot came, answered or not.
+func (p *Primary) Received() []Received {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.received)
+}
+
+// Lines returns every command line so far.
+func (p *Primary) Lines() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.lines)
+}
+
+// Sessions returns how many connections were served.
+func (p *Primary) Sessions() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.sessions
+}
+
+// session is one connection being served.
+type session struct {
+	p      *Primary
+	raw    net.Conn
+	nc     net.Conn // raw, or TLS over it
+	r      *bufio.Reader
+	secure bool
+	mail   string
+	to     []string
+}
+
+// Serve speaks to one client until either side closes.
+func (p *Primary) Serve(nc net.Conn) {
+	defer nc.Close()
+	p.mu.Lock()
+	p.sessions++
+	p.mu.Unlock()
+	s := &session{p: p, raw: nc, nc: nc, r: bufio.NewReader(nc)}
+	if _, ok := s.reply(Banner, "", "220 primary.test ESMTP"); !ok {
+		return
+	}
+	for {
+		line, err := s.r.ReadString('\n')
+		if err != nil {
+			return
+		}
+		line = strings.TrimRight(line, "\r\n")
+		p.mu.Lock()
+		p.lines = append(p.lines, line)
+		p.mu.Unlock()
+		verb, _, _ := strings.Cut(strings.ToUpper(line), " ")
+		if !s.command(verb, line) {
+			return
+		}
+	}
+}
+
+func (s *session) command(verb, line string) bool {
+	switch verb {
+	case "EHLO":
+		lines := slices.Clone(s.p.Extensions)
+		if s.p.TLS != nil && !s.secure {
+			lines = append(lines, "STARTTLS")
+		}
+		_, ok := s.reply(Hello, line, multiline(append([]string{"primary.test"}, lines...)))
+		return ok
+	case "HELO":
+		_, ok := s.reply(Hello, line, "250 primary.test")
+		return ok
+	case "STARTTLS":
+		return s.startTLS(line)
+	case "MAIL":
+		r, ok := s.reply(Mail, line, "250 2.1.0 sender ok")
+		if strings.HasPrefix(r, "2") {
+			s.mail, s.to = line, nil
+		}
+		return ok
+	case "RCPT":
+		usual := "250 2.1.5 recipient ok"
+		if s.mail == "" {
+			usual = "503 5.5.1 MAIL first"
+		}
+		r, ok := s.reply(Rcpt, line, usual)
+		if strings.HasPrefix(r, "2") {
+			s.to = append(s.to, line)
+		}
+		return ok
+	case "DATA":
+		usual := "354 go on"
+		if len(s.to) == 0 {
+			usual = "554 5.5.1 no valid recipients"
+		}
+		r, ok := s.reply(Data, line, usual)
+		if !ok || !strings.HasPrefix(r, "354") {
+			return ok
+		}
+		return s.content()
+	case "RSET":
+		s.mail, s.to = "", nil
+		_, ok := s.reply(Reset, line, "250 2.0.0 reset")
+		return ok
+	case "QUIT":
+		s.reply(Quit, line, "221 2.0.0 bye")
+		return false
+	}
+	_, ok := s.reply("other", line, "500 5.5.2 what?")
+	return ok
+}
+
+// content reads up to the final dot.
+func (s *session) content() bool {
+	switch answer := s.ask(Body, ""); answer {
+	case "":
+	case Hang:
+		s.unread()
+		return false
+	case Drop:
+		_, _ = io.CopyN(io.Discard, s.r, 10)
+		return false
+	default:
+		_, _ = io.CopyN(io.Discard, s.r, 10)
+		_, _ = io.WriteString(s.nc, answer+"\r\n")
+		return false
+	}
+	var octets bytes.Buffer
+	for {
+		line, err := s.r.ReadBytes('\n')
+		if err != nil {
+			return false
+		}
+		if string(line) == ".\r\n" {
+			break
+		}
+		if line[0] == '.' {
+			line = line[1:]
+		}
+		octets.Write(line)
+	}
+	message := Received{Mail: s.mail, To: s.to, Octets: octets.Bytes(), TLS: s.secure}
+	s.mail, s.to = "", nil
+	s.p.mu.Lock()
+	position := len(s.p.received)
+	s.p.received = append(s.p.received, message)
+	onDot := s.p.onDot
+	s.p.mu.Unlock()
+	if onDot != nil {
+		onDot(message)
+	}
+	r, ok := s.reply(Dot, "", "250 2.0.0 taken")
+	s.p.mu.Lock()
+	s.p.received[position].Reply = r
+	s.p.mu.Unlock()
+	return ok
+}
+
+// unread waits for the client to close without reading what it sends.
+func (s *session) unread() {
+	if e, ok := s.raw.(*end); ok {
+		e.in.awaitFinished()
+	}
+}
+
+func (s *session) startTLS(line string) bool {
+	r, ok := s.reply(StartTLS, line, "220 2.0.0 go on")
+	if !ok || !strings.HasPrefix(r, "220") {
+		return ok
+	}
+	switch s.ask(Handshake, "") {
+	case Hang:
+		_, _ = io.Copy(io.Discard, s.nc)
+		return false
+	case Drop:
+		return false
+	}
+	secure := tls.Server(s.nc, s.p.TLS)
+	if err := secure.Handshake(); err != nil {
+		return false
+	}
+	s.nc, s.r, s.secure = secure, bufio.NewReader(secure), true
+	s.mail, s.to = "", nil
+	return true
+}
+
+func (s *session) ask(stage, line string) string {
+	s.p.mu.Lock()
+	answer := s.p.Answer
+	s.p.mu.Unlock()
+	if answer == nil {
+		return ""
+	}
+	return answer(stage, line)
+}
+
+// reply answers a stage; false ends the session.
+func (s *session) reply(stage, line, usual string) (string, bool) {
+	answer := s.ask(stage, line)
+	switch answer {
+	case Drop:
+		return Drop, false
+	case Hang:
+		_, _ = io.Copy(io.Discard, s.nc)
+		return Hang, false
+	case "":
+		answer = usual
+	}
+	if answer == "" {
+		return "", true
+	}
+	_, err := io.WriteString(s.nc, answer+"\r\n")
+	return answer, err == nil
+}
+
+func multiline(lines []string) string {
+	var b strings.Builder
+	for i, l := range lines {
+		switch {
+		case i == len(lines)-1:
+			b.WriteString("250 " + l)
+		default:
+			b.WriteString("250-" + l + "\r\n")
+		}
+	}
+	return b.String()
+}
