@@ -139,14 +139,15 @@ func (s *Service) freshness(view *fsm.State, st Status) *adminpb.Freshness {
 // Status implements adminpb.AdminServiceServer.
 func (s *Service) Status(ctx context.Context, _ *adminpb.StatusRequest) (*adminpb.StatusReply, error) {
 	view, st := s.cluster.View(), s.cluster.Status(ctx)
+	domains := domainStatuses(view)
 	r := &adminpb.StatusReply{
 		Freshness: s.freshness(view, st),
 		Cluster:   st.Cluster, Node: string(st.Node), ServerId: st.ServerID, Version: st.Version,
 		Leader: string(st.Leader), IsLeader: st.IsLeader, Term: st.Term,
 		CommitIndex: uint64(st.Commit), AppliedIndex: uint64(view.Applied()), Floor: uint64(st.Floor),
 		Voters:       names(st.Voters),
-		Domains:      domainStatuses(view),
-		Queue:        queueTotals(view),
+		Domains:      domains,
+		Queue:        queueTotals(view, domains),
 		Counters:     counters(view, st.Counters),
 		Members:      members(s.cluster.Members()),
 		SmtpSessions: uint32(max(0, st.SMTPSessions)),
@@ -190,12 +191,25 @@ func members(all []Member) []*adminpb.Member {
 	return out
 }
 
-func queueTotals(view *fsm.State) *adminpb.QueueTotals {
+func queueTotals(view *fsm.State, domains []*adminpb.DomainStatus) *adminpb.QueueTotals {
 	t := view.Totals()
-	return &adminpb.QueueTotals{
+	q := &adminpb.QueueTotals{
 		Messages: uint64(t.Messages), Live: uint64(t.Live), LiveBytes: uint64(t.LiveBytes),
 		Unsettled: uint64(t.Unsettled), PossibleDuplicates: uint64(t.Marked), Leases: uint64(t.Leases),
 	}
+	doubts, counted := uint64(0), true
+	for _, d := range domains {
+		q.Queued += d.GetQueued()
+		q.Held += d.GetHeld()
+		q.Leased += d.GetLeased()
+		q.Waiting += d.GetWaiting()
+		doubts += d.GetInDoubt()
+		counted = counted && d.InDoubt != nil
+	}
+	if counted {
+		q.InDoubt = &doubts
+	}
+	return q
 }
 
 func counters(view *fsm.State, n NodeCounters) *adminpb.Counters {

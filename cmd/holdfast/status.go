@@ -45,12 +45,17 @@ type (
 		Remedy string `json:"remedy"`
 	}
 	queueTotals struct {
-		Messages           uint64 `json:"messages"`
-		Live               uint64 `json:"live"`
-		LiveBytes          uint64 `json:"live_bytes"`
-		Unsettled          uint64 `json:"unsettled"`
-		PossibleDuplicates uint64 `json:"possible_duplicates"`
-		Leases             uint64 `json:"leases"`
+		Queued             uint64  `json:"queued"` // this and the next four: sums over the domains
+		Held               uint64  `json:"held"`
+		Leased             uint64  `json:"leased"`
+		Waiting            uint64  `json:"waiting"`
+		InDoubt            *uint64 `json:"in_doubt"` // null where there are too many to count
+		Messages           uint64  `json:"messages"`
+		Live               uint64  `json:"live"`
+		LiveBytes          uint64  `json:"live_bytes"`
+		Unsettled          uint64  `json:"unsettled"`
+		PossibleDuplicates uint64  `json:"possible_duplicates"`
+		Leases             uint64  `json:"leases"`
 	}
 	statusCounters struct {
 		Accepted            uint64 `json:"accepted"`
@@ -112,6 +117,7 @@ func toStatusJSON(s *adminpb.StatusReply) statusJSON {
 		Posture: s.GetPosture(), Version: s.GetVersion(), SMTPSessions: s.GetSmtpSessions(), FewestCopies: s.FewestCopies,
 		Alarms: []alarmJSON{}, Domains: toDomainsJSON(s.GetDomains()), Members: toMembersJSON(s.GetMembers()),
 		Queue: queueTotals{
+			Queued: q.GetQueued(), Held: q.GetHeld(), Leased: q.GetLeased(), Waiting: q.GetWaiting(), InDoubt: q.InDoubt,
 			Messages: q.GetMessages(), Live: q.GetLive(), LiveBytes: q.GetLiveBytes(), Unsettled: q.GetUnsettled(),
 			PossibleDuplicates: q.GetPossibleDuplicates(), Leases: q.GetLeases(),
 		},
@@ -194,7 +200,7 @@ func (a *app) printStatus(s *adminpb.StatusReply) error {
 
 	q, c, sp := s.GetQueue(), s.GetCounters(), s.GetSpool()
 	t = newTable(a.out)
-	t.row("Queue", fmt.Sprintf("%d messages to deliver (%s), %d leases; %d of those remembered are possible duplicates, %d unsettled",
+	t.row("Queue", fmt.Sprintf("%d messages to deliver or held (%s), %d leases; of those remembered %d are possible duplicates, %d unsettled",
 		q.GetLive(), size(int64(q.GetLiveBytes())), q.GetLeases(), q.GetPossibleDuplicates(), q.GetUnsettled()))
 	t.row("Since founding", fmt.Sprintf("%d messages accepted, %d repeats recognised; %d recipients delivered, %d removed; %d attempts in doubt",
 		c.GetAccepted(), c.GetRepeats(), c.GetDelivered(), c.GetRemoved(), c.GetPossibleDuplicates()))

@@ -733,8 +733,15 @@ type QueueTotals struct {
 	// Messages that the next hop may have more than once.
 	PossibleDuplicates uint64 `protobuf:"varint,5,opt,name=possible_duplicates,json=possibleDuplicates,proto3" json:"possible_duplicates,omitempty"`
 	Leases             uint64 `protobuf:"varint,6,opt,name=leases,proto3" json:"leases,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The sums over all domains of DomainStatus's counts: a message to two domains
+	// counts twice.
+	Queued        uint64  `protobuf:"varint,7,opt,name=queued,proto3" json:"queued,omitempty"`
+	Held          uint64  `protobuf:"varint,8,opt,name=held,proto3" json:"held,omitempty"`
+	Leased        uint64  `protobuf:"varint,9,opt,name=leased,proto3" json:"leased,omitempty"`
+	Waiting       uint64  `protobuf:"varint,10,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	InDoubt       *uint64 `protobuf:"varint,11,opt,name=in_doubt,json=inDoubt,proto3,oneof" json:"in_doubt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *QueueTotals) Reset() {
@@ -805,6 +812,41 @@ func (x *QueueTotals) GetPossibleDuplicates() uint64 {
 func (x *QueueTotals) GetLeases() uint64 {
 	if x != nil {
 		return x.Leases
+	}
+	return 0
+}
+
+func (x *QueueTotals) GetQueued() uint64 {
+	if x != nil {
+		return x.Queued
+	}
+	return 0
+}
+
+func (x *QueueTotals) GetHeld() uint64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *QueueTotals) GetLeased() uint64 {
+	if x != nil {
+		return x.Leased
+	}
+	return 0
+}
+
+func (x *QueueTotals) GetWaiting() uint64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *QueueTotals) GetInDoubt() uint64 {
+	if x != nil && x.InDoubt != nil {
+		return *x.InDoubt
 	}
 	return 0
 }
@@ -2793,7 +2835,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\awaiting\x18\t \x01(\x04R\awaiting\x12\x1e\n" +
 	"\bin_doubt\x18\n" +
 	" \x01(\x04H\x00R\ainDoubt\x88\x01\x01B\v\n" +
-	"\t_in_doubt\"\xc3\x01\n" +
+	"\t_in_doubt\"\xce\x02\n" +
 	"\vQueueTotals\x12\x1a\n" +
 	"\bmessages\x18\x01 \x01(\x04R\bmessages\x12\x12\n" +
 	"\x04live\x18\x02 \x01(\x04R\x04live\x12\x1d\n" +
@@ -2801,7 +2843,14 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"live_bytes\x18\x03 \x01(\x04R\tliveBytes\x12\x1c\n" +
 	"\tunsettled\x18\x04 \x01(\x04R\tunsettled\x12/\n" +
 	"\x13possible_duplicates\x18\x05 \x01(\x04R\x12possibleDuplicates\x12\x16\n" +
-	"\x06leases\x18\x06 \x01(\x04R\x06leases\"\xce\x04\n" +
+	"\x06leases\x18\x06 \x01(\x04R\x06leases\x12\x16\n" +
+	"\x06queued\x18\a \x01(\x04R\x06queued\x12\x12\n" +
+	"\x04held\x18\b \x01(\x04R\x04held\x12\x16\n" +
+	"\x06leased\x18\t \x01(\x04R\x06leased\x12\x18\n" +
+	"\awaiting\x18\n" +
+	" \x01(\x04R\awaiting\x12\x1e\n" +
+	"\bin_doubt\x18\v \x01(\x04H\x00R\ainDoubt\x88\x01\x01B\v\n" +
+	"\t_in_doubt\"\xce\x04\n" +
 	"\bCounters\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\x04R\baccepted\x12\x18\n" +
 	"\arepeats\x18\x02 \x01(\x04R\arepeats\x12\x1c\n" +
@@ -3091,6 +3140,7 @@ func file_proto_adminpb_admin_proto_init() {
 	file_proto_adminpb_admin_proto_msgTypes[0].OneofWrappers = []any{}
 	file_proto_adminpb_admin_proto_msgTypes[3].OneofWrappers = []any{}
 	file_proto_adminpb_admin_proto_msgTypes[5].OneofWrappers = []any{}
+	file_proto_adminpb_admin_proto_msgTypes[6].OneofWrappers = []any{}
 	file_proto_adminpb_admin_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -37,7 +37,11 @@ func ReadGossipKey(path string) ([]byte, error) {
 	return key, nil
 }
 
-// readSecret reads a file, and refuses one that everybody may open.
+// secretModeForbidden are the permission bits that a secret file must not have.
+// The group may read, as where a service user reads what root owns.
+const secretModeForbidden = 0o037
+
+// readSecret reads a file, and refuses one that others may open.
 func readSecret(path string) ([]byte, error) {
 	data, err := readFile(path)
 	if err != nil {
@@ -47,8 +51,8 @@ func readSecret(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if mode := info.Mode().Perm(); mode&0o007 != 0 {
-		return nil, fmt.Errorf("%s is secret, but everybody may open it (mode %04o): run chmod 0600 %s", path, mode, path)
+	if mode := info.Mode().Perm(); mode&secretModeForbidden != 0 {
+		return nil, fmt.Errorf("%s is secret, but others may open it (mode %04o): run chmod 0600 %s", path, mode, path)
 	}
 	return data, nil
 }

@@ -64,10 +64,11 @@ func setName(to *string, v value) error {
 	valid := len(v.text) <= nameBytesMax
 	for i := range len(v.text) {
 		c := v.text[i]
-		valid = valid && ('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-')
+		inner := i > 0 && i < len(v.text)-1
+		valid = valid && ('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' && inner)
 	}
 	if !valid {
-		return fmt.Errorf("%q is no name: use 1 to %d of a-z, 0-9 and -", v.text, nameBytesMax)
+		return fmt.Errorf("%q is no name: use 1 to %d of a-z, 0-9 and, inside, -", v.text, nameBytesMax)
 	}
 	return nil
 }
