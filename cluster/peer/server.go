@@ -58,9 +58,9 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 }
 
 // Serve answers on the connections of ln, which cluster/transport made, until
-// Close. It returns nil then.
+// Close, or until ln or its port is closed. It returns nil then.
 func (s *Server) Serve(ln net.Listener) error {
-	if err := s.grpc.Serve(ln); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+	if err := s.grpc.Serve(ln); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("serve peers: %w", err)
 	}
 	return nil
