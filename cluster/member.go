@@ -31,14 +31,18 @@ type Directory interface {
 // Config sets a Member up. All fields are required unless they say otherwise.
 type Config struct {
 	ID        consensus.ServerID
-	Address   string // where the other nodes reach this one's cluster port
 	Log       *slog.Logger
 	Spool     *spool.Spool
-	Stores    consensus.Stores
-	Streams   consensus.StreamLayer
 	Peers     *peer.Peers
 	Directory Directory
-	Timing    consensus.Timing
+	// Stores and Stream belong to the member from the call of Start on, and are
+	// closed by it.
+	Stores consensus.Stores
+	Stream consensus.StreamLayer
+	// HeartbeatTimeout is as in consensus.Config.
+	HeartbeatTimeout time.Duration
+	// Founding are the settings of a cluster that this node founds.
+	Founding fsm.Settings
 	// BootstrapExpect is how many empty nodes found a cluster together.
 	BootstrapExpect int
 	LeaseDuration   time.Duration
@@ -54,7 +58,7 @@ type Config struct {
 // A Member is one running member of the cluster. It is safe for concurrent use.
 type Member struct {
 	name            fsm.NodeName
-	address         string
+	founding        fsm.Settings
 	log             *slog.Logger
 	spool           *spool.Spool
 	node            *consensus.Node
@@ -87,7 +91,7 @@ type Member struct {
 func Start(ctx context.Context, c Config) (*Member, error) {
 	life, stop := context.WithCancel(context.Background())
 	m := &Member{
-		name: fsm.NodeName(c.ID.Name()), address: c.Address, log: c.Log,
+		name: fsm.NodeName(c.ID.Name()), log: c.Log, founding: c.Founding,
 		spool: c.Spool, peers: c.Peers, directory: c.Directory,
 		replica:         newReplica(c.Log),
 		bootstrapExpect: c.BootstrapExpect, orphanAge: c.OrphanAge, now: c.Now, entropy: c.Entropy,
@@ -95,8 +99,8 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	}
 	m.bodies = newBodies(life, c.Spool, c.Peers, c.ID.Name(), m.othersFrom(c.Directory), c.Log)
 	node, err := consensus.Start(ctx, consensus.Config{
-		ID: c.ID, Address: c.Address, Stores: c.Stores, Streams: c.Streams,
-		Bodies: m.bodies, FSM: m.replica, Timing: c.Timing, Log: c.Log,
+		ID: c.ID, Stores: c.Stores, Stream: c.Stream,
+		Bodies: m.bodies, FSM: m.replica, HeartbeatTimeout: c.HeartbeatTimeout, Logger: c.Log,
 	})
 	if err != nil {
 		stop()
@@ -130,27 +134,33 @@ func (m *Member) loop(run func()) {
 // lead is what this node does while it leads, until ctx ends.
 func (m *Member) lead(ctx context.Context) {
 	m.log.Info("leading", "node", m.name)
-	m.countVoters(ctx)
+	m.recordSettings(ctx)
 	m.dispatcher.Lead(ctx)
 	m.log.Info("leading no longer", "node", m.name)
 }
 
-// countVoters makes the settings say how many voters there are, since what
-// makes a next hop down depends on it.
-func (m *Member) countVoters(ctx context.Context) {
+// recordSettings makes the settings say how many voters there are, since what
+// makes a next hop down depends on it. The first leader of a new cluster, which
+// is one whose log time has not begun, also records the founding settings.
+func (m *Member) recordSettings(ctx context.Context) {
 	voters := 0
 	for _, s := range m.node.Servers() {
 		if s.Voter {
 			voters++
 		}
 	}
-	settings := m.View().Settings()
-	if voters == 0 || settings.Voters == voters {
-		return
+	view := m.View()
+	before := view.Settings()
+	settings := before
+	if view.Now() == 0 {
+		settings = m.founding.WithDefaults()
 	}
 	settings.Voters = voters
-	if _, _, err := (leaderQueue{m}).Propose(ctx, fsm.PutSettings{Settings: settings}); err != nil {
-		m.log.Info("number of voters not recorded", "cause", err)
+	if voters == 0 || settings == before {
+		return
+	}
+	if _, result, err := (leaderQueue{m}).Propose(ctx, fsm.PutSettings{Settings: settings}); err != nil || result.Verdict != fsm.Done {
+		m.log.Warn("settings not recorded", "cause", errors.Join(err, errors.New(result.Text)))
 	}
 }
 
@@ -213,6 +223,9 @@ func (m *Member) Changed() <-chan struct{} { return m.replica.changed.wait() }
 func (m *Member) OpenBody(ctx context.Context, ref mail.BodyRef) (io.ReadSeekCloser, error) {
 	return m.bodies.open(ctx, ref)
 }
+
+// Name returns this node's name.
+func (m *Member) Name() fsm.NodeName { return m.name }
 
 // Node returns the consensus node, for its status and membership.
 func (m *Member) Node() *consensus.Node { return m.node }
@@ -317,90 +330,4 @@ func (m *Member) Close(ctx context.Context) error {
 		m.bodies.wait()
 	})
 	return err
-}
-
-// backendPatience bounds how long a leader waits for the body of a proposal
-// that a peer forwarded before it was pushed here.
-const backendPatience = 2 * time.Second
-
-// A Backend answers the other nodes. It exists before its Member does, because
-// a node that starts must already serve the bodies it holds.
-type Backend struct {
-	spool  *spool.Spool
-	member chan struct{} // closed once m is set
-	m      *Member
-}
-
-// NewBackend returns a Backend that serves bodies from s, and refuses
-// everything else until Attach.
-func NewBackend(s *spool.Spool) *Backend {
-	return &Backend{spool: s, member: make(chan struct{})}
-}
-
-// Attach gives the backend its member. Call it once.
-func (b *Backend) Attach(m *Member) {
-	b.m = m
-	close(b.member)
-}
-
-func (b *Backend) attached() (*Member, bool) {
-	select {
-	case <-b.member:
-		return b.m, true
-	default:
-		return nil, false
-	}
-}
-
-// StoreBody stores a body that a peer pushed; it is fsynced on return.
-func (b *Backend) StoreBody(ref mail.BodyRef, chunks [][]byte) error {
-	return b.spool.Put(ref, chunks)
-}
-
-// OpenBody serves a fetch.
-func (b *Backend) OpenBody(ref mail.BodyRef) (io.ReadSeekCloser, error) {
-	return b.spool.Open(ref)
-}
-
-// Propose proposes, as leader, the command of a peer. peer.ErrNotAppended says
-// that it certainly was not.
-func (b *Backend) Propose(ctx context.Context, command []byte, body *mail.BodyRef) ([]byte, error) {
-	m, ok := b.attached()
-	if !ok || !m.node.IsLeader() {
-		return nil, fmt.Errorf("%w: not leading", peer.ErrNotAppended)
-	}
-	if body != nil && !m.spool.Held(*body) {
-		arrived := m.spool.Arrived(*body)
-		m.bodies.Want(*body, "")
-		select {
-		case <-arrived:
-		case <-time.After(backendPatience):
-			return nil, fmt.Errorf("%w: the leader does not hold body %s", peer.ErrNotAppended, body.ID)
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", peer.ErrNotAppended, ctx.Err())
-		}
-	}
-	got, err := m.proposeHere(ctx, command, body)
-	switch {
-	case errors.Is(err, ErrTooLarge):
-		return nil, fmt.Errorf("%w: %w", peer.ErrTooLarge, err)
-	case errors.Is(err, ErrNotAccepted):
-		return nil, fmt.Errorf("%w: %w", peer.ErrNotAppended, err)
-	case err != nil:
-		return nil, err
-	}
-	return fsm.EncodeResult(got.result), nil
-}
-
-// Pull serves a peer's wish for a lease.
-func (b *Backend) Pull(ctx context.Context, r peer.PullRequest) (peer.PullReply, error) {
-	m, ok := b.attached()
-	if !ok || !m.node.IsLeader() {
-		return peer.PullReply{}, dispatch.ErrNotLeading
-	}
-	grant, err := m.dispatcher.Pull(ctx, dispatch.Request{Holder: fsm.NodeName(r.Holder), Domain: mail.Domain(r.Domain), Max: r.Max})
-	if err != nil {
-		return peer.PullReply{}, err
-	}
-	return peer.PullReply{Token: uint64(grant.Token), Messages: grant.Messages}, nil
 }

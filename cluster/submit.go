@@ -15,6 +15,11 @@ import (
 // is certain.
 const copiesPatience = 20 * time.Second
 
+// leaderPatience bounds how much longer than the majority the leader may take to
+// hold a body. After that it is proposed all the same: the leader may have been
+// replaced, and one that lacks the body fetches it or refuses for certain.
+const leaderPatience = 300 * time.Millisecond
+
 // certainPatience bounds how long a message is proposed again after certain
 // refusals, which is what an election looks like. A sender would rather try
 // the next MX than wait longer.
@@ -87,8 +92,19 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, chunks [][]byte) 
 	}()
 	have, atLeader, here := 0, false, false
 	var failures []error
-	for pending > 0 && (!here || !atLeader || have <= voters/2) {
-		a := <-acks
+	var leaderLate <-chan time.Time
+	for pending > 0 && !(here && atLeader && have > voters/2) {
+		if here && have > voters/2 && leaderLate == nil {
+			late := time.NewTimer(leaderPatience)
+			defer late.Stop()
+			leaderLate = late.C
+		}
+		var a ack
+		select {
+		case a = <-acks:
+		case <-leaderLate:
+			return nil
+		}
 		pending--
 		if a.err != nil {
 			failures = append(failures, fmt.Errorf("%s: %w", a.name, a.err))
@@ -106,8 +122,6 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, chunks [][]byte) 
 	if !here || have <= voters/2 {
 		return fmt.Errorf("body held by %d of %d voters: %w", have, voters, errors.Join(failures...))
 	}
-	// A leader that did not take the body may have been replaced meanwhile; a
-	// leader without it refuses the proposal for certain.
 	return nil
 }
 

@@ -1,0 +1,127 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cluster"
+	"github.com/holdfast-mx/holdfast/cluster/admin"
+	"github.com/holdfast-mx/holdfast/fsm"
+)
+
+// adminCluster is the node as the admin service sees it.
+type adminCluster struct{ n *Node }
+
+func (a adminCluster) View() *fsm.State { return a.n.member.View() }
+
+func (a adminCluster) Do(ctx context.Context, action fsm.Action) (fsm.Result, error) {
+	result, err := a.n.member.Do(ctx, action)
+	if errors.Is(err, cluster.ErrNotAccepted) {
+		err = fmt.Errorf("%w: %w", admin.ErrNotAccepted, err)
+	}
+	return result, err
+}
+
+func (a adminCluster) Status(context.Context) admin.Status {
+	n := a.n
+	raft := n.member.Node()
+	leader, known := raft.Leader()
+	spool := n.spool.Stats()
+	s := admin.Status{
+		Cluster: n.config.Cluster, Node: n.config.Node, ServerID: string(n.serverID), Version: Version,
+		Leader: fsm.NodeName(leader.Name()), IsLeader: raft.IsLeader(), Term: raft.Term(),
+		Commit: fsm.Index(raft.CommitIndex()), Floor: fsm.Index(raft.Floor()),
+		Quorum: known, LastContact: raft.LastContact(),
+		Spool: admin.SpoolStats{Bodies: spool.Bodies, Bytes: spool.BodyBytes, Segments: spool.Segments, DiskBytes: spool.DiskBytes},
+		Alarms: n.alarms(), Hostname: n.config.Hostname, SMTPAddresses: n.smtpAddresses(),
+	}
+	if s.IsLeader {
+		s.LastContact = n.seams.Now()
+	}
+	for _, server := range raft.Servers() {
+		if server.Voter {
+			s.Voters = append(s.Voters, fsm.NodeName(server.ID.Name()))
+		}
+	}
+	sessions, connections := n.smtp.Stats(), n.smtp.GateStats()
+	s.SMTPSessions = int(connections.Connections.Load())
+	s.Counters = admin.NodeCounters{
+		SMTPConnections:  connections.Accepted.Load(),
+		SMTPAccepted:     sessions.Accepted.Load(),
+		AcceptUnknown:    sessions.AcceptUnknown.Load(),
+		SMTPRefused:      sessions.NotAccepted.Load() + sessions.Refused.Load() + sessions.MemoryRefused.Load(),
+		DeliveryAttempts: uint64(n.agent.Stats().Attempts.Load()),
+	}
+	return s
+}
+
+func (n *Node) smtpAddresses() []string {
+	var all []string
+	for _, host := range n.directory.Mailhosts() {
+		all = append(all, host.SMTP...)
+	}
+	return all
+}
+
+func (a adminCluster) Members() []admin.Member {
+	members := map[string]*admin.Member{}
+	var order []string
+	for _, m := range a.n.directory.Members() {
+		members[m.ServerID] = &m
+		order = append(order, m.ServerID)
+	}
+	leader, _ := a.n.member.Node().Leader()
+	for _, server := range a.n.member.Node().Servers() {
+		m, ok := members[string(server.ID)]
+		if !ok {
+			m = &admin.Member{Name: fsm.NodeName(server.ID.Name()), ServerID: string(server.ID), ClusterAddress: server.Address}
+			members[m.ServerID] = m
+			order = append(order, m.ServerID)
+		}
+		m.Voter = server.Voter
+		m.Leader = server.ID == leader
+	}
+	all := make([]admin.Member, 0, len(order))
+	for _, id := range order {
+		all = append(all, *members[id])
+	}
+	return all
+}
+
+// gateAlarmAfter is how long a node may refuse Raft's entries for want of their
+// bodies before it is an alarm: Raft's channel works, and that of the bodies
+// does not.
+const gateAlarmAfter = 30 * time.Second
+
+// alarms are what only this node can know of.
+func (n *Node) alarms() []admin.Alarm {
+	var all []admin.Alarm
+	scope := "node " + string(n.config.Node)
+	if err := n.Err(); err != nil {
+		all = append(all, admin.Alarm{Name: "node-failed", Scope: scope, Cause: err.Error(),
+			Remedy: "look at the disk and the log of this node, then start it again; the others have what it had"})
+	}
+	if n.space.low.Load() {
+		all = append(all, admin.Alarm{Name: "disk-low", Scope: scope,
+			Cause:  fmt.Sprintf("less than %d %% of the disk below %s is free; mail is answered 452 here", n.config.DiskFreeMinPercent, n.config.DataDir),
+			Remedy: "free space, or move data_dir to a larger disk"})
+	}
+	stats := n.member.Node().Stats()
+	if since := stats.RefusingSince; !since.IsZero() && n.seams.Now().Sub(since) > gateAlarmAfter {
+		all = append(all, admin.Alarm{Name: "bodies-do-not-arrive", Scope: scope, Since: since,
+			Cause:  "log entries arrive and the bodies that they name do not",
+			Remedy: "see that this node reaches the cluster port of the others, and has room on its disk"})
+	}
+	if stats.StoreStalled {
+		all = append(all, admin.Alarm{Name: "disk-stalled", Scope: scope,
+			Cause: "a write to the Raft log hangs", Remedy: "look at the disk of this node"})
+	}
+	if s := n.spool.Stats(); s.Bad+s.Damage > 0 {
+		all = append(all, admin.Alarm{Name: "spool-damaged", Scope: scope,
+			Cause:  fmt.Sprintf("%d bodies and %d places of the spool cannot be read", s.Bad, s.Damage),
+			Remedy: "replace the disk; the other nodes hold what was here"})
+	}
+	return all
+}

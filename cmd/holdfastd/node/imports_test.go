@@ -1,0 +1,161 @@
+package node
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/holdfast-mx/holdfast/"
+
+// arrows lists, for each package of the product, the packages of the product
+// that it may import. An arrow that is not here is a change of architecture:
+// argue for it in docs/architecture.md, then add it.
+var arrows = map[string][]string{
+	"fsm":      {"fsm/mail", "proto/queuepb"},
+	"fsm/mail": {},
+
+	"cluster": {"cluster/consensus", "cluster/dispatch", "cluster/peer", "cluster/spool", "fsm", "fsm/mail"},
+	// Consensus reads a body's name without knowing what a command is.
+	"cluster/consensus": {"fsm/mail"},
+	"cluster/spool":     {"fsm/mail"},
+	"cluster/transport": {},
+	"cluster/gossip":    {},
+	"cluster/peer":      {"fsm/mail", "proto/peerpb"},
+	"cluster/dispatch":  {"fsm", "fsm/mail"},
+	"cluster/admin":     {"fsm", "fsm/mail", "proto/adminpb"},
+
+	"smtpd":      {"smtpd/gate", "fsm/mail"},
+	"smtpd/gate": {"fsm/mail"},
+
+	"delivery":            {"delivery/route", "delivery/smtpclient", "fsm", "fsm/mail"},
+	"delivery/route":      {"fsm", "fsm/mail"},
+	"delivery/smtpclient": {"fsm/mail"},
+
+	"proto/queuepb": {},
+	"proto/peerpb":  {},
+	"proto/adminpb": {},
+
+	"cmd/holdfastd":        {"cmd/holdfastd/config", "cmd/holdfastd/node"},
+	"cmd/holdfastd/config": {"fsm", "fsm/mail"},
+	"cmd/holdfastd/node":   {"*"}, // the one package that sees all rooms
+	"cmd/holdfast":         {"cluster/transport", "proto/adminpb", "fsm", "fsm/mail"},
+}
+
+// tools are not part of the product: they may import what they measure and
+// test.
+var tools = []string{"cmd/holdfast-bench", "cluster/clustertest", "fsm/fsmtest", "deploy"}
+
+// doors lists the foundations that only some packages may import, and why.
+var doors = []struct {
+	foundation string
+	allowed    []string
+	why        string
+}{
+	{"github.com/hashicorp/raft", []string{"cluster/consensus"}, "its defaults lose mail; the append rule stands around it"},
+	{"github.com/hashicorp/raft-boltdb", []string{"cluster/consensus"}, "opened with the options that consensus needs"},
+	{"go.etcd.io/bbolt", []string{"cluster/consensus"}, "only below Raft's stores"},
+	{"github.com/hashicorp/memberlist", []string{"cluster/gossip"}, "it blocks and panics where it is used carelessly"},
+	{"github.com/emersion/go-smtp", []string{"smtpd"}, "what it gets wrong is cured by the gate in front of it"},
+	{"github.com/miekg/dns", []string{"delivery/route"}, "answers are compared and truncation retried in one place"},
+	{"google.golang.org/grpc", []string{"cluster/peer", "cluster/admin", "cmd/holdfast", "proto"}, "rooms meet through small interfaces, not through RPC types"},
+	{"github.com/prometheus", []string{}, "only in files named metrics.go"},
+	{"os", []string{"cluster/spool", "cluster/consensus", "cluster/transport", "cluster/gossip", "cluster/admin", "delivery/route", "cmd"}, "the others get their files through constructors"},
+	{"math/rand", []string{}, "random choices come through constructors"},
+	{"math/rand/v2", []string{"delivery", "cluster/gossip", "cluster/peer"}, "only to spread retries; never where a test must repeat itself"},
+}
+
+func within(pkg, prefix string) bool { return pkg == prefix || strings.HasPrefix(pkg, prefix+"/") }
+
+// TestImportLaws holds the import laws of docs/architecture.md.
+func TestImportLaws(t *testing.T) {
+	root := filepath.Join("..", "..", "..")
+	seen := map[string]bool{}
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := entry.Name()
+		if entry.IsDir() && path != root && (strings.HasPrefix(name, ".") || name == "testdata" || name == "bin" || name == "run") {
+			return filepath.SkipDir
+		}
+		if entry.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		dir, err := filepath.Rel(root, filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		pkg := filepath.ToSlash(dir)
+		if slices.ContainsFunc(tools, func(tool string) bool { return within(pkg, tool) }) {
+			return nil
+		}
+		seen[pkg] = true
+		allowed, known := arrows[pkg]
+		if !known {
+			t.Errorf("package %s is not in the list of rooms", pkg)
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range file.Imports {
+			imported, _ := strconv.Unquote(spec.Path.Value)
+			if to, ours := strings.CutPrefix(imported, module); ours {
+				if !slices.Contains(allowed, to) && !slices.Contains(allowed, "*") {
+					t.Errorf("%s: new arrow %s -> %s", path, pkg, to)
+				}
+				continue
+			}
+			checkDoors(t, path, pkg, imported)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg := range arrows {
+		if !seen[pkg] {
+			t.Errorf("package %s is in the list of rooms and does not exist", pkg)
+		}
+	}
+}
+
+func checkDoors(t *testing.T, path, pkg, imported string) {
+	t.Helper()
+	if pkg == "cmd/holdfastd/node" && !strings.HasPrefix(imported, "github.com/hashicorp/raft") {
+		return // it joins the rooms, and may name what they are made of; Raft it may not
+	}
+	for _, door := range doors {
+		if !within(imported, door.foundation) || imported != door.foundation && !strings.Contains(door.foundation, ".") {
+			continue
+		}
+		if door.foundation == "github.com/prometheus" && filepath.Base(path) == "metrics.go" {
+			continue
+		}
+		if !slices.ContainsFunc(door.allowed, func(room string) bool { return within(pkg, room) }) {
+			t.Errorf("%s: %s imports %s: %s", path, pkg, imported, door.why)
+		}
+	}
+}
+
+// TestImportWithoutReplace: a replace directive would not reach those who
+// install the module by its version.
+func TestImportWithoutReplace(t *testing.T) {
+	mod, err := os.ReadFile(filepath.Join("..", "..", "..", "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mod)) {
+		if strings.HasPrefix(strings.TrimSpace(line), "replace") {
+			t.Errorf("go.mod: %s", line)
+		}
+	}
+}

@@ -1,0 +1,56 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/holdfast-mx/holdfast/cluster"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+	"github.com/holdfast-mx/holdfast/smtpd"
+)
+
+// smtpQueue is the member as smtpd sees it.
+type smtpQueue struct{ n *Node }
+
+var errDraining = errors.New("this node is going down")
+
+func (q smtpQueue) Ready() error {
+	if err := q.n.Err(); err != nil {
+		return err
+	}
+	if q.n.space.low.Load() {
+		return fmt.Errorf("%w: less than %d %% free", smtpd.ErrDiskLow, q.n.config.DiskFreeMinPercent)
+	}
+	return q.n.member.Ready()
+}
+
+func (q smtpQueue) RelayDomain(d mail.Domain) bool {
+	_, ok := q.n.member.View().Domain(d)
+	return ok
+}
+
+func (q smtpQueue) PostmasterDomain() (mail.Domain, bool) {
+	domains := q.n.member.View().Domains()
+	if len(domains) == 0 {
+		return "", false
+	}
+	return domains[0].Name, true
+}
+
+func (q smtpQueue) Submit(ctx context.Context, e mail.Envelope, b *mail.Body) (mail.QueueID, error) {
+	id, err := q.n.member.Submit(ctx, e, b)
+	switch {
+	case err == nil:
+		return id, nil
+	case errors.Is(err, cluster.ErrOutcomeUnknown):
+		return id, fmt.Errorf("%w: %w", smtpd.ErrOutcomeUnknown, err)
+	case errors.Is(err, cluster.ErrTooLarge):
+		return id, fmt.Errorf("%w: %w", smtpd.ErrTooManyRecipients, err)
+	case errors.Is(err, cluster.ErrNotAccepted):
+		return id, fmt.Errorf("%w: %w", smtpd.ErrNotAccepted, err)
+	}
+	return id, fmt.Errorf("%w: %w", smtpd.ErrOutcomeUnknown, err)
+}
+
+func (q smtpQueue) Settle(id mail.QueueID) { q.n.member.Settle(id) }

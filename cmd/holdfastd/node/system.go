@@ -1,0 +1,92 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-mx/holdfast/cluster/consensus"
+	"github.com/holdfast-mx/holdfast/cluster/spool"
+	"github.com/holdfast-mx/holdfast/cluster/transport"
+	"github.com/holdfast-mx/holdfast/delivery/route"
+)
+
+// Seams are everything through which a node touches the world. System returns
+// the real ones; simulations put their own in place.
+type Seams struct {
+	Log *slog.Logger
+	// Listen and Dial are TCP.
+	Listen func(address string) (net.Listener, error)
+	Dial   func(ctx context.Context, address string) (net.Conn, error)
+	// DialSMTP connects to a next hop.
+	DialSMTP func(ctx context.Context, address string) (net.Conn, error)
+	// Resolver looks up next hops.
+	Resolver route.Resolver
+	// Spool is the file system that bodies lie on.
+	Spool spool.FS
+	// Stores opens Raft's log, votes and snapshots in a directory.
+	Stores func(dir string) (consensus.Stores, error)
+	// Incarnation names the life of the data directory.
+	Incarnation func(dir string, entropy io.Reader) (string, error)
+	// Directory starts gossip.
+	Directory func(DirectoryConfig) (Directory, error)
+	// FreeSpace tells how many per cent of the disk below dir are free.
+	FreeSpace func(dir string) (percent int, err error)
+	// Now is the wall clock. It decides nothing but text and queue ids.
+	Now func() time.Time
+	// Boot is CLOCK_BOOTTIME, which goes on in suspend.
+	Boot func() time.Duration
+	// Entropy yields random bytes.
+	Entropy io.Reader
+}
+
+// System returns the seams of a real host.
+func System(log *slog.Logger) Seams {
+	return Seams{
+		Log:         log,
+		Listen:      transport.ListenTCP,
+		Dial:        transport.DialTCP,
+		DialSMTP:    dialSMTP,
+		Resolver:    route.NewDNS(route.DNSConfig{}),
+		Spool:       spool.OS(),
+		Stores:      consensus.OpenStores,
+		Incarnation: loadIncarnation,
+		Directory:   startGossip,
+		FreeSpace:   freeSpace,
+		Now:         time.Now,
+		Boot:        bootTime,
+		Entropy:     rand.Reader,
+	}
+}
+
+func dialSMTP(ctx context.Context, address string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", address)
+}
+
+// bootTime reads CLOCK_BOOTTIME. Go's own monotonic clock stands still while the
+// host is suspended, and a lease must not.
+func bootTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(fmt.Sprintf("CLOCK_BOOTTIME: %v", err)) // every Linux since 2.6.39 has it
+	}
+	return time.Duration(ts.Nano())
+}
+
+func freeSpace(dir string) (int, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0, err
+	}
+	if fs.Blocks == 0 {
+		return 100, nil
+	}
+	return int(fs.Bavail * 100 / fs.Blocks), nil
+}
