@@ -57,6 +57,14 @@ func put(t testing.TB, s *spool.Spool, n, size int) mail.BodyRef {
 	return ref
 }
 
+// putLater is put for goroutines other than the test's own.
+func putLater(t testing.TB, s *spool.Spool, n, size int) {
+	ref, chunks := body(n, size)
+	if err := s.Put(ref, chunks); err != nil {
+		t.Errorf("put %d: %v", n, err)
+	}
+}
+
 func remove(t testing.TB, s *spool.Spool, refs ...mail.BodyRef) {
 	t.Helper()
 	doomed := s.Doom(ids(refs))

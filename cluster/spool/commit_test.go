@@ -1,0 +1,286 @@
+package spool_test
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cluster/clustertest"
+	"github.com/holdfast-mx/holdfast/cluster/spool"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// While one sync runs, all that wait for the next one share it.
+func TestGroupCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := clustertest.NewDisk(1)
+		s := open(t, disk.Mount(), spool.Options{})
+		put(t, s, 0, 100) // the first segment's own syncs are not what is counted
+		disk.SetLatency(func(op clustertest.Op) time.Duration {
+			if op == clustertest.OpSync {
+				return 10 * time.Millisecond
+			}
+			return 0
+		})
+		before, syncs, start := disk.Count(clustertest.OpSync), s.Stats().Syncs, time.Now()
+		var wg sync.WaitGroup
+		for n := 1; n <= 100; n++ {
+			wg.Go(func() { putLater(t, s, n, 4<<10) })
+		}
+		wg.Wait()
+		if got := disk.Count(clustertest.OpSync) - before; got > 2 {
+			t.Errorf("100 bodies took %d syncs, want 2 at most: one for the first, one for the others", got)
+		}
+		if got := s.Stats().Syncs - syncs; int(got) != disk.Count(clustertest.OpSync)-before {
+			t.Errorf("stats count %d syncs", got)
+		}
+		if took := time.Since(start); took > 20*time.Millisecond {
+			t.Errorf("took %v of the disk's time", took)
+		}
+		_ = s.Close()
+	})
+}
+
+// A Put returns after its sync, not before; and until then the body is not held.
+func TestPutWaitsForTheSync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := clustertest.NewDisk(1)
+		s := open(t, disk.Mount(), spool.Options{})
+		put(t, s, 0, 100)
+		disk.Inject(clustertest.Fault{Op: clustertest.OpSync, Delay: time.Hour})
+		ref, _ := body(1, 100)
+		arrived := s.Arrived(ref)
+		done := make(chan struct{})
+		start := time.Now()
+		go func() {
+			defer close(done)
+			putLater(t, s, 1, 100)
+		}()
+		synctest.Wait()
+		select {
+		case <-done:
+			t.Error("put returned before the sync")
+		case <-arrived:
+			t.Error("arrived before the sync")
+		default:
+		}
+		if s.Held(ref) {
+			t.Error("held before the sync")
+		}
+		<-done
+		if time.Since(start) != time.Hour {
+			t.Errorf("put took %v", time.Since(start))
+		}
+		<-arrived
+		_ = s.Close()
+	})
+}
+
+// A new segment is created, written, synced, and its name synced, in this order
+// and before any body in it counts as held. The same test fails when one of the
+// steps is missing; TestOrderFindsMissingSteps shows it.
+func TestOrderOfANewSegment(t *testing.T) {
+	if err := orderOfANewSegment(honest); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOrderFindsMissingSteps(t *testing.T) {
+	for name, l := range map[string]lie{"file": {files: true}, "directory": {dirs: true}} {
+		if err := orderOfANewSegment(l); err == nil {
+			t.Errorf("without the sync of the %s nothing is found", name)
+		}
+	}
+}
+
+func orderOfANewSegment(l lie) error {
+	disk := clustertest.NewDisk(1)
+	s, err := spool.Open(lyingFS{disk.Mount(), l}, dir, spool.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Close() }()
+	disk.Trace(true)
+	ref, chunks := body(1, 3000)
+	if err := s.Put(ref, chunks); err != nil {
+		return err
+	}
+	var got []string
+	for _, e := range disk.Trace(false) {
+		got = append(got, e.Op.String()+" "+filepath.Base(e.Name))
+	}
+	want := []string{
+		"create 00000001.seg", "write 00000001.seg", "sync 00000001.seg", "syncdir spool",
+		"write 00000001.seg", "sync 00000001.seg",
+	}
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("order is %q, want %q", got, want)
+	}
+	return nil
+}
+
+// Before a second segment exists, the first is wholly synced, even if both are
+// written by one batch.
+func TestFullSegmentIsSyncedBeforeTheNextIsMade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := clustertest.NewDisk(1)
+		s := open(t, disk.Mount(), spool.Options{SegmentBytes: 8 * mail.KiB})
+		put(t, s, 0, 10)
+		disk.SetLatency(func(clustertest.Op) time.Duration { return time.Millisecond })
+		disk.Trace(true)
+		var wg sync.WaitGroup
+		for n := 1; n <= 20; n++ {
+			wg.Go(func() { putLater(t, s, n, 1500) })
+		}
+		wg.Wait()
+		dirty, made := false, 0
+		for _, e := range disk.Trace(false) {
+			switch e.Op {
+			case clustertest.OpCreate:
+				made++
+				if dirty {
+					t.Errorf("%s is made while the segment before it is not synced", e.Name)
+				}
+			case clustertest.OpWrite:
+				dirty = true
+			case clustertest.OpSync:
+				dirty = false
+			}
+		}
+		if made < 4 {
+			t.Errorf("only %d segments were made", made)
+		}
+		_ = s.Close()
+	})
+}
+
+func TestFirstErrorIsLatched(t *testing.T) {
+	type step struct {
+		fault clustertest.Fault
+		err   error
+	}
+	for name, c := range map[string]step{
+		"sync":       {clustertest.Fault{Op: clustertest.OpSync, Err: syscall.EIO}, syscall.EIO},
+		"write":      {clustertest.Fault{Op: clustertest.OpWrite, Err: syscall.EIO}, syscall.EIO},
+		"full":       {clustertest.Fault{Op: clustertest.OpWrite, Err: syscall.ENOSPC, Short: true}, syscall.ENOSPC},
+		"short":      {clustertest.Fault{Op: clustertest.OpWrite, Short: true}, nil},
+		"create":     {clustertest.Fault{Op: clustertest.OpCreate, Err: syscall.ENOSPC}, syscall.ENOSPC},
+		"first sync": {clustertest.Fault{Op: clustertest.OpSync, Err: syscall.EIO, Skip: 1}, syscall.EIO},
+		"directory":  {clustertest.Fault{Op: clustertest.OpSyncDir, Err: syscall.EIO}, syscall.EIO},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := clustertest.NewDisk(1)
+			s := open(t, disk.Mount(), spool.Options{SegmentBytes: 8 * mail.KiB})
+			held := put(t, s, 0, 6000)
+			disk.Inject(c.fault)
+			ref, chunks := body(1, 6000) // needs a new segment
+			err := s.Put(ref, chunks)
+			if err == nil || c.err != nil && !errors.Is(err, c.err) {
+				t.Fatalf("put: %v", err)
+			}
+			select {
+			case <-s.Failed():
+			default:
+				t.Fatal("not latched")
+			}
+			if s.Held(ref) {
+				t.Error("what failed is held")
+			}
+			// Nothing is tried again, though the disk would do it now.
+			before := disk.Count(clustertest.OpAny)
+			for n := range 3 {
+				ref, chunks := body(n+1, 100)
+				if err := s.Put(ref, chunks); !errors.Is(err, s.Err()) || s.Err() == nil {
+					t.Errorf("later put: %v, want %v", err, s.Err())
+				}
+			}
+			if err := s.Delete(s.Doom(ids([]mail.BodyRef{held}))); !errors.Is(err, s.Err()) {
+				t.Errorf("later delete: %v", err)
+			}
+			s.Spare([]mail.BodyRef{held})
+			if err := read(s, held, 0); err != nil {
+				t.Errorf("what was held before cannot be read: %v", err)
+			}
+			_ = s.Close()
+			if n := disk.Count(clustertest.OpAny) - before; n != 0 {
+				t.Errorf("%d changes of the disk after the failure", n)
+			}
+			s = open(t, disk.Mount(), spool.Options{})
+			if err := read(s, held, 0); err != nil {
+				t.Errorf("after a restart: %v", err)
+			}
+			put(t, s, 7, 100)
+		})
+	}
+}
+
+// A hung disk holds up those who write, and nobody else; and the spool can be
+// closed when the disk comes back.
+func TestHungDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := clustertest.NewDisk(1)
+		s := open(t, disk.Mount(), spool.Options{})
+		ref := put(t, s, 0, 1000)
+		disk.Inject(clustertest.Fault{Op: clustertest.OpSync, Delay: 10 * time.Minute})
+		start := time.Now()
+		for n := 1; n <= 2; n++ {
+			go func() {
+				ref, chunks := body(n, 1000)
+				if err := s.Put(ref, chunks); err != nil && !errors.Is(err, spool.ErrClosed) {
+					t.Errorf("put %d: %v", n, err)
+				}
+			}()
+		}
+		synctest.Wait()
+		if !s.Held(ref) || len(s.Bodies()) != 1 || s.Stats().Bodies != 1 {
+			t.Error("cannot be asked")
+		}
+		release, held := s.Pin(ref)
+		if !held {
+			t.Error("cannot pin")
+		}
+		release()
+		if err := read(s, ref, 0); err != nil {
+			t.Error(err)
+		}
+		if !time.Now().Equal(start) {
+			t.Errorf("that took %v", time.Since(start))
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The process that was killed cannot touch its successor's disk.
+func TestKilledProcessIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := clustertest.NewDisk(1)
+		old := open(t, disk.Mount(), spool.Options{})
+		put(t, old, 0, 100)
+		disk.Inject(clustertest.Fault{Op: clustertest.OpSync, Delay: time.Hour})
+		go func() {
+			ref, chunks := body(1, 100)
+			if err := old.Put(ref, chunks); !errors.Is(err, clustertest.ErrKilled) {
+				t.Errorf("put of a dead process: %v", err)
+			}
+		}()
+		synctest.Wait()
+		disk.Kill()
+		s := open(t, disk.Mount(), spool.Options{})
+		put(t, s, 2, 100)
+		time.Sleep(2 * time.Hour)
+		<-old.Failed()
+		if s.Err() != nil {
+			t.Error(s.Err())
+		}
+		_ = old.Close()
+		_ = s.Close()
+	})
+}
