@@ -1,0 +1,324 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// historyTime is how long one random history lasts, by the bubble's clock.
+const historyTime = 120 * time.Second
+
+// A history is a random life of a cluster: clients that accept and finish
+// messages, and everything that can go wrong.
+type history struct {
+	c     *testCluster
+	size  int
+	calm  chan struct{} // closed when it ends
+	tasks sync.WaitGroup
+
+	mu   sync.Mutex
+	rand *rand.Rand
+	live []mail.BodyRef // accepted, not finished
+
+	commits, acks, kills, restarts, snapshots int
+	stats                                     Stats
+}
+
+func (h *history) intn(n int) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.rand.IntN(n)
+}
+
+func (h *history) between(low, high time.Duration) time.Duration {
+	return low + time.Duration(h.intn(int(high-low)))
+}
+
+// pause sleeps; false when the history has ended.
+func (h *history) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-h.calm:
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+func (h *history) member() *testMember { return h.c.members[h.c.names[h.intn(h.size)]] }
+
+// client accepts messages through any member, as smtpd does.
+func (h *history) client() {
+	for h.pause(h.between(50*time.Millisecond, 700*time.Millisecond)) {
+		p := h.member().running()
+		if p == nil {
+			continue
+		}
+		ref := h.c.mint()
+		if p.bodies.Put(ref) != nil {
+			continue
+		}
+		var pushes sync.WaitGroup
+		for _, name := range h.c.names {
+			if name == p.member.name || h.intn(8) == 0 { // a push that got lost
+				continue
+			}
+			pushes.Go(func() { _ = p.bodies.Push(ref, name) })
+		}
+		if h.intn(3) > 0 { // else propose before the others have it
+			pushes.Wait()
+		}
+		leader := h.c.currentLeader()
+		if leader != nil && (leader == p.member || h.c.net.Reachable(p.member.name, leader.name)) {
+			err := leader.accept(h.between(time.Second, 20*time.Second), ref)
+			if err == nil {
+				h.mu.Lock()
+				h.acks++
+				h.live = append(h.live, ref)
+				h.mu.Unlock()
+			}
+		}
+		pushes.Wait()
+	}
+}
+
+// finisher finishes accepted messages.
+func (h *history) finisher() {
+	for h.pause(h.between(100*time.Millisecond, 500*time.Millisecond)) {
+		h.mu.Lock()
+		if len(h.live) == 0 || h.rand.IntN(10) == 0 {
+			h.mu.Unlock()
+			continue
+		}
+		i := h.rand.IntN(len(h.live))
+		ref := h.live[i]
+		h.mu.Unlock()
+		leader := h.c.currentLeader()
+		if leader == nil || leader.propose(5*time.Second, finishCommand(ref), nil) != nil {
+			continue
+		}
+		h.mu.Lock()
+		if i := slices.Index(h.live, ref); i >= 0 {
+			h.live = slices.Delete(h.live, i, i+1)
+		}
+		h.mu.Unlock()
+	}
+}
+
+// supervisor restarts members that ended themselves, or were killed.
+func (h *history) supervisor() {
+	for h.pause(500 * time.Millisecond) {
+		for _, name := range h.c.names {
+			p := h.c.members[name].running()
+			if p == nil {
+				continue
+			}
+			select {
+			case <-p.node.Failed():
+				h.stop(p.member)
+				if !h.pause(time.Second) {
+					return
+				}
+				h.start(p.member)
+			default:
+			}
+		}
+	}
+}
+
+func (h *history) stop(m *testMember) {
+	if p := m.running(); p != nil {
+		s := p.node.Stats()
+		h.mu.Lock()
+		h.stats.Exempt += s.Exempt
+		h.stats.GateWaits += s.GateWaits
+		h.stats.GateRefusals += s.GateRefusals
+		h.stats.FloorRaises += s.FloorRaises
+		h.kills++
+		h.mu.Unlock()
+	}
+	m.kill()
+}
+
+func (h *history) start(m *testMember) {
+	if m.running() != nil {
+		return
+	}
+	if err := m.start(); err != nil && !errors.Is(err, ErrBodyLost) {
+		h.c.oracle.violation("start %s: %v", m.name, err)
+	}
+}
+
+// nemesis does one bad thing after the other.
+func (h *history) nemesis() {
+	for h.pause(h.between(time.Second, 5*time.Second)) {
+		a, b := h.member(), h.member()
+		lasts := h.between(500*time.Millisecond, 8*time.Second)
+		switch h.intn(12) {
+		case 0, 1:
+			h.c.net.Cut(a.name, b.name)
+			h.pause(lasts)
+			h.c.net.Heal(a.name, b.name)
+		case 2:
+			h.c.net.CutOneWay(a.name, b.name)
+			h.pause(lasts)
+			h.c.net.Heal(a.name, b.name)
+		case 3:
+			for _, name := range h.c.others(a.name) {
+				h.c.net.Cut(a.name, name)
+			}
+			h.pause(lasts)
+			h.c.net.HealAll()
+		case 4:
+			h.c.bodies.Network.Cut(a.name, b.name)
+			h.pause(lasts)
+			h.c.bodies.Network.Heal(a.name, b.name)
+		case 5:
+			for _, name := range h.c.others(a.name) {
+				h.c.bodies.Network.Cut(a.name, name)
+			}
+			h.pause(lasts)
+			h.c.bodies.Network.HealAll()
+		case 6:
+			a.bodyDisk.SetFull(true)
+			h.pause(lasts)
+			a.bodyDisk.SetFull(false)
+		case 7, 8:
+			h.stop(a)
+			h.pause(lasts)
+			h.start(a)
+		case 9:
+			if leader := h.c.currentLeader(); leader != nil {
+				h.stop(leader)
+				h.pause(lasts)
+				h.start(leader)
+			}
+		case 10:
+			if p := a.running(); p != nil {
+				p.store.FailNext(1)
+			}
+		case 11:
+			h.restartMajority()
+		}
+	}
+}
+
+// restartMajority restarts everybody, of whom only a majority comes back, and
+// that must be able to go on alone.
+func (h *history) restartMajority() {
+	h.mu.Lock()
+	h.restarts++
+	order := h.rand.Perm(h.size)
+	h.mu.Unlock()
+	for _, name := range h.c.names {
+		h.stop(h.c.members[name])
+	}
+	h.c.net.HealAll()
+	h.c.bodies.Network.HealAll()
+	back := order[:h.size/2+1]
+	for _, i := range back {
+		h.start(h.c.members[h.c.names[i]])
+	}
+	if !h.c.eventually(patience, func() bool {
+		for _, i := range back {
+			// One that ended itself is started by the supervisor, if that still runs.
+			m := h.c.members[h.c.names[i]]
+			if p := m.running(); p == nil {
+				h.start(m)
+			}
+		}
+		leader := h.c.currentLeader()
+		return leader != nil && leader.propose(time.Second, []byte{commandNothing}, nil) == nil
+	}) {
+		h.c.oracle.violation("a majority that returned cannot go on alone")
+	}
+	for _, i := range order[h.size/2+1:] {
+		h.start(h.c.members[h.c.names[i]])
+	}
+}
+
+// run lives one history and judges it.
+func runHistory(t *testing.T, size int, seed uint64, controls controls, judge func(*oracle)) *history {
+	h := &history{size: size, rand: rand.New(rand.NewPCG(seed, 1))}
+	inCluster(t, size, clusterOptions{
+		seed: seed, controls: controls, housekeeping: true,
+		trailing: 8, threshold: 30, interval: 5 * time.Second,
+	}, func(c *testCluster) {
+		h.c, h.calm = c, make(chan struct{}) // made inside the bubble
+		c.up()
+		c.bootstrap()
+		c.leader()
+		h.tasks.Go(h.client)
+		h.tasks.Go(h.client)
+		h.tasks.Go(h.finisher)
+		h.tasks.Go(h.nemesis)
+		h.tasks.Go(h.supervisor)
+		time.Sleep(historyTime)
+		close(h.calm)
+		h.tasks.Wait()
+		c.net.HealAll()
+		c.bodies.Network.HealAll()
+		for _, name := range c.names {
+			c.members[name].bodyDisk.SetFull(false)
+			if p := c.members[name].running(); p != nil && p.node.Err() != nil {
+				h.stop(c.members[name])
+			}
+		}
+		c.eventually(patience, func() bool {
+			for _, name := range c.names {
+				if c.members[name].running() == nil {
+					h.start(c.members[name])
+				}
+			}
+			return !slices.ContainsFunc(c.names, func(name string) bool { return c.members[name].running() == nil })
+		})
+		c.oracle.conclude()
+		h.commits = len(c.oracle.applied)
+		for _, name := range c.names {
+			h.stop(c.members[name])
+		}
+		judge(c.oracle)
+	})
+	return h
+}
+
+func (h *history) String() string {
+	return fmt.Sprintf("%d nodes: %d commits, %d acknowledged, %d exempt, %d gate waits, %d refused, %d raised, %d kills, %d full restarts",
+		h.size, h.commits, h.acks, h.stats.Exempt, h.stats.GateWaits, h.stats.GateRefusals, h.stats.FloorRaises, h.kills, h.restarts)
+}
+
+// TestRandomHistories is the append rule under everything at once.
+func TestRandomHistories(t *testing.T) {
+	for i := range *histories + *histories/3 {
+		size, seed := 3, *seedFlag+uint64(i)
+		if i >= *histories {
+			size = 5
+		}
+		t.Run(fmt.Sprintf("%d nodes seed %d", size, seed), func(t *testing.T) {
+			t.Log(runHistory(t, size, seed, controls{}, (*oracle).clean))
+		})
+	}
+}
+
+// TestRandomHistoriesFindABrokenRule shows that the histories would notice.
+func TestRandomHistoriesFindABrokenRule(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		controls controls
+	}{
+		{"rule off", controls{ruleOff: true, startCheckOff: true}},
+		{"without floor", controls{floorOff: true, startCheckOff: true}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Log(runHistory(t, 3, *seedFlag, test.controls, (*oracle).caught))
+		})
+	}
+}

@@ -1,0 +1,350 @@
+package consensus
+
+import (
+	"encoding/gob"
+	"fmt"
+	"io"
+	"maps"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// Commands of the test's FSM.
+const (
+	commandAccept byte = iota + 1
+	commandFinish
+	commandNothing
+)
+
+func acceptCommand(ref mail.BodyRef) []byte { return append([]byte{commandAccept}, ref.Encode()...) }
+func finishCommand(ref mail.BodyRef) []byte { return append([]byte{commandFinish}, ref.Encode()...) }
+
+func readCommand(data []byte) (kind byte, ref mail.BodyRef) {
+	if len(data) > 1 && data[0] != commandNothing {
+		ref, _ = mail.DecodeBodyRef(data[1:])
+	}
+	return data[0], ref
+}
+
+// A testFSM is a queue with nothing in it but bodies.
+type testFSM struct {
+	proc *process
+
+	mu       sync.Mutex
+	dead     bool
+	applied  uint64
+	commands int
+	messages map[mail.QueueID]message
+}
+
+type message struct {
+	ref      mail.BodyRef
+	finished bool
+}
+
+func newTestFSM(p *process) *testFSM {
+	return &testFSM{proc: p, messages: make(map[mail.QueueID]message)}
+}
+
+func (f *testFSM) die() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dead = true
+}
+
+func (f *testFSM) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.commands
+}
+
+func (f *testFSM) view() (applied uint64, messages map[mail.QueueID]message) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.applied, maps.Clone(f.messages)
+}
+
+func (f *testFSM) knows(ref mail.BodyRef) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.messages[ref.ID].ref == ref
+}
+
+func (f *testFSM) Apply(index uint64, data []byte, body *mail.BodyRef) any {
+	kind, ref := readCommand(data)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.dead {
+		return nil
+	}
+	o := f.proc.member.c.oracle
+	if index <= f.applied {
+		o.violation("%s applied %d after %d", f.proc.member.name, index, f.applied)
+	}
+	if (kind == commandAccept) != (body != nil) || body != nil && *body != ref {
+		o.violation("entry %d: command names %v, extensions %v", index, ref, body)
+	}
+	o.applying(f.proc.member, index, data)
+	f.applied = index
+	f.commands++
+	switch kind {
+	case commandAccept:
+		if _, known := f.messages[ref.ID]; !known {
+			f.messages[ref.ID] = message{ref: ref}
+		}
+	case commandFinish:
+		f.messages[ref.ID] = message{ref: ref, finished: true}
+	}
+	return index
+}
+
+// A testSnapshot is what a snapshot holds.
+type testSnapshot struct {
+	Applied  uint64
+	Commands int
+	Live     []mail.BodyRef
+	Finished []mail.BodyRef
+}
+
+func (f *testFSM) Snapshot() (io.WriterTo, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := testSnapshot{Applied: f.applied, Commands: f.commands}
+	for _, m := range f.messages {
+		if m.finished {
+			s.Finished = append(s.Finished, m.ref)
+		} else {
+			s.Live = append(s.Live, m.ref)
+		}
+	}
+	return s, nil
+}
+
+func (s testSnapshot) WriteTo(w io.Writer) (int64, error) { return 0, gob.NewEncoder(w).Encode(s) }
+
+func (f *testFSM) Restore(r io.Reader) error {
+	var s testSnapshot
+	if err := gob.NewDecoder(r).Decode(&s); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.applied, f.commands = s.Applied, s.Commands
+	f.messages = make(map[mail.QueueID]message)
+	for _, ref := range s.Live {
+		f.messages[ref.ID] = message{ref: ref}
+	}
+	for _, ref := range s.Finished {
+		f.messages[ref.ID] = message{ref: ref, finished: true}
+	}
+	return nil
+}
+
+// The oracle watches all members and knows what must hold:
+//
+//   - when an index is first applied anywhere, the body that it names is whole
+//     on the disks of a majority of the voters; the same when a client hears
+//     of it, unless the message is finished;
+//   - one term and one command per index, whoever applies it;
+//   - I1: what an entry names as it is stored is held, or the floor covers it;
+//   - a floor is never above the greatest commit index that anybody has known.
+type oracle struct {
+	c *testCluster
+
+	mu         sync.Mutex
+	voters     []string
+	applied    map[uint64]appliedEntry
+	finished   map[mail.QueueID]bool
+	acked      map[mail.QueueID]mail.BodyRef
+	violations []string
+	dropped    int
+}
+
+type appliedEntry struct {
+	by   string
+	term uint64
+	data string
+}
+
+// violationsMax is how many violations are kept for the message.
+const violationsMax = 20
+
+func newOracle(c *testCluster) *oracle {
+	return &oracle{
+		c: c, applied: make(map[uint64]appliedEntry),
+		finished: make(map[mail.QueueID]bool), acked: make(map[mail.QueueID]mail.BodyRef),
+	}
+}
+
+func (o *oracle) setVoters(names ...string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.voters = names
+}
+
+func (o *oracle) violation(format string, args ...any) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.note(format, args...)
+}
+
+func (o *oracle) note(format string, args ...any) {
+	if len(o.violations) == violationsMax {
+		o.dropped++
+		return
+	}
+	o.violations = append(o.violations, fmt.Sprintf(format, args...))
+}
+
+// found returns the violations so far.
+func (o *oracle) found() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.violations
+}
+
+// copies counts the voters whose disk has a body whole.
+func (o *oracle) copies(ref mail.BodyRef) (copies, majority int) {
+	for _, name := range o.voters {
+		if o.c.members[name].bodyDisk.Has(ref) {
+			copies++
+		}
+	}
+	return copies, len(o.voters)/2 + 1
+}
+
+func (o *oracle) applying(m *testMember, index uint64, data []byte) {
+	l, _ := m.disk.Entry(index)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if first, seen := o.applied[index]; seen {
+		if first.data != string(data) || first.term != l.Term && l.Term != 0 {
+			o.note("index %d: %s applied term %d %x, %s applied term %d %x", index, first.by, first.term, first.data, m.name, l.Term, data)
+		}
+		return
+	}
+	o.applied[index] = appliedEntry{m.name, l.Term, string(data)}
+	kind, ref := readCommand(data)
+	if kind == commandFinish {
+		o.finished[ref.ID] = true
+		return
+	}
+	if kind == commandAccept && !o.finished[ref.ID] {
+		if copies, majority := o.copies(ref); copies < majority {
+			o.note("index %d: committed with %d copies of %s, majority is %d", index, copies, ref, majority)
+		}
+	}
+}
+
+func (o *oracle) acknowledged(data []byte) {
+	kind, ref := readCommand(data)
+	if kind != commandAccept {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.acked[ref.ID] = ref
+	if o.finished[ref.ID] {
+		return
+	}
+	if copies, majority := o.copies(ref); copies < majority {
+		o.note("%s acknowledged with %d copies, majority is %d", ref, copies, majority)
+	}
+}
+
+// storing checks I1.
+func (o *oracle) storing(m *testMember, logs []*raft.Log) {
+	for _, l := range logs {
+		ref, err := bodyOf(l)
+		if err != nil {
+			o.violation("%s stores entry %d: %v", m.name, l.Index, err)
+			continue
+		}
+		if ref != nil && !m.bodyDisk.Has(*ref) && m.disk.Number(string(floorKey)) < l.Index {
+			o.violation("I1: %s stores entry %d without %s, floor %d", m.name, l.Index, ref, m.disk.Number(string(floorKey)))
+		}
+	}
+}
+
+func (o *oracle) floorRaised(m *testMember, floor uint64) {
+	if greatest := o.c.greatestCommit(); floor > greatest {
+		o.violation("%s: floor %d, greatest commit index %d", m.name, floor, greatest)
+	}
+}
+
+// conclude checks what must hold when all is healed: everybody level, each
+// acknowledged message known everywhere, each live body on every voter.
+func (o *oracle) conclude() {
+	c := o.c
+	if !c.level() {
+		state := ""
+		for _, name := range c.names {
+			if n := c.members[name].node(); n != nil {
+				state += fmt.Sprintf(" %s: term %d leader %v last %d commit %d floor %d applied %d;", name, n.Term(), n.IsLeader(), n.LastIndex(), n.CommitIndex(), n.Floor(), c.members[name].running().fsm.count())
+			}
+		}
+		o.violation("members are not level:%s", state)
+		return
+	}
+	o.mu.Lock()
+	acked := maps.Clone(o.acked)
+	voters := o.voters
+	o.mu.Unlock()
+	for _, name := range c.names {
+		p := c.members[name].running()
+		if p == nil {
+			continue
+		}
+		for _, ref := range acked {
+			if !p.fsm.knows(ref) {
+				o.violation("%s does not know the acknowledged %s", name, ref)
+			}
+		}
+	}
+	for _, name := range voters {
+		p := c.members[name].running()
+		if p == nil {
+			continue
+		}
+		missing := 0
+		c.eventually(patience, func() bool {
+			missing = 0
+			_, view := p.fsm.view()
+			for _, m := range view {
+				if !m.finished && !c.members[name].bodyDisk.Has(m.ref) {
+					missing++
+				}
+			}
+			return missing == 0
+		})
+		if missing > 0 {
+			o.violation("%s lacks %d live bodies", name, missing)
+		}
+	}
+}
+
+// clean fails the test for each violation.
+func (o *oracle) clean() {
+	o.c.t.Helper()
+	for _, v := range o.found() {
+		o.c.t.Error(v)
+	}
+	if o.dropped > 0 {
+		o.c.t.Errorf("and %d more", o.dropped)
+	}
+}
+
+// caught fails the test when the oracle saw nothing: it is how a control
+// proves that the test can fail.
+func (o *oracle) caught() {
+	o.c.t.Helper()
+	found := o.found()
+	if len(found) == 0 {
+		o.c.t.Error("the rule is broken on purpose, and nothing noticed")
+		return
+	}
+	o.c.t.Logf("%d violations, as it should be; the first: %s", len(found)+o.dropped, found[0])
+}
