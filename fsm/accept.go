@@ -40,23 +40,26 @@ func (s *State) accept(i Index, node NodeName, a Accept) Result {
 		return Result{Verdict: Repeat, ID: m.id}
 	}
 	domains, partOf := partDomains(a.Envelope)
-	m := &message{entry: i, id: id, size: a.Body.Size, parts: make([]part, len(domains))}
+	m := newMessage(i, id, len(domains))
+	parts := m.parts()
 	for k, d := range domains {
 		n, ok := s.names.get(nameItem{name: d})
 		if !ok {
 			s.effects = append(s.effects, Finished{id})
 			return refused("%q is not a relay domain", d)
 		}
-		m.parts[k].domain = n.number
+		parts[k].domain = n.number
 	}
 	for _, k := range partOf {
-		m.parts[k].queued++
+		parts[k].queued++
 	}
-	sealed, err := seal(a, node, s.now)
+	sealed, err := seal(a, s.now)
 	if err != nil || len(sealed) > envelopeBytesMax {
 		return invalid("envelope of %d bytes", len(sealed))
 	}
 	m.sealed = sealed
+	t := a.Envelope.Trace
+	m.origin = s.origin(origin{node, t.Node, t.Protocol, t.TLS})
 	s.ids.set(idItem{id, i})
 	s.put(m)
 	s.keepFingerprint(print, i)
@@ -79,6 +82,11 @@ func (a Accept) flaw() string {
 		return "too many recipients"
 	case e.Return > mail.ReturnHeaders:
 		return "unknown RET"
+	}
+	for _, t := range []string{e.Trace.Node, e.Trace.Protocol, e.Trace.TLS} {
+		if len(t) > originBytesMax {
+			return "trace too long"
+		}
 	}
 	texts := []string{
 		e.From.Local, e.From.Host, e.EnvelopeID,

@@ -39,12 +39,12 @@ func (c *checker) message(m *message) error {
 	if item, ok := s.ids.get(idItem{id: m.id}); !ok || item.entry != m.entry {
 		return errors.New("its id does not find it")
 	}
-	u, err := unseal(m.id, m.sealed)
+	u, err := m.unseal()
 	if err != nil {
 		return err
 	}
 	domains, partOf := partDomains(u.envelope)
-	if len(domains) != len(m.parts) || m.notes != nil && len(*m.notes) != len(partOf) || u.body.Size != m.size || u.at > s.now {
+	if len(domains) != len(m.parts()) || m.notes != nil && len(*m.notes) != len(partOf) || u.at > s.now {
 		return errors.New("does not fit its envelope")
 	}
 	queued, held := make([]int, len(domains)), make([]int, len(domains))
@@ -60,12 +60,11 @@ func (c *checker) message(m *message) error {
 			held[k]++
 		}
 	}
-	for k := range m.parts {
-		p := &m.parts[k]
+	for k, p := range m.parts() {
 		if int(p.queued) != queued[k] || int(p.held) != held[k] {
 			return fmt.Errorf("counts %d queued and %d held for %q, has %d and %d", p.queued, p.held, domains[k], queued[k], held[k])
 		}
-		if err := c.part(m, p); err != nil {
+		if err := c.part(m, &p); err != nil {
 			return fmt.Errorf("for %q: %w", domains[k], err)
 		}
 		if p.queued > 0 || p.held > 0 || p.lease != 0 {
@@ -93,6 +92,9 @@ func (c *checker) message(m *message) error {
 		}
 	}
 	c.totals.countMessage(m, +1)
+	if m.live() {
+		c.totals.LiveBytes += u.body.Size
+	}
 	return nil
 }
 

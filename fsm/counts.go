@@ -93,7 +93,6 @@ func (t *Totals) countMessage(m *message, by int) {
 	}
 	if m.live() {
 		t.Live += by
-		t.LiveBytes += mail.ByteSize(by) * m.size
 	}
 	if !m.settled {
 		t.Unsettled += by

@@ -64,10 +64,10 @@ func (s *State) change(id mail.QueueID, otherwise string, each func(*note, *part
 	}
 	_, partOf := partDomains(m.open().envelope)
 	c := m.clone()
-	notes := c.writeNotes(len(partOf))
+	notes, parts := c.writeNotes(len(partOf)), c.parts()
 	changed := false
 	for i := range notes {
-		if each(&notes[i], &c.parts[partOf[i]]) {
+		if each(&notes[i], &parts[partOf[i]]) {
 			changed = true
 		}
 	}
@@ -75,8 +75,8 @@ func (s *State) change(id mail.QueueID, otherwise string, each func(*note, *part
 		return refused("%s", otherwise)
 	}
 	r := Result{Verdict: Done, ID: m.id}
-	for _, p := range m.parts {
-		if p.lease != 0 && p.begun || p.doubtUntil > s.now {
+	for _, p := range m.parts() {
+		if p.lease != 0 && p.begun || p.wait().doubtUntil > s.now {
 			r.MayStillArrive = true
 		}
 	}

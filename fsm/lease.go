@@ -215,10 +215,12 @@ func (s *State) expireLeases(e ExpireLeases) Result {
 // One tick is added, since the log time of an entry may be one tick old.
 func (s *State) doubt(m *message, p *part, t Token) bool {
 	m.possibleDuplicate = true
-	if t <= p.doubted {
+	w := p.wait()
+	if t <= w.doubted {
 		return false
 	}
-	p.doubted = t
-	p.doubtUntil = s.now + s.settings.DoubtWait + tickMax
+	w.doubted = t
+	w.doubtUntil = s.now + s.settings.DoubtWait + tickMax
+	p.waits = &w
 	return true
 }

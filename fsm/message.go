@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -135,14 +136,16 @@ type message struct {
 	// sealed is what never changes, encoded as queuepb.Accepted: a tenth of
 	// the heap that the decoded envelope would take.
 	sealed string
-	// parts are in the order in which their domains first occur among the
-	// recipients.
-	parts []part
+	// origin is what many messages have in common, shared between them.
+	origin *origin
+	// The parts are in the order in which their domains first occur among the
+	// recipients: one, or more where there is more than one.
+	one  [1]part
+	more *[]part
 	// notes has one entry per recipient, or none while all recipients are
 	// queued and nothing was said about them.
 	notes   *[]note
 	endedAt Millis // see Message.EndedAt
-	size    mail.ByteSize
 
 	settled           bool
 	possibleDuplicate bool
@@ -151,18 +154,30 @@ type message struct {
 
 // part is the stored form of a Part.
 type part struct {
-	lease      Token
-	retryAt    Millis
-	doubtUntil Millis
-	// doubted is the last lease of which a doubt was counted. A holder repeats
-	// its report until it is answered, and may report after ExpireLeases did
-	// the counting: one lease is one doubt.
-	doubted  Token
+	lease    Token
+	waits    *waits // nil until there is one; immutable
 	domain   domainNumber
 	queued   uint16
 	held     uint16
 	attempts uint16
 	begun    bool
+}
+
+// waits are the times before which a part is not granted again.
+type waits struct {
+	retryAt    Millis
+	doubtUntil Millis
+	// doubted is the last lease of which a doubt was counted. A holder repeats
+	// its report until it is answered, and may report after ExpireLeases did
+	// the counting: one lease is one doubt.
+	doubted Token
+}
+
+func (p *part) wait() waits {
+	if p.waits == nil {
+		return waits{}
+	}
+	return *p.waits
 }
 
 // note is the stored form of a RecipientStatus.
@@ -176,10 +191,49 @@ type note struct {
 	deliveredLate Token
 }
 
+// An origin is what a node's messages have in common. It is shared to save
+// memory; nothing can be seen of that.
+type origin struct {
+	node     NodeName
+	host     string // Trace.Node
+	protocol string
+	tls      string
+}
+
+// originsMax bounds the origins that are shared: nodes, times protocols, times
+// cipher suites. Further ones are stored with each message.
+const originsMax = 1024
+
+func (a origin) compare(b origin) int {
+	return cmp.Or(
+		cmp.Compare(a.node, b.node), cmp.Compare(a.host, b.host),
+		cmp.Compare(a.protocol, b.protocol), cmp.Compare(a.tls, b.tls),
+	)
+}
+
+// origin returns the shared form of o.
+func (s *State) origin(o origin) *origin {
+	if shared, ok := s.origins.get(&o); ok {
+		return shared
+	}
+	if s.origins.len() < originsMax {
+		s.origins.set(&o)
+	}
+	return &o
+}
+
+// parts returns the parts, in place.
+func (m *message) parts() []part {
+	if m.more != nil {
+		return *m.more
+	}
+	return m.one[:]
+}
+
 // live reports whether the body is still needed.
 func (m *message) live() bool {
-	for i := range m.parts {
-		if m.parts[i].queued > 0 || m.parts[i].held > 0 {
+	for _, p := range m.parts() {
+		if p.queued > 0 || p.held > 0 {
 			return true
 		}
 	}
@@ -188,18 +242,31 @@ func (m *message) live() bool {
 
 // isLeased reports whether a lease record stands.
 func (m *message) isLeased() bool {
-	for i := range m.parts {
-		if m.parts[i].lease != 0 {
+	for _, p := range m.parts() {
+		if p.lease != 0 {
 			return true
 		}
 	}
 	return false
 }
 
+// newMessage returns a message of so many parts, to be filled in.
+func newMessage(entry Index, id mail.QueueID, parts int) *message {
+	m := &message{entry: entry, id: id}
+	if parts > 1 {
+		more := make([]part, parts)
+		m.more = &more
+	}
+	return m
+}
+
 // clone returns a copy that may be changed.
 func (m *message) clone() *message {
 	c := *m
-	c.parts = slices.Clone(m.parts)
+	if m.more != nil {
+		more := slices.Clone(*m.more)
+		c.more = &more
+	}
 	if m.notes != nil {
 		notes := slices.Clone(*m.notes)
 		c.notes = &notes
@@ -209,9 +276,10 @@ func (m *message) clone() *message {
 
 // part returns the part of a domain, or nil.
 func (m *message) part(n domainNumber) *part {
-	for i := range m.parts {
-		if m.parts[i].domain == n {
-			return &m.parts[i]
+	parts := m.parts()
+	for i := range parts {
+		if parts[i].domain == n {
+			return &parts[i]
 		}
 	}
 	return nil
@@ -229,13 +297,13 @@ func (m *message) writeNotes(recipients int) []note {
 	return *m.notes
 }
 
-// seal encodes what never changes about a message.
-func seal(a Accept, node NodeName, at Millis) (string, error) {
+// seal encodes what never changes about a message, but its origin.
+func seal(a Accept, at Millis) (string, error) {
+	a.Envelope.Trace.Node, a.Envelope.Trace.Protocol, a.Envelope.Trace.TLS = "", "", ""
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(&queuepb.Accepted{
 		Envelope: envelopeToProto(a.Envelope),
 		Digest:   a.Body.Digest[:],
 		Size:     int64(a.Body.Size),
-		Node:     string(node),
 		At:       int64(at),
 	})
 	return string(b), err
@@ -245,27 +313,26 @@ func seal(a Accept, node NodeName, at Millis) (string, error) {
 type unsealed struct {
 	envelope mail.Envelope
 	body     mail.BodyRef
-	node     NodeName
 	at       Millis
 }
 
-func unseal(id mail.QueueID, sealed string) (unsealed, error) {
+func (m *message) unseal() (unsealed, error) {
 	var p queuepb.Accepted
-	if err := proto.Unmarshal([]byte(sealed), &p); err != nil {
-		return unsealed{}, fmt.Errorf("envelope of %s: %w", id, err)
+	if err := proto.Unmarshal([]byte(m.sealed), &p); err != nil {
+		return unsealed{}, fmt.Errorf("envelope of %s: %w", m.id, err)
 	}
 	e, err := envelopeFromProto(p.GetEnvelope())
 	if err != nil {
-		return unsealed{}, fmt.Errorf("envelope of %s: %w", id, err)
+		return unsealed{}, fmt.Errorf("envelope of %s: %w", m.id, err)
 	}
 	digest, err := mail.DigestFromBytes(p.GetDigest())
 	if err != nil {
-		return unsealed{}, fmt.Errorf("envelope of %s: %w", id, err)
+		return unsealed{}, fmt.Errorf("envelope of %s: %w", m.id, err)
 	}
+	e.Trace.Node, e.Trace.Protocol, e.Trace.TLS = m.origin.host, m.origin.protocol, m.origin.tls
 	return unsealed{
 		envelope: e,
-		body:     mail.BodyRef{ID: id, Digest: digest, Size: mail.ByteSize(p.GetSize())},
-		node:     NodeName(p.GetNode()),
+		body:     mail.BodyRef{ID: m.id, Digest: digest, Size: mail.ByteSize(p.GetSize())},
 		at:       Millis(p.GetAt()),
 	}, nil
 }
@@ -273,7 +340,7 @@ func unseal(id mail.QueueID, sealed string) (unsealed, error) {
 // open decodes what never changes about m. It cannot fail: Accept and Decode
 // let in only what can be read.
 func (m *message) open() unsealed {
-	u, err := unseal(m.id, m.sealed)
+	u, err := m.unseal()
 	if err != nil {
 		panic(fmt.Sprintf("message %s of entry %d: %v", m.id, m.entry, err))
 	}
@@ -305,7 +372,7 @@ func (s *State) view(m *message) Message {
 		Entry:             m.entry,
 		Envelope:          u.envelope,
 		Body:              u.body,
-		Node:              u.node,
+		Node:              m.origin.node,
 		Accepted:          u.at,
 		Settled:           m.settled,
 		PossibleDuplicate: m.possibleDuplicate,
@@ -313,7 +380,7 @@ func (s *State) view(m *message) Message {
 		Ended:             m.over,
 		EndedAt:           m.endedAt,
 		Recipients:        make([]RecipientStatus, len(u.envelope.Recipients)),
-		Parts:             make([]Part, len(m.parts)),
+		Parts:             make([]Part, len(m.parts())),
 	}
 	for i := range v.Recipients {
 		v.Recipients[i].State = RecipientQueued
@@ -322,16 +389,16 @@ func (s *State) view(m *message) Message {
 		}
 	}
 	domains, _ := partDomains(u.envelope)
-	for i, p := range m.parts {
+	for i, p := range m.parts() {
 		v.Parts[i] = Part{
 			Domain:     domains[i],
 			Queued:     int(p.queued),
 			Held:       int(p.held),
 			Lease:      p.lease,
 			Begun:      p.begun,
-			RetryAt:    p.retryAt,
+			RetryAt:    p.wait().retryAt,
 			Attempts:   int(p.attempts),
-			DoubtUntil: p.doubtUntil,
+			DoubtUntil: p.wait().doubtUntil,
 		}
 		if l, ok := s.leases.get(leaseItem{token: p.lease}); ok {
 			v.Parts[i].Holder = l.holder

@@ -37,6 +37,7 @@ func (s *State) recordOutcomes(i Index, r RecordOutcomes) Result {
 // recordMessage takes what a holder reports of one message. m is a clone.
 func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, current bool) {
 	domains, partOf := partDomains(m.open().envelope)
+	parts := m.parts()
 	attempted := make([]bool, len(domains)) // the next hop spoke
 	deferred := make([]bool, len(domains))  // and said 4yz
 	for _, o := range outcomes {
@@ -45,7 +46,7 @@ func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, 
 			continue
 		}
 		k := partOf[o.Recipient]
-		p := &m.parts[k]
+		p := &parts[k]
 		fenced := !(current && p.lease == t) && !s.waived.unfenced
 		switch o.Outcome {
 		case Delivered:
@@ -79,8 +80,8 @@ func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, 
 			}
 		}
 	}
-	for k := range m.parts {
-		p := &m.parts[k]
+	for k := range parts {
+		p := &parts[k]
 		if !(current && p.lease == t) && !(s.waived.unfenced && attempted[k]) {
 			continue
 		}
@@ -89,7 +90,9 @@ func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, 
 			p.attempts++
 		}
 		if deferred[k] {
-			p.retryAt = s.now + s.settings.retryWait(int(p.attempts))
+			w := p.wait()
+			w.retryAt = s.now + s.settings.retryWait(int(p.attempts))
+			p.waits = &w
 		}
 	}
 	s.put(m)

@@ -18,7 +18,8 @@ const (
 
 // place returns where p stands at the present log time, and when a wait ends.
 func (s *State) place(p part) (place, Millis) {
-	switch wait := max(p.retryAt, p.doubtUntil); {
+	w := p.wait()
+	switch wait := max(w.retryAt, w.doubtUntil); {
 	case p.lease != 0:
 		return isLeased, 0
 	case p.queued == 0:
@@ -41,39 +42,40 @@ func (s *State) put(m *message) {
 		s.ended.set(endedItem{m.endedAt, m.entry})
 	}
 	s.messages.set(m)
-	for i := range m.parts {
+	for i, p := range m.parts() {
+		was := nowhere
 		if old != nil {
-			if old.parts[i] == m.parts[i] {
+			before := old.parts()[i]
+			if before == p {
 				continue
 			}
-			s.displace(m.entry, old.parts[i])
+			was, _ = s.place(before)
+			s.displace(m.entry, before)
+			s.replace(m.entry, p)
+			s.dropEmptyLease(before.lease)
+		} else {
+			s.replace(m.entry, p)
 		}
-		s.replace(m.entry, m.parts[i])
-		if old != nil && old.parts[i].lease != m.parts[i].lease {
-			s.dropEmptyLease(old.parts[i].lease)
-		}
-		if is, _ := s.place(m.parts[i]); is == isDue {
-			var was place
-			if old != nil {
-				was, _ = s.place(old.parts[i])
-			}
-			if was != isDue {
-				s.sayQueued(m.parts[i].domain)
-			}
+		if is, _ := s.place(p); is == isDue && was != isDue {
+			s.sayQueued(p.domain)
 		}
 	}
 	s.totals.countMessage(old, -1)
 	s.totals.countMessage(m, +1)
-	if old != nil && old.live() && !live {
+	switch wasLive := old != nil && old.live(); {
+	case live && !wasLive:
+		s.totals.LiveBytes += m.open().body.Size
+	case wasLive && !live:
+		s.totals.LiveBytes -= m.open().body.Size
 		s.effects = append(s.effects, Finished{m.id})
 	}
 }
 
 // drop forgets a message.
 func (s *State) drop(m *message) {
-	for i := range m.parts {
-		s.displace(m.entry, m.parts[i])
-		s.dropEmptyLease(m.parts[i].lease)
+	for _, p := range m.parts() {
+		s.displace(m.entry, p)
+		s.dropEmptyLease(p.lease)
 	}
 	s.totals.countMessage(m, -1)
 	s.dropFingerprint(m)
@@ -161,11 +163,13 @@ func (s *State) endRetryWaits(n domainNumber) {
 	}
 	for _, entry := range entries {
 		m, _ := s.messages.get(&message{entry: entry})
-		if m.part(n).retryAt <= s.now {
+		w := m.part(n).wait()
+		if w.retryAt <= s.now {
 			continue // in doubt only
 		}
+		w.retryAt = s.now
 		c := m.clone()
-		c.part(n).retryAt = s.now
+		c.part(n).waits = &w
 		s.put(c)
 	}
 }

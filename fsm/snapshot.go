@@ -122,14 +122,18 @@ func (m *message) toProto() *queuepb.MessageRecord {
 		PossibleDuplicate: m.possibleDuplicate,
 		Ended:             int64(m.endedAt),
 	}
-	for _, p := range m.parts {
+	r.Origin = &queuepb.OriginRecord{
+		Node: string(m.origin.node), Host: m.origin.host, Protocol: m.origin.protocol, Tls: m.origin.tls,
+	}
+	for _, p := range m.parts() {
+		w := p.wait()
 		r.Parts = append(r.Parts, &queuepb.PartRecord{
 			Domain:     uint32(p.domain),
 			Lease:      uint64(p.lease),
 			Begun:      p.begun,
-			RetryAt:    int64(p.retryAt),
-			DoubtUntil: int64(p.doubtUntil),
-			Doubted:    uint64(p.doubted),
+			RetryAt:    int64(w.retryAt),
+			DoubtUntil: int64(w.doubtUntil),
+			Doubted:    uint64(w.doubted),
 			Attempts:   uint32(p.attempts),
 		})
 	}
@@ -295,39 +299,38 @@ func (s *State) loadMessage(r *queuepb.MessageRecord) error {
 	if err != nil {
 		return err
 	}
-	m := &message{
-		entry:             Index(r.GetEntry()),
-		id:                id,
-		sealed:            string(r.GetAccepted()),
-		settled:           r.GetSettled(),
-		possibleDuplicate: r.GetPossibleDuplicate(),
-	}
-	u, err := unseal(id, m.sealed)
+	m := newMessage(Index(r.GetEntry()), id, len(r.GetParts()))
+	m.sealed = string(r.GetAccepted())
+	m.settled = r.GetSettled()
+	m.possibleDuplicate = r.GetPossibleDuplicate()
+	o := r.GetOrigin()
+	m.origin = s.origin(origin{NodeName(o.GetNode()), o.GetHost(), o.GetProtocol(), o.GetTls()})
+	u, err := m.unseal()
 	if err != nil {
 		return err
 	}
-	m.size = u.body.Size
 	domains, partOf := partDomains(u.envelope)
 	notes := r.GetNotes()
 	if len(r.GetParts()) != len(domains) || len(partOf) == 0 || len(partOf) > recipientsMax ||
 		len(notes) > 0 && len(notes) != len(partOf) ||
-		m.size < 0 || m.size > bodyBytesMax || m.entry == 0 || m.entry > s.applied ||
+		u.body.Size < 0 || u.body.Size > bodyBytesMax || m.entry == 0 || m.entry > s.applied ||
 		s.messages.has(m) || s.ids.has(idItem{id: id}) {
 		return fmt.Errorf("message %s does not fit", id)
 	}
-	m.parts = make([]part, len(domains))
+	parts := m.parts()
 	for k, p := range r.GetParts() {
 		if err := known(p); err != nil {
 			return err
 		}
-		m.parts[k] = part{
-			lease:      Token(p.GetLease()),
-			retryAt:    Millis(p.GetRetryAt()),
-			doubtUntil: Millis(p.GetDoubtUntil()),
-			doubted:    Token(p.GetDoubted()),
-			domain:     domainNumber(p.GetDomain()),
-			attempts:   uint16(min(p.GetAttempts(), 1<<16-1)),
-			begun:      p.GetBegun(),
+		parts[k] = part{
+			lease:    Token(p.GetLease()),
+			domain:   domainNumber(p.GetDomain()),
+			attempts: uint16(min(p.GetAttempts(), 1<<16-1)),
+			begun:    p.GetBegun(),
+		}
+		w := waits{Millis(p.GetRetryAt()), Millis(p.GetDoubtUntil()), Token(p.GetDoubted())}
+		if w != (waits{}) {
+			parts[k].waits = &w
 		}
 	}
 	if len(notes) > 0 {
@@ -356,9 +359,9 @@ func (s *State) loadMessage(r *queuepb.MessageRecord) error {
 		}
 		switch state {
 		case RecipientQueued:
-			m.parts[k].queued++
+			parts[k].queued++
 		case RecipientHeld:
-			m.parts[k].held++
+			parts[k].held++
 		}
 	}
 	s.ids.set(idItem{id, m.entry})
@@ -372,7 +375,7 @@ func (s *State) loadMessage(r *queuepb.MessageRecord) error {
 	if r.GetFingerprintKept() {
 		s.keepFingerprint(fingerprintOf(u.envelope, u.body), m.entry)
 	}
-	return known(r)
+	return known(r, o)
 }
 
 // loadLease comes after the messages, whose records of the lease it counts.

@@ -25,6 +25,9 @@ const (
 	envelopeBytesMax   = 64 << 10      // of an encoded envelope; the entry is bounded by as much
 )
 
+// originBytesMax bounds each text of an origin, since origins are kept for good.
+const originBytesMax = 255
+
 // Texts for people are cut at these lengths.
 const (
 	detailBytesMax = 512
@@ -70,6 +73,7 @@ type State struct {
 	printed  tree[entryItem]  // messages that have one, oldest first
 	ended    tree[endedItem]  // messages with nothing left to do, by the time they ended
 	counts   tree[countsItem] // by domain number
+	origins  tree[*origin]    // shared by messages
 
 	totals Totals
 	// effects collects what Apply returns. Empty between two of them.
@@ -170,7 +174,8 @@ func New() *State {
 			}
 			return a.entry < b.entry
 		}),
-		counts: newTree(func(a, b countsItem) bool { return a.domain < b.domain }),
+		counts:  newTree(func(a, b countsItem) bool { return a.domain < b.domain }),
+		origins: newTree(func(a, b *origin) bool { return a.compare(*b) < 0 }),
 	}
 }
 
@@ -262,6 +267,7 @@ func (s *State) Snapshot() *State {
 	t.printed = s.printed.copy()
 	t.ended = s.ended.copy()
 	t.counts = s.counts.copy()
+	t.origins = s.origins.copy()
 	return &t
 }
 

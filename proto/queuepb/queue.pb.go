@@ -2655,6 +2655,7 @@ type MessageRecord struct {
 	Ended             int64                  `protobuf:"varint,7,opt,name=ended,proto3" json:"ended,omitempty"`                                            // when the record began to age; meaningful where nothing is left to do
 	Parts             []*PartRecord          `protobuf:"bytes,8,rep,name=parts,proto3" json:"parts,omitempty"`
 	Notes             []*NoteRecord          `protobuf:"bytes,9,rep,name=notes,proto3" json:"notes,omitempty"` // one per recipient, or none while all are queued and nothing was said
+	Origin            *OriginRecord          `protobuf:"bytes,10,opt,name=origin,proto3" json:"origin,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -2752,21 +2753,98 @@ func (x *MessageRecord) GetNotes() []*NoteRecord {
 	return nil
 }
 
-// What never changes about a message. Kept in memory in this encoding.
+func (x *MessageRecord) GetOrigin() *OriginRecord {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+// What many messages of one node have in common; not in Accepted, so that it
+// is kept in memory once.
+type OriginRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // that accepted the message
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"` // Trace.node
+	Protocol      string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Tls           string                 `protobuf:"bytes,4,opt,name=tls,proto3" json:"tls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OriginRecord) Reset() {
+	*x = OriginRecord{}
+	mi := &file_queuepb_queue_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OriginRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OriginRecord) ProtoMessage() {}
+
+func (x *OriginRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_queuepb_queue_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
+func (*OriginRecord) Descriptor() ([]byte, []int) {
+	return file_queuepb_queue_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *OriginRecord) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *OriginRecord) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *OriginRecord) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *OriginRecord) GetTls() string {
+	if x != nil {
+		return x.Tls
+	}
+	return ""
+}
+
+// What never changes about a message, but its origin. Kept in memory in this
+// encoding.
 type Accepted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Envelope      *Envelope              `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	Envelope      *Envelope              `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"` // without Trace.node, protocol and tls
 	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
 	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
-	Node          string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
-	At            int64                  `protobuf:"varint,5,opt,name=at,proto3" json:"at,omitempty"`
+	At            int64                  `protobuf:"varint,4,opt,name=at,proto3" json:"at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_queuepb_queue_proto_msgTypes[32]
+	mi := &file_queuepb_queue_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +2856,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[32]
+	mi := &file_queuepb_queue_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +2869,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{32}
+	return file_queuepb_queue_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Accepted) GetEnvelope() *Envelope {
@@ -2813,13 +2891,6 @@ func (x *Accepted) GetSize() int64 {
 		return x.Size
 	}
 	return 0
-}
-
-func (x *Accepted) GetNode() string {
-	if x != nil {
-		return x.Node
-	}
-	return ""
 }
 
 func (x *Accepted) GetAt() int64 {
@@ -2846,7 +2917,7 @@ type PartRecord struct {
 
 func (x *PartRecord) Reset() {
 	*x = PartRecord{}
-	mi := &file_queuepb_queue_proto_msgTypes[33]
+	mi := &file_queuepb_queue_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +2929,7 @@ func (x *PartRecord) String() string {
 func (*PartRecord) ProtoMessage() {}
 
 func (x *PartRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[33]
+	mi := &file_queuepb_queue_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +2942,7 @@ func (x *PartRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartRecord.ProtoReflect.Descriptor instead.
 func (*PartRecord) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{33}
+	return file_queuepb_queue_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PartRecord) GetDomain() uint32 {
@@ -2937,7 +3008,7 @@ type NoteRecord struct {
 
 func (x *NoteRecord) Reset() {
 	*x = NoteRecord{}
-	mi := &file_queuepb_queue_proto_msgTypes[34]
+	mi := &file_queuepb_queue_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2949,7 +3020,7 @@ func (x *NoteRecord) String() string {
 func (*NoteRecord) ProtoMessage() {}
 
 func (x *NoteRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[34]
+	mi := &file_queuepb_queue_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2962,7 +3033,7 @@ func (x *NoteRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteRecord.ProtoReflect.Descriptor instead.
 func (*NoteRecord) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{34}
+	return file_queuepb_queue_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NoteRecord) GetState() RecipientState {
@@ -3010,7 +3081,7 @@ type AliasRecord struct {
 
 func (x *AliasRecord) Reset() {
 	*x = AliasRecord{}
-	mi := &file_queuepb_queue_proto_msgTypes[35]
+	mi := &file_queuepb_queue_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3022,7 +3093,7 @@ func (x *AliasRecord) String() string {
 func (*AliasRecord) ProtoMessage() {}
 
 func (x *AliasRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[35]
+	mi := &file_queuepb_queue_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3035,7 +3106,7 @@ func (x *AliasRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasRecord.ProtoReflect.Descriptor instead.
 func (*AliasRecord) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{35}
+	return file_queuepb_queue_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AliasRecord) GetEntry() uint64 {
@@ -3064,7 +3135,7 @@ type LeaseRecord struct {
 
 func (x *LeaseRecord) Reset() {
 	*x = LeaseRecord{}
-	mi := &file_queuepb_queue_proto_msgTypes[36]
+	mi := &file_queuepb_queue_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3076,7 +3147,7 @@ func (x *LeaseRecord) String() string {
 func (*LeaseRecord) ProtoMessage() {}
 
 func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[36]
+	mi := &file_queuepb_queue_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3089,7 +3160,7 @@ func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRecord.ProtoReflect.Descriptor instead.
 func (*LeaseRecord) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{36}
+	return file_queuepb_queue_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LeaseRecord) GetToken() uint64 {
@@ -3130,7 +3201,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_queuepb_queue_proto_msgTypes[37]
+	mi := &file_queuepb_queue_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3142,7 +3213,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[37]
+	mi := &file_queuepb_queue_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3155,7 +3226,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{37}
+	return file_queuepb_queue_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SnapshotEnd) GetRecords() uint64 {
@@ -3335,7 +3406,7 @@ const file_queuepb_queue_proto_rawDesc = "" +
 	"\x06failed\x18\x04 \x03(\tR\x06failed\x12\x14\n" +
 	"\x05since\x18\x05 \x01(\x03R\x05since\x12\x16\n" +
 	"\x06detail\x18\x06 \x01(\tR\x06detail\x12\x14\n" +
-	"\x05flush\x18\a \x01(\x04R\x05flush\"\xc5\x02\n" +
+	"\x05flush\x18\a \x01(\x04R\x05flush\"\xfe\x02\n" +
 	"\rMessageRecord\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\x04R\x05entry\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1a\n" +
@@ -3345,13 +3416,19 @@ const file_queuepb_queue_proto_rawDesc = "" +
 	"\x10fingerprint_kept\x18\x06 \x01(\bR\x0ffingerprintKept\x12\x14\n" +
 	"\x05ended\x18\a \x01(\x03R\x05ended\x123\n" +
 	"\x05parts\x18\b \x03(\v2\x1d.holdfast.queue.v1.PartRecordR\x05parts\x123\n" +
-	"\x05notes\x18\t \x03(\v2\x1d.holdfast.queue.v1.NoteRecordR\x05notes\"\x93\x01\n" +
+	"\x05notes\x18\t \x03(\v2\x1d.holdfast.queue.v1.NoteRecordR\x05notes\x127\n" +
+	"\x06origin\x18\n" +
+	" \x01(\v2\x1f.holdfast.queue.v1.OriginRecordR\x06origin\"d\n" +
+	"\fOriginRecord\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x10\n" +
+	"\x03tls\x18\x04 \x01(\tR\x03tls\"\x7f\n" +
 	"\bAccepted\x127\n" +
 	"\benvelope\x18\x01 \x01(\v2\x1b.holdfast.queue.v1.EnvelopeR\benvelope\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x12\n" +
-	"\x04node\x18\x04 \x01(\tR\x04node\x12\x0e\n" +
-	"\x02at\x18\x05 \x01(\x03R\x02at\"\xc2\x01\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x0e\n" +
+	"\x02at\x18\x04 \x01(\x03R\x02at\"\xc2\x01\n" +
 	"\n" +
 	"PartRecord\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\rR\x06domain\x12\x14\n" +
@@ -3422,7 +3499,7 @@ func file_queuepb_queue_proto_rawDescGZIP() []byte {
 }
 
 var file_queuepb_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_queuepb_queue_proto_goTypes = []any{
 	(Return)(0),              // 0: holdfast.queue.v1.Return
 	(Outcome)(0),             // 1: holdfast.queue.v1.Outcome
@@ -3461,12 +3538,13 @@ var file_queuepb_queue_proto_goTypes = []any{
 	(*Counters)(nil),         // 34: holdfast.queue.v1.Counters
 	(*DomainRecord)(nil),     // 35: holdfast.queue.v1.DomainRecord
 	(*MessageRecord)(nil),    // 36: holdfast.queue.v1.MessageRecord
-	(*Accepted)(nil),         // 37: holdfast.queue.v1.Accepted
-	(*PartRecord)(nil),       // 38: holdfast.queue.v1.PartRecord
-	(*NoteRecord)(nil),       // 39: holdfast.queue.v1.NoteRecord
-	(*AliasRecord)(nil),      // 40: holdfast.queue.v1.AliasRecord
-	(*LeaseRecord)(nil),      // 41: holdfast.queue.v1.LeaseRecord
-	(*SnapshotEnd)(nil),      // 42: holdfast.queue.v1.SnapshotEnd
+	(*OriginRecord)(nil),     // 37: holdfast.queue.v1.OriginRecord
+	(*Accepted)(nil),         // 38: holdfast.queue.v1.Accepted
+	(*PartRecord)(nil),       // 39: holdfast.queue.v1.PartRecord
+	(*NoteRecord)(nil),       // 40: holdfast.queue.v1.NoteRecord
+	(*AliasRecord)(nil),      // 41: holdfast.queue.v1.AliasRecord
+	(*LeaseRecord)(nil),      // 42: holdfast.queue.v1.LeaseRecord
+	(*SnapshotEnd)(nil),      // 43: holdfast.queue.v1.SnapshotEnd
 }
 var file_queuepb_queue_proto_depIdxs = []int32{
 	6,  // 0: holdfast.queue.v1.Command.accept:type_name -> holdfast.queue.v1.Accept
@@ -3500,23 +3578,24 @@ var file_queuepb_queue_proto_depIdxs = []int32{
 	33, // 28: holdfast.queue.v1.SnapshotRecord.header:type_name -> holdfast.queue.v1.SnapshotHeader
 	35, // 29: holdfast.queue.v1.SnapshotRecord.domain:type_name -> holdfast.queue.v1.DomainRecord
 	36, // 30: holdfast.queue.v1.SnapshotRecord.message:type_name -> holdfast.queue.v1.MessageRecord
-	40, // 31: holdfast.queue.v1.SnapshotRecord.alias:type_name -> holdfast.queue.v1.AliasRecord
-	41, // 32: holdfast.queue.v1.SnapshotRecord.lease:type_name -> holdfast.queue.v1.LeaseRecord
-	42, // 33: holdfast.queue.v1.SnapshotRecord.end:type_name -> holdfast.queue.v1.SnapshotEnd
+	41, // 31: holdfast.queue.v1.SnapshotRecord.alias:type_name -> holdfast.queue.v1.AliasRecord
+	42, // 32: holdfast.queue.v1.SnapshotRecord.lease:type_name -> holdfast.queue.v1.LeaseRecord
+	43, // 33: holdfast.queue.v1.SnapshotRecord.end:type_name -> holdfast.queue.v1.SnapshotEnd
 	29, // 34: holdfast.queue.v1.SnapshotHeader.settings:type_name -> holdfast.queue.v1.Settings
 	34, // 35: holdfast.queue.v1.SnapshotHeader.counters:type_name -> holdfast.queue.v1.Counters
 	23, // 36: holdfast.queue.v1.DomainRecord.domain:type_name -> holdfast.queue.v1.RelayDomain
 	3,  // 37: holdfast.queue.v1.DomainRecord.state:type_name -> holdfast.queue.v1.NextHopState
-	38, // 38: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
-	39, // 39: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
-	7,  // 40: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
-	4,  // 41: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
-	18, // 42: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	39, // 38: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
+	40, // 39: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
+	37, // 40: holdfast.queue.v1.MessageRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
+	7,  // 41: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
+	4,  // 42: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
+	18, // 43: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_queuepb_queue_proto_init() }
@@ -3556,7 +3635,7 @@ func file_queuepb_queue_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_queuepb_queue_proto_rawDesc), len(file_queuepb_queue_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
