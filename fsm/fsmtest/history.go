@@ -1,0 +1,511 @@
+package fsmtest
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// A Source makes the choices of a history: one of 0 to n-1.
+type Source interface {
+	Choose(what string, n int) int
+}
+
+// A History drives a State with senders that repeat what they got no reply
+// for, holders that act on their leases and report late, a leader whose timers
+// race with renewals, and an operator. Beside the State it keeps what really
+// happened: who may act, which final dots were sent, which 250 was read.
+type History struct {
+	state  *fsm.State
+	twin   *Twin // nil where only the invariants are wanted
+	source Source
+	index  fsm.Index
+	minted uint64
+	log    []string
+
+	accepts  []fsm.Accept // every Accept ever proposed
+	unread   []mail.QueueID
+	grants   []*grant
+	dots     map[partKey]int
+	removed  map[mail.QueueID]bool
+	answered []mail.QueueID // ids that a 250 named
+}
+
+type partKey struct {
+	id     mail.QueueID
+	domain mail.Domain
+}
+
+// A grant is a lease as its holder sees it.
+type grant struct {
+	token    fsm.Token
+	holder   fsm.NodeName
+	domain   mail.Domain
+	renewals []fsm.Index // committed, the token first
+	messages map[mail.QueueID]*task
+	ids      []mail.QueueID // keys of messages, in order
+}
+
+// A task is one message in a lease: what the holder knows and did.
+type task struct {
+	right    bool // it may act: the lease, as far as an honest leader knows, stands
+	begun    bool // a committed renewal named it
+	dot      bool // it sent the final dot
+	reported *fsm.MessageOutcomes
+}
+
+// NewHistory returns a history of s, which must be empty.
+func NewHistory(s *fsm.State, twin *Twin, source Source) *History {
+	h := &History{state: s, twin: twin, source: source, dots: make(map[partKey]int), removed: make(map[mail.QueueID]bool)}
+	return h
+}
+
+// Log returns the commands so far.
+func (h *History) Log() string { return strings.Join(h.log, "\n") }
+
+var (
+	relayDomains = []mail.Domain{"a.test", "b.test", "c.test"}
+	nodes        = []fsm.NodeName{"n1", "n2", "n3"}
+)
+
+// Run takes so many steps, and reports the first rule that is broken.
+func (h *History) Run(steps int) error {
+	for _, d := range relayDomains[:2] {
+		if err := h.do(fsm.PutDomain{Domain: fsm.Domain{Name: d, MX: true}}); err != nil {
+			return err
+		}
+	}
+	if err := h.do(fsm.PutSettings{Settings: fsm.Settings{
+		DoubtWait: 120_000, FingerprintLife: 300_000, FingerprintMax: 3 + h.source.Choose("fingerprints", 20), RecordLife: 3_900_000,
+		RetryMin: 60_000, RetryMax: 240_000, Voters: 3,
+	}}); err != nil {
+		return err
+	}
+	acts := []func() error{
+		h.send, h.send, h.sendAgain, h.sendAgain, h.proposeAgain, h.settle,
+		h.pull, h.pull, h.pull, h.renew, h.renew, h.dot, h.dot, h.report, h.report, h.report, h.reportAgain, h.expire, h.expire,
+		h.operate, h.operate, h.domain, h.nextHop, h.tick, h.tick, h.tick, h.nonsense,
+	}
+	for range steps {
+		if err := acts[h.source.Choose("act", len(acts))](); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *History) do(a fsm.Action, settled ...mail.QueueID) error {
+	_, err := h.apply(a, settled...)
+	return err
+}
+
+// apply applies a command to the State and its twin, and checks every rule.
+func (h *History) apply(a fsm.Action, settled ...mail.QueueID) (fsm.Result, error) {
+	h.index += fsm.Index(1 + h.source.Choose("gap", 2))
+	c := fsm.Command{Node: pick(h, nodes), Settled: settled, Action: a}
+	h.log = append(h.log, fmt.Sprintf("%d: %T%+v settled %v", h.index, a, a, settled))
+	before := h.state.Snapshot()
+	var was bytes.Buffer
+	if err := before.Encode(&was); err != nil {
+		return fsm.Result{}, err
+	}
+	r, effects := h.state.Apply(h.index, c)
+	h.log = append(h.log, fmt.Sprintf("   %s %v %v %q %v", r.Verdict, r.ID, r.Messages, r.Text, effects))
+	var still bytes.Buffer
+	if err := before.Encode(&still); err != nil {
+		return r, err
+	}
+	if !bytes.Equal(was.Bytes(), still.Bytes()) {
+		return r, fmt.Errorf("a snapshot changed under a later command")
+	}
+	if err := Step(before, h.index, c, r, effects, h.state); err != nil {
+		return r, err
+	}
+	if h.twin != nil {
+		want := h.twin.Apply(h.index, c)
+		r.Text = ""
+		if err := differ("result", r, want); err != nil {
+			return r, err
+		}
+		if err := h.twin.Compare(h.state); err != nil {
+			return r, err
+		}
+	}
+	return r, h.world()
+}
+
+// world checks what the State must be worth to those outside.
+func (h *History) world() error {
+	rights := make(map[partKey]fsm.Token)
+	extra := 0
+	for _, g := range h.grants {
+		for _, id := range g.ids {
+			key := partKey{id, g.domain}
+			if !g.messages[id].right {
+				continue
+			}
+			if other, ok := rights[key]; ok { // I4
+				return fmt.Errorf("leases %d and %d both give the right to send %s", other, g.token, id)
+			}
+			rights[key] = g.token
+		}
+	}
+	for key, n := range h.dots {
+		if n < 2 {
+			continue
+		}
+		extra += n - 1
+		m, ok := h.state.Message(key.id)
+		if _, leased := rights[key]; ok && !leased && !m.PossibleDuplicate { // I5
+			return fmt.Errorf("%s was sent %d times and is not marked", key.id, n)
+		}
+	}
+	t := h.state.Totals()
+	if uint64(extra) > t.DoubtsExpired+t.DoubtsReported { // I3: copies <= 1 + D
+		return fmt.Errorf("%d extra copies, %d + %d doubts counted", extra, t.DoubtsExpired, t.DoubtsReported)
+	}
+	for _, id := range h.answered { // I1
+		m, ok := h.state.Message(id)
+		if !ok {
+			continue // forgotten, which Step allows only after its end
+		}
+		for k, st := range m.Recipients {
+			if st.State == fsm.RecipientFailed || st.State == fsm.RecipientRemoved && !h.removed[m.ID] {
+				return fmt.Errorf("%s got a 250; recipient %d is %s", id, k, st.State)
+			}
+		}
+	}
+	if t.FingerprintsDropped > 0 {
+		return nil
+	}
+	prints := make(map[string]mail.QueueID)
+	for m := range h.state.Messages(mail.QueueID{}) { // I8
+		if m.Settled || m.Accepted+h.state.Settings().FingerprintLife <= h.state.Now() ||
+			slices.ContainsFunc(m.Recipients, func(st fsm.RecipientStatus) bool { return st.State > fsm.RecipientDelivered }) {
+			continue
+		}
+		p := Print(m.Envelope, m.Body)
+		if other, ok := prints[p]; ok {
+			return fmt.Errorf("%s and %s are the same message and both unsettled", other, m.ID)
+		}
+		prints[p] = m.ID
+	}
+	return nil
+}
+
+func pick[T any](h *History, from []T) T { return from[h.source.Choose("pick", len(from))] }
+
+func (h *History) mint() mail.QueueID {
+	h.minted++
+	// Clocks of nodes differ: ids do not ascend.
+	ms := 1_700_000_000_000 + 10*h.minted - uint64(h.source.Choose("clock", 50))
+	return mail.MintQueueID(ms, [10]byte{byte(h.minted >> 8), byte(h.minted)})
+}
+
+// send is a new transaction, of one of few contents, so that they meet again.
+func (h *History) send() error {
+	b := mail.NewBody([]byte(pick(h, []string{"one", "two", "three"})))
+	from, _ := mail.ParseReversePath(pick(h, []string{"", "s@x.test"}), false)
+	e := mail.Envelope{From: from, Trace: mail.Trace{
+		Hello: "x.test", Client: netip.MustParseAddr("192.0.2.7"), Node: "n.test", Protocol: "ESMTP", Received: int64(h.minted),
+	}}
+	for _, local := range []string{"p", "q", "r"}[:1+h.source.Choose("recipients", 3)] {
+		d := relayDomains[min(h.source.Choose("domain", 12)/5, 2)]
+		p, _ := mail.ParseForwardPath(local+"@"+string(d), false)
+		e.Recipients = append(e.Recipients, mail.Recipient{Path: p, Domain: d})
+	}
+	return h.propose(fsm.Accept{Envelope: e, Body: b.Ref(h.mint())})
+}
+
+// sendAgain is a sender that repeats its message, under a new id. It may name
+// the recipients in another order.
+func (h *History) sendAgain() error {
+	if len(h.accepts) == 0 {
+		return nil
+	}
+	a := pick(h, h.accepts)
+	a.Body.ID = h.mint()
+	if h.source.Choose("reverse", 2) == 1 {
+		a.Envelope.Recipients = slices.Clone(a.Envelope.Recipients)
+		slices.Reverse(a.Envelope.Recipients)
+	}
+	return h.propose(a)
+}
+
+// proposeAgain is a node that asks again with the same id.
+func (h *History) proposeAgain() error {
+	if len(h.accepts) == 0 {
+		return nil
+	}
+	return h.propose(pick(h, h.accepts))
+}
+
+func (h *History) propose(a fsm.Accept) error {
+	h.accepts = append(h.accepts, a)
+	r, err := h.apply(a, h.someRead()...)
+	if err == nil && (r.Verdict == fsm.Done || r.Verdict == fsm.Repeat) && h.source.Choose("reply arrives", 3) > 0 {
+		h.answered = append(h.answered, r.ID)
+		h.unread = append(h.unread, r.ID)
+	}
+	return err
+}
+
+// someRead are ids whose 250 the client proves to have read only now.
+func (h *History) someRead() []mail.QueueID {
+	n := h.source.Choose("read", 3)
+	n = min(n, len(h.unread))
+	read := h.unread[:n:n]
+	h.unread = h.unread[n:]
+	return read
+}
+
+func (h *History) settle() error { return h.do(fsm.Settle{}, h.someRead()...) }
+
+// known returns ids that the queue knows, and one that it does not.
+func (h *History) known() []mail.QueueID {
+	ids := []mail.QueueID{{0xff}}
+	for m := range h.state.Messages(mail.QueueID{}) {
+		ids = append(ids, m.ID)
+		ids = append(ids, m.Aliases...)
+	}
+	return ids
+}
+
+// pull is a grant, mostly of what is due, at times of anything: plans are made
+// of what was.
+func (h *History) pull() error {
+	g := fsm.GrantLeases{Holder: pick(h, nodes), Domain: pick(h, relayDomains)}
+	from := slices.Collect(h.state.Due(g.Domain))
+	if h.source.Choose("stale plan", 3) == 0 {
+		from = h.known()
+	}
+	for range min(len(from), 1+h.source.Choose("lease", 4)) {
+		g.Messages = append(g.Messages, pick(h, from))
+	}
+	r, err := h.apply(g)
+	if err != nil || len(r.Messages) == 0 {
+		return err
+	}
+	held := &grant{
+		token: fsm.Token(h.index), holder: g.Holder, domain: g.Domain,
+		renewals: []fsm.Index{h.index}, messages: make(map[mail.QueueID]*task),
+	}
+	for _, id := range r.Messages {
+		held.ids = append(held.ids, id)
+		held.messages[id] = &task{right: true}
+	}
+	h.grants = append(h.grants, held)
+	return h.world()
+}
+
+// someGrant prefers the newest, whose leases mostly stand.
+func (h *History) someGrant() *grant {
+	if len(h.grants) == 0 {
+		return nil
+	}
+	from := h.grants
+	if h.source.Choose("recent", 4) > 0 {
+		from = from[max(0, len(from)-3):]
+	}
+	return pick(h, from)
+}
+
+func (h *History) renew() error {
+	g := h.someGrant()
+	if g == nil {
+		return nil
+	}
+	r := fsm.RenewLeases{Holder: g.holder, Token: g.token, Request: fsm.RequestID{Boot: 1, Number: uint64(h.index)}}
+	for _, id := range g.ids {
+		if h.source.Choose("begin", 2) == 1 {
+			r.Begun = append(r.Begun, id)
+		}
+	}
+	res, err := h.apply(r)
+	if err != nil || res.Verdict != fsm.Done {
+		return err
+	}
+	if l, ok := h.state.Lease(g.token); ok && l.Renewal == h.index {
+		g.renewals = append(g.renewals, h.index)
+	}
+	for _, id := range r.Begun {
+		if !slices.Contains(res.Messages, id) {
+			g.messages[id].begun = true
+		}
+	}
+	return nil
+}
+
+// dot is a holder that sends the final dot. No command: the primary has it.
+func (h *History) dot() error {
+	g := h.someGrant()
+	if g == nil {
+		return nil
+	}
+	id := pick(h, g.ids)
+	t := g.messages[id]
+	if !t.right || !t.begun || t.dot || t.reported != nil {
+		return nil
+	}
+	t.dot = true
+	h.dots[partKey{id, g.domain}]++
+	h.log = append(h.log, fmt.Sprintf("   dot of %s under %d", id, g.token))
+	return nil
+}
+
+// report is what a holder says of one message, once and for all. It may come
+// long after the lease.
+func (h *History) report() error {
+	g := h.someGrant()
+	if g == nil {
+		return nil
+	}
+	id := pick(h, g.ids)
+	t := g.messages[id]
+	if t.reported != nil {
+		return nil
+	}
+	o := fsm.MessageOutcomes{ID: id}
+	for _, k := range h.positions(id, g.domain) {
+		q := fsm.RecipientOutcome{Recipient: k}
+		switch {
+		case t.dot && h.source.Choose("reply read", 3) > 0:
+			q.Outcome, q.Tried, q.Reply = fsm.Delivered, true, mail.Reply{Code: 250, Text: "taken"}
+		case t.dot:
+			q.Outcome, q.Tried = fsm.InDoubt, true
+		default:
+			switch h.source.Choose("outcome", 4) {
+			case 0:
+				q.Outcome, q.Tried, q.Reply = fsm.Deferred, true, mail.Reply{Code: 451, Enhanced: mail.EnhancedCode{4, 3, 0}, Text: "later"}
+			case 1:
+				q.Outcome, q.Tried, q.Reply = fsm.Failed, true, mail.Reply{Code: 550, Enhanced: mail.EnhancedCode{5, 1, 1}, Text: "no"}
+			case 2:
+				q.Outcome = fsm.Deferred
+			default:
+				continue // not listed
+			}
+		}
+		o.Recipients = append(o.Recipients, q)
+	}
+	t.reported = &o
+	return h.sendReport(g, t)
+}
+
+// reportAgain is a holder that got no answer.
+func (h *History) reportAgain() error {
+	if g := h.someGrant(); g != nil {
+		if t := g.messages[pick(h, g.ids)]; t.reported != nil {
+			return h.sendReport(g, t)
+		}
+	}
+	return nil
+}
+
+func (h *History) sendReport(g *grant, t *task) error {
+	t.right = false
+	return h.do(fsm.RecordOutcomes{Holder: g.holder, Token: g.token, Messages: []fsm.MessageOutcomes{*t.reported}})
+}
+
+func (h *History) positions(id mail.QueueID, d mail.Domain) []int {
+	var positions []int
+	if m, ok := h.state.Message(id); ok {
+		for k, r := range m.Envelope.Recipients {
+			if r.Domain == d {
+				positions = append(positions, k)
+			}
+		}
+	}
+	return positions
+}
+
+// expire is a leader's timer. With the last renewal the holder's right is over,
+// as the leader waited for it; with an earlier one a renewal was in flight when
+// the timer fired, and the holder goes on.
+func (h *History) expire() error {
+	g := h.someGrant()
+	if g == nil {
+		return nil
+	}
+	renewal := g.renewals[len(g.renewals)-1]
+	if h.source.Choose("in flight", 2) == 1 {
+		renewal = g.renewals[0]
+	}
+	if renewal == g.renewals[len(g.renewals)-1] {
+		for _, t := range g.messages {
+			t.right = false
+		}
+	}
+	return h.do(fsm.ExpireLeases{Token: g.token, Renewal: renewal})
+}
+
+func (h *History) operate() error {
+	id := pick(h, h.known())
+	switch h.source.Choose("operator", 6) {
+	case 0, 1:
+		return h.do(fsm.Hold{ID: id, Reason: "looks odd"})
+	case 2, 3, 4:
+		return h.do(fsm.Release{ID: id})
+	}
+	if m, ok := h.state.Message(id); ok {
+		h.removed[m.ID] = true
+	}
+	return h.do(fsm.Remove{ID: id})
+}
+
+func (h *History) domain() error {
+	n := pick(h, relayDomains)
+	switch h.source.Choose("domain command", 4) {
+	case 0:
+		return h.do(fsm.RemoveDomain{Name: n})
+	case 1:
+		return h.do(fsm.FlushDomain{Name: n})
+	case 2:
+		return h.do(fsm.PutDomain{Domain: fsm.Domain{Name: n, MX: true}})
+	}
+	return h.do(fsm.PutDomain{Domain: fsm.Domain{Name: n, Targets: []fsm.Target{{Host: "192.0.2.25", Port: 25}}}})
+}
+
+func (h *History) nextHop() error {
+	return h.do(fsm.ReportNextHop{
+		Node: pick(h, nodes), Domain: pick(h, relayDomains), Up: h.source.Choose("up", 3) == 0, Detail: "seen",
+	})
+}
+
+// tick is a minute, at times more than the life of a record.
+func (h *History) tick() error {
+	n := []int{1, 1, 1, 2, 3, 6, 70}[h.source.Choose("ticks", 7)]
+	for range n {
+		if err := h.do(fsm.Tick{Elapsed: fsm.Millis(30_000 + 10_000*h.source.Choose("elapsed", 5))}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nonsense is what only a defect or an enemy proposes.
+func (h *History) nonsense() error {
+	id := pick(h, h.known())
+	return h.do(pick(h, []fsm.Action{
+		nil,
+		fsm.Accept{},
+		fsm.Accept{Body: mail.BodyRef{ID: mail.QueueID{0xfe}}},
+		fsm.Tick{Elapsed: -1},
+		fsm.GrantLeases{},
+		fsm.GrantLeases{Holder: "n1", Domain: "a.test"},
+		fsm.ExpireLeases{},
+		fsm.RenewLeases{Begun: []mail.QueueID{id, id}},
+		fsm.RecordOutcomes{},
+		fsm.RecordOutcomes{Token: fsm.Token(h.index) + 10, Messages: []fsm.MessageOutcomes{{ID: id}}},
+		fsm.RecordOutcomes{Token: 1, Messages: []fsm.MessageOutcomes{{ID: id, Recipients: []fsm.RecipientOutcome{
+			{Recipient: -1, Outcome: fsm.Delivered}, {Recipient: 99, Outcome: fsm.Failed}, {Outcome: 9}, {Outcome: fsm.Deferred, Tried: true},
+		}}}},
+		fsm.PutDomain{},
+		fsm.PutSettings{Settings: fsm.Settings{FingerprintLife: 3_600_000, RecordLife: 60_000}},
+		fsm.ReportNextHop{Domain: "a.test"},
+	}))
+}

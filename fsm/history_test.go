@@ -1,0 +1,128 @@
+package fsm_test
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/fsmtest"
+)
+
+// drawn makes choices that rapid can repeat and shrink.
+type drawn struct{ t *rapid.T }
+
+func (d drawn) Choose(what string, n int) int { return rapid.IntRange(0, n-1).Draw(d.t, what) }
+
+// seeded makes choices that a seed repeats.
+type seeded struct{ r *rand.Rand }
+
+func (s seeded) Choose(_ string, n int) int { return s.r.IntN(n) }
+
+func newSeeded(seed uint64) seeded { return seeded{rand.New(rand.NewPCG(seed, 0))} }
+
+// TestHistories runs random histories against the naive twin, with every
+// invariant checked after every command. A failure prints what repeats it.
+func TestHistories(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		h := fsmtest.NewHistory(fsm.New(), fsmtest.NewTwin(), drawn{t})
+		if err := h.Run(80); err != nil {
+			t.Fatalf("%s\n\n%v", h.Log(), err)
+		}
+	})
+}
+
+// TestLongHistories is the same by seed, without a need to shrink.
+func TestLongHistories(t *testing.T) {
+	seeds, steps := uint64(30), 600
+	if testing.Short() {
+		seeds = 5
+	}
+	for seed := range seeds {
+		h := fsmtest.NewHistory(fsm.New(), fsmtest.NewTwin(), newSeeded(seed))
+		if err := h.Run(steps); err != nil {
+			t.Fatalf("seed %d:\n%s\n\n%v", seed, h.Log(), err)
+		}
+	}
+}
+
+// TestSnapshotsAreLossless: a State that was encoded and decoded goes on
+// exactly as the one that it was taken from, and encodes to the same bytes.
+func TestSnapshotsAreLossless(t *testing.T) {
+	for seed := range uint64(20) {
+		s := fsm.New()
+		h := fsmtest.NewHistory(s, nil, newSeeded(seed))
+		if err := h.Run(300); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		first := encoded(t, s)
+		copied, err := fsm.Decode(bytes.NewReader(first))
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if !bytes.Equal(first, encoded(t, copied)) {
+			t.Fatalf("seed %d: the decoded state encodes otherwise", seed)
+		}
+		for i := range fsm.Index(80) {
+			c := fsm.Command{Action: fsm.Tick{Elapsed: 60_000}}
+			s.Apply(s.Applied()+i+1, c)
+			copied.Apply(copied.Applied()+i+1, c)
+			if !bytes.Equal(encoded(t, s), encoded(t, copied)) {
+				t.Fatalf("seed %d: they part after %d ticks", seed, i+1)
+			}
+		}
+	}
+}
+
+func encoded(t *testing.T, s *fsm.State) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := s.Encode(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// TestControls takes the rules of the protocol away one at a time. Each must be
+// missed, by the invariants alone and by the twin: else the histories above
+// would prove nothing about it.
+func TestControls(t *testing.T) {
+	for _, rule := range []string{
+		"match only what lives",
+		"settle",
+		"settle before match",
+		"guard on expire",
+		"check at grant",
+		"fence",
+		"hold keeps the lease",
+	} {
+		t.Run(rule, func(t *testing.T) {
+			for _, twin := range []bool{false, true} {
+				seed, err := breach(rule, twin)
+				if err == nil {
+					t.Fatalf("no history of %d misses the rule (with twin: %v)", seed, twin)
+				}
+				t.Logf("with twin %v, seed %d: %v", twin, seed, err)
+			}
+		})
+	}
+}
+
+// breach looks for a history in which a rule is missed.
+func breach(rule string, twin bool) (uint64, error) {
+	const seeds = 200
+	for seed := range uint64(seeds) {
+		s := fsm.New()
+		s.Waive(rule)
+		var w *fsmtest.Twin
+		if twin {
+			w = fsmtest.NewTwin()
+		}
+		if err := fsmtest.NewHistory(s, w, newSeeded(seed)).Run(300); err != nil {
+			return seed, err
+		}
+	}
+	return seeds, nil
+}
