@@ -6,7 +6,6 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
-	"github.com/holdfast-mx/holdfast/smtpd/gate"
 )
 
 // This file is the only one that says what an error, or a refused argument, is
@@ -104,14 +103,6 @@ func replySubmit(err error) (mail.Reply, bool) {
 		return replyTryAgain(), true
 	}
 	return mail.Reply{}, false
-}
-
-// replyBody answers an error of gate.Conn.NextBody.
-func replyBody(err error) mail.Reply {
-	if errors.Is(err, gate.ErrLineTooLong) {
-		return replyLine()
-	}
-	return replyAborted()
 }
 
 // toSMTP gives a reply to go-smtp, which wants an error for it.

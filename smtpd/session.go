@@ -145,8 +145,7 @@ func (s *session) Data(io.Reader) (err error) {
 	defer share.release()
 	body, refusal := s.receive(tx, &share)
 	if refusal.Code != 0 {
-		s.server.stats.Refused.Add(1)
-		s.log.Info("message refused", "from", tx.mail.from.String(), "reply", refusal.String())
+		s.log.Info("message not taken", "from", tx.mail.from.String(), "reply", refusal.String())
 		return toSMTP(refusal)
 	}
 	submitted = true
@@ -169,12 +168,18 @@ func (s *session) receive(tx *transaction, share *reservation) (*mail.Body, mail
 		switch {
 		case errors.Is(err, io.EOF):
 			if hops.tooMany() {
+				s.server.stats.Refused.Add(1)
 				return nil, replyLoop()
 			}
 			return body, mail.Reply{}
-		case err != nil:
-			return nil, replyBody(err)
+		case errors.Is(err, gate.ErrLineTooLong):
+			s.server.stats.Refused.Add(1)
+			return nil, replyLine()
+		case err != nil: // The gate has closed the connection, and said why if it could.
+			s.log.Info("message broken off", "size", int64(body.Size()), "err", err)
+			return nil, replyAborted()
 		case body.Size()+mail.ByteSize(len(piece)) > s.server.config.MaxMessageSize:
+			s.server.stats.Refused.Add(1)
 			return nil, replyTooLarge()
 		}
 		hops.write(piece)

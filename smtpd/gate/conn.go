@@ -283,7 +283,12 @@ func (c *Conn) greet() error {
 		}
 	}
 	if c.refusal != nil {
-		return c.sayLast(c.named(*c.refusal))
+		// No lingering: the client has nothing to say yet, and there may be
+		// very many of them.
+		c.out = fmt.Appendf(c.out, "%s\r\n", c.named(*c.refusal))
+		_ = c.flush()
+		c.die()
+		return net.ErrClosed
 	}
 	c.out = fmt.Appendf(c.out, "220 %s ESMTP Holdfast\r\n", c.gate.config.Hostname)
 	return nil
