@@ -72,7 +72,7 @@ func (b *Backend) Health() peer.Health {
 	if m, ok := b.attached(); ok {
 		h.ServerID = string(m.node.ID())
 		h.Applied = uint64(m.replica.appliedIndex())
-		h.Leader = m.node.IsLeader()
+		h.Leader = m.leading.Load() && m.node.IsLeader()
 		h.Term = m.node.Term()
 	}
 	return h

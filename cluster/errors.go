@@ -13,6 +13,9 @@ var (
 	ErrOutcomeUnknown = errors.New("outcome unknown")
 	// ErrNoLeader: this node knows of no leader, so it cannot commit anything.
 	ErrNoLeader = errors.New("no leader: this node cannot reach a majority of the voters")
+	// ErrCatchingUp: this node follows a leader, and its copy of the queue is
+	// still behind.
+	ErrCatchingUp = errors.New("this node is catching up with the leader")
 	// ErrStopping: the member is shutting down.
 	ErrStopping = errors.New("stopping")
 )

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
@@ -75,6 +76,9 @@ type Member struct {
 	entropyLock sync.Mutex
 	entropy     io.Reader
 
+	leading atomic.Bool // this node leads, and has applied what was committed before
+	current atomic.Bool // followLoop has caught up
+
 	stopping chan struct{}
 	stop     context.CancelFunc
 	loops    sync.WaitGroup
@@ -116,6 +120,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	m.loop(func() { m.settleIdle(life) })
 	m.loop(func() { m.reclaimLoop(life) })
 	m.loop(func() { m.bootstrapLoop(life) })
+	m.loop(func() { m.followLoop(life) })
 	m.loop(func() { m.watch(life) })
 	return m, nil
 }
@@ -133,10 +138,12 @@ func (m *Member) loop(run func()) {
 
 // lead is what this node does while it leads, until ctx ends.
 func (m *Member) lead(ctx context.Context) {
-	m.log.Info("leading", "node", m.name)
+	m.log.Info("leading", "term", m.node.Term())
+	m.leading.Store(true)
+	defer m.leading.Store(false)
 	m.recordSettings(ctx)
 	m.dispatcher.Lead(ctx)
-	m.log.Info("leading no longer", "node", m.name)
+	m.log.Info("leading no longer")
 }
 
 // recordSettings makes the settings say how many voters there are, since what
@@ -208,6 +215,9 @@ func (m *Member) Ready() error {
 	}
 	if _, ok := m.node.Leader(); !ok {
 		return ErrNoLeader
+	}
+	if !m.current.Load() {
+		return ErrCatchingUp
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func (a adminCluster) Status(context.Context) admin.Status {
 		Leader: fsm.NodeName(leader.Name()), IsLeader: raft.IsLeader(), Term: raft.Term(),
 		Commit: fsm.Index(raft.CommitIndex()), Floor: fsm.Index(raft.Floor()),
 		Quorum: known, LastContact: raft.LastContact(),
-		Spool: admin.SpoolStats{Bodies: spool.Bodies, Bytes: spool.BodyBytes, Segments: spool.Segments, DiskBytes: spool.DiskBytes},
+		Spool:  admin.SpoolStats{Bodies: spool.Bodies, Bytes: spool.BodyBytes, Segments: spool.Segments, DiskBytes: spool.DiskBytes},
 		Alarms: n.alarms(), Hostname: n.config.Hostname, SMTPAddresses: n.smtpAddresses(),
 	}
 	if s.IsLeader {

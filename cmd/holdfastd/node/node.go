@@ -300,6 +300,9 @@ func (n *Node) fail(err error) {
 	})
 }
 
+// Member returns the node's part in the cluster.
+func (n *Node) Member() *cluster.Member { return n.member }
+
 // Failed returns a channel that is closed when the node must not go on; Err
 // then says why.
 func (n *Node) Failed() <-chan struct{} { return n.failed }

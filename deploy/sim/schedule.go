@@ -1,0 +1,102 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
+)
+
+// A fault breaks something in a world and says how to mend it. A world has one
+// node down or cut off at a time, so a majority that could go on always exists.
+type fault struct {
+	name  string
+	begin func(ctx context.Context, w *World, victim string) (mend func() error, err error)
+}
+
+// faults are what a schedule draws from.
+var faults = []fault{
+	{"kill", func(ctx context.Context, w *World, victim string) (func() error, error) {
+		w.Kill(victim)
+		return func() error { return w.Start(ctx, victim) }, nil
+	}},
+	{"restart", func(ctx context.Context, w *World, victim string) (func() error, error) {
+		_ = w.Stop(victim) // a stop that could not finish in time is a kind of fault too
+		return func() error { return w.Start(ctx, victim) }, nil
+	}},
+	{"cut off", func(_ context.Context, w *World, victim string) (func() error, error) {
+		for _, other := range nodeNames {
+			if other != victim {
+				w.network.Cut(victim, other)
+			}
+		}
+		return func() error { w.network.HealAll(); return nil }, nil
+	}},
+	{"deaf", func(_ context.Context, w *World, victim string) (func() error, error) {
+		for _, other := range nodeNames {
+			if other != victim {
+				w.network.CutOneWay(other, victim)
+			}
+		}
+		return func() error { w.network.HealAll(); return nil }, nil
+	}},
+	{"no way to the primary", func(_ context.Context, w *World, victim string) (func() error, error) {
+		w.network.Cut(victim, primaryName)
+		return func() error { w.network.HealAll(); return nil }, nil
+	}},
+	{"one link cut", func(_ context.Context, w *World, victim string) (func() error, error) {
+		other := nodeNames[(slices.Index(nodeNames, victim)+1)%len(nodeNames)]
+		w.network.Cut(victim, other)
+		return func() error { w.network.HealAll(); return nil }, nil
+	}},
+	{"sender cut off", func(_ context.Context, w *World, victim string) (func() error, error) {
+		w.network.Cut(victim, senderName)
+		return func() error { w.network.HealAll(); return nil }, nil
+	}},
+	{"primary misbehaves", func(_ context.Context, w *World, _ string) (func() error, error) {
+		stages := sink.Stages()
+		actions := []sink.Action{sink.Refuse, sink.Drop}
+		w.faults.Set(sink.Fault{
+			Stage: stages[w.random.IntN(len(stages))], Action: actions[w.random.IntN(len(actions))], Rate: 0.3,
+		})
+		return func() error { w.faults.Set(); return nil }, nil
+	}},
+	{"primary down", func(_ context.Context, w *World, _ string) (func() error, error) {
+		w.PrimaryDown()
+		return w.PrimaryUp, nil
+	}},
+}
+
+// Torment runs seeded faults one after the other until ctx ends, and leaves
+// everything mended. The leader is the victim more often than its share.
+func (w *World) Torment(ctx context.Context) (names []string, err error) {
+	for ctx.Err() == nil {
+		f := faults[w.random.IntN(len(faults))]
+		victim := nodeNames[w.random.IntN(len(nodeNames))]
+		if leader := w.Leader(); leader != "" && w.random.IntN(2) == 0 {
+			victim = leader
+		}
+		names = append(names, f.name+" "+victim)
+		mend, err := f.begin(context.WithoutCancel(ctx), w, victim)
+		if err != nil {
+			return names, fmt.Errorf("%s %s: %w", f.name, victim, err)
+		}
+		sleep(ctx, time.Duration(500+w.random.IntN(12_000))*time.Millisecond)
+		if err := mend(); err != nil {
+			return names, fmt.Errorf("mend %s of %s: %w", f.name, victim, err)
+		}
+		sleep(ctx, time.Duration(500+w.random.IntN(8_000))*time.Millisecond)
+	}
+	return names, nil
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

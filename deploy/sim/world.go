@@ -1,0 +1,388 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cluster"
+	"github.com/holdfast-mx/holdfast/cluster/clustertest"
+	"github.com/holdfast-mx/holdfast/cluster/consensus"
+	"github.com/holdfast-mx/holdfast/cluster/transport"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/letter"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sender"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
+	"github.com/holdfast-mx/holdfast/cmd/holdfastd/config"
+	"github.com/holdfast-mx/holdfast/cmd/holdfastd/node"
+	"github.com/holdfast-mx/holdfast/delivery/route"
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+const (
+	smtpPort    = "25"
+	clusterPort = "7420"
+	primaryName = "primary"
+	senderName  = "sender"
+)
+
+var (
+	nodeNames    = []string{"n1", "n2", "n3"}
+	relayDomains = []mail.Domain{"example.org", "example.test"}
+)
+
+// A World is one simulated cluster with what surrounds it. All of it lives in
+// one synctest bubble.
+type World struct {
+	seed     uint64
+	random   *rand.Rand
+	log      *slog.Logger
+	network  *clustertest.Network
+	registry *registry
+	certs    string // directory of the CA and the nodes' certificates
+	disks    map[string]*disks
+	nodes    map[string]*process
+	ledger   *ledger.Ledger
+	faults   *sink.Faults
+
+	primaryLock sync.Mutex
+	primary     *sink.Server // nil while it is down
+	primaryDone chan struct{}
+
+	// Fell lists the nodes that failed by themselves, with the reason.
+	fellLock sync.Mutex
+	fell     []string
+}
+
+// disks outlive the processes that use them.
+type disks struct {
+	incarnation string
+	spool       *clustertest.Disk
+	raft        *clustertest.RaftDisk
+}
+
+// A process is one life of one node.
+type process struct {
+	name  string
+	node  *node.Node
+	raft  *clustertest.RaftStore
+	dead  atomic.Bool
+	ended chan struct{} // closed when nothing of it runs any more
+}
+
+// NewWorld prepares a world. dir takes the certificates, as real files.
+func NewWorld(seed uint64, dir string, log *slog.Logger) (*World, error) {
+	network := clustertest.NewNetwork(seed, time.Millisecond, 20*time.Millisecond)
+	w := &World{
+		seed: seed, random: rand.New(rand.NewPCG(seed, 0x73696d)), log: log,
+		network: network, registry: newRegistry(network.Reachable), certs: dir,
+		disks: map[string]*disks{}, nodes: map[string]*process{},
+		ledger: ledger.New(), faults: sink.NewFaults(seed),
+	}
+	ca, err := transport.CreateCA("sim", time.Now())
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := ca.WriteFiles(dir, "ca"); err != nil {
+		return nil, err
+	}
+	for i, name := range nodeNames {
+		pair, err := transport.IssueNode(ca, name, nil, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		if _, _, err := pair.WriteFiles(dir, name); err != nil {
+			return nil, err
+		}
+		w.disks[name] = &disks{
+			incarnation: fmt.Sprintf("%016x", i+1),
+			spool:       clustertest.NewDisk(seed + uint64(i)),
+			raft:        clustertest.NewRaftDisk(seed+uint64(i), 4*time.Millisecond),
+		}
+	}
+	return w, nil
+}
+
+// Start brings a node up on its disks.
+func (w *World) Start(ctx context.Context, name string) error {
+	d := w.disks[name]
+	host := w.network.Host(name)
+	p := &process{name: name, raft: d.raft.Open(), ended: make(chan struct{})}
+	fs := d.spool.Mount()
+	listen := func(address string) (net.Listener, error) {
+		if p.dead.Load() {
+			return nil, net.ErrClosed
+		}
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		number, err := strconv.Atoi(port)
+		if err != nil {
+			return nil, err
+		}
+		return host.Listen(number)
+	}
+	dial := func(ctx context.Context, address string) (net.Conn, error) {
+		if p.dead.Load() {
+			return nil, net.ErrClosed
+		}
+		c, err := host.Dial(ctx, address)
+		if err == nil && p.dead.Load() { // killed while it dialled
+			return nil, errors.Join(net.ErrClosed, c.Close())
+		}
+		return c, err
+	}
+	n, err := node.Start(ctx, w.config(name), node.Seams{
+		Log:    w.log.With("node", name),
+		Listen: listen, Dial: dial, DialSMTP: dial, Resolver: noResolver{},
+		Spool: fs,
+		Stores: func(string) (consensus.Stores, error) {
+			return consensus.Stores{Log: p.raft, Stable: p.raft, Snapshots: p.raft}, nil
+		},
+		Incarnation: func(string, io.Reader) (string, error) { return d.incarnation, nil },
+		Directory: func(c node.DirectoryConfig) (node.Directory, error) {
+			return &directory{registry: w.registry, self: cluster.Sighting{
+				Name: name, Incarnation: d.incarnation, Address: net.JoinHostPort(name, clusterPort), Alive: true,
+			}}, nil
+		},
+		FreeSpace: func(string) (int, error) { return 50, nil },
+		Now:       time.Now,
+		Boot:      func() time.Duration { return time.Since(time.Time{}.AddDate(1990, 0, 0)) },
+		Entropy:   randomReader{rand.New(rand.NewPCG(w.random.Uint64(), w.random.Uint64()))},
+	})
+	if err != nil {
+		return fmt.Errorf("start %s: %w", name, err)
+	}
+	p.node = n
+	w.nodes[name] = p
+	go w.watch(p)
+	return nil
+}
+
+// watch notes when a node fails that nobody killed.
+func (w *World) watch(p *process) {
+	select {
+	case <-p.node.Failed():
+		if !p.dead.Load() {
+			w.fellLock.Lock()
+			w.fell = append(w.fell, fmt.Sprintf("%s: %v", p.name, p.node.Err()))
+			w.fellLock.Unlock()
+		}
+	case <-p.ended:
+	}
+}
+
+// config is a node's configuration, as its file would give it.
+func (w *World) config(name string) *config.Config {
+	c := config.Default()
+	c.Cluster, c.Node, c.Hostname = "sim", fsm.NodeName(name), mail.Domain(name+".backup.test")
+	c.DataDir = filepath.Join(w.certs, "data-"+name)
+	c.SMTPListen = []string{name + ":" + smtpPort}
+	c.ClusterListen = name + ":" + clusterPort
+	c.ClusterAdvertise = c.ClusterListen
+	c.CA = filepath.Join(w.certs, "ca.crt")
+	c.Cert = filepath.Join(w.certs, name+".crt")
+	c.Key = filepath.Join(w.certs, name+".key")
+	c.BootstrapExpect = len(nodeNames)
+	c.Latency = config.LAN
+	c.AdminSocket = ""
+	return c
+}
+
+// Kill ends a node as SIGKILL or a power cut does: its links break, its disks
+// take nothing more, and nobody waits for it.
+func (w *World) Kill(name string) {
+	p := w.nodes[name]
+	if p == nil {
+		return
+	}
+	delete(w.nodes, name)
+	p.dead.Store(true)
+	w.network.Kill(name)
+	p.raft.Crash()
+	w.disks[name].spool.Kill()
+	go func() {
+		// What is left of the process touches neither network nor disk any more;
+		// its goroutines have to end all the same, since the bubble waits for them.
+		over, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = p.node.Close(over)
+		close(p.ended)
+	}()
+}
+
+// Stop ends a node cleanly.
+func (w *World) Stop(name string) error {
+	p := w.nodes[name]
+	if p == nil {
+		return nil
+	}
+	delete(w.nodes, name)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	err := p.node.Close(ctx)
+	p.dead.Store(true)
+	close(p.ended)
+	return err
+}
+
+// Leader returns the name of the node that leads by its own account, "" where
+// none does.
+func (w *World) Leader() string {
+	for _, name := range nodeNames {
+		if p := w.nodes[name]; p != nil && p.node.Member().Node().IsLeader() {
+			return name
+		}
+	}
+	return ""
+}
+
+// Do has an action committed by any node that can.
+func (w *World) Do(ctx context.Context, action fsm.Action) error {
+	for {
+		for _, name := range nodeNames {
+			p := w.nodes[name]
+			if p == nil || p.node.Member().Ready() != nil {
+				continue
+			}
+			attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
+			result, err := p.node.Member().Do(attempt, action)
+			cancel()
+			if err == nil && result.Verdict == fsm.Done {
+				return nil
+			}
+			if err == nil {
+				return fmt.Errorf("%T: %s", action, result.Text)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%T: no node commits: %w", action, ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// PutDomains registers the relay domains with the primary.
+func (w *World) PutDomains(ctx context.Context) error {
+	ip := w.network.Host(primaryName).IP().String()
+	for _, d := range relayDomains {
+		if err := w.Do(ctx, fsm.PutDomain{Domain: fsm.Domain{Name: d, Targets: []fsm.Target{{Host: ip, Port: 25}}}}); err != nil {
+			return err
+		}
+	}
+	for _, name := range nodeNames {
+		for !w.knows(name) {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("%s does not learn of the relay domains: %w", name, ctx.Err())
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// knows reports whether a node has heard of all relay domains. Before that it
+// refuses mail for them, as it should.
+func (w *World) knows(name string) bool {
+	p := w.nodes[name]
+	return p != nil && len(p.node.Member().View().Domains()) == len(relayDomains)
+}
+
+// PrimaryUp starts the primary.
+func (w *World) PrimaryUp() error {
+	w.primaryLock.Lock()
+	defer w.primaryLock.Unlock()
+	if w.primary != nil {
+		return nil
+	}
+	l, err := w.network.Host(primaryName).Listen(25)
+	if err != nil {
+		return err
+	}
+	w.primary = sink.New(sink.Options{Hostname: "mail.example.org", Arrival: w.ledger.Arrival, Faults: w.faults})
+	w.primaryDone = make(chan struct{})
+	go func(s *sink.Server, done chan struct{}) {
+		defer close(done)
+		_ = s.Serve(l)
+	}(w.primary, w.primaryDone)
+	return nil
+}
+
+// PrimaryDown ends it.
+func (w *World) PrimaryDown() {
+	w.primaryLock.Lock()
+	defer w.primaryLock.Unlock()
+	if w.primary == nil {
+		return
+	}
+	w.primary.Close()
+	<-w.primaryDone
+	w.primary = nil
+}
+
+// Send sends letters to all nodes in turn, as a real sender does, until all
+// have a 250 or ctx ends.
+func (w *World) Send(ctx context.Context, count, sessions int, pause time.Duration) (sender.Stats, error) {
+	var targets []string
+	for _, name := range nodeNames {
+		targets = append(targets, name+":"+smtpPort)
+	}
+	var domains []string
+	for _, d := range relayDomains {
+		domains = append(domains, string(d))
+	}
+	letters := letter.New(letter.Options{Seed: w.seed, Domains: domains, Sizes: letter.ShapesOfMail, BigAt: -1})
+	host := w.network.Host(senderName)
+	s, err := sender.New(sender.Options{
+		Targets: targets, Letter: letters.Letter, Count: count, Sessions: sessions, PerConnection: 2, Pause: pause,
+		GiveUp: 24 * time.Hour, Record: w.ledger, Dial: host.Dial, Seed: w.seed, Hello: "sender.test",
+	})
+	if err != nil {
+		return sender.Stats{}, err
+	}
+	err = s.Run(ctx)
+	return s.Stats(), err
+}
+
+// Close ends everything that still runs.
+func (w *World) Close() {
+	for _, name := range nodeNames {
+		_ = w.Stop(name)
+	}
+	w.PrimaryDown()
+}
+
+// noResolver: the primary is configured, nothing is looked up.
+type noResolver struct{}
+
+func (noResolver) MX(context.Context, string) ([]route.MX, error) {
+	return nil, os.ErrNotExist
+}
+
+func (noResolver) Addresses(context.Context, string) ([]netip.Addr, error) {
+	return nil, os.ErrNotExist
+}
+
+type randomReader struct{ *rand.Rand }
+
+func (r randomReader) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = byte(r.Uint32())
+	}
+	return len(p), nil
+}
