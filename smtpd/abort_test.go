@@ -117,4 +117,3 @@ func TestTruncatedTLS(t *testing.T) {
 		t.Fatalf("stored %q", m[0].body)
 	}
 }
-

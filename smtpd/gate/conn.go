@@ -3,7 +3,6 @@ package gate
 import (
 	"bytes"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -372,158 +371,6 @@ func (c *Conn) endTransaction() {
 	c.setBusy(false)
 }
 
-// pass writes a reply of go-smtp, which is the session's, as it is.
-func (c *Conn) pass(code int, lines []replyLine) error {
-	for _, l := range lines {
-		c.out = append(c.out, l.raw...)
-	}
-	return c.said(code)
-}
-
-// say writes a reply of our own.
-func (c *Conn) say(r mail.Reply) error {
-	c.out = fmt.Appendf(c.out, "%s\r\n", r)
-	return c.said(r.Code)
-}
-
-func (c *Conn) said(code int) error {
-	if code/100 == 5 {
-		c.errors++
-	}
-	if code == 421 { // RFC 5321 section 3.8: 421 goes with a close.
-		return c.closeLingering()
-	}
-	if len(c.out) > outputBytesMax {
-		return c.flush()
-	}
-	return nil
-}
-
-// sayLast writes a reply and closes. It always returns an error, for go-smtp.
-func (c *Conn) sayLast(r mail.Reply) error {
-	c.out = fmt.Appendf(c.out, "%s\r\n", r)
-	return c.closeLingering()
-}
-
-// closeLingering flushes and closes. The client may be sending still, and a
-// close with its octets unread would reset the connection and take the reply
-// with it; so they are read for a moment.
-func (c *Conn) closeLingering() error {
-	if c.flush() == nil {
-		if half, ok := c.wire.Conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-			c.mu.Lock()
-			if !c.dead {
-				_ = c.wire.SetReadDeadline(time.Now().Add(lingerTime))
-			}
-			c.mu.Unlock()
-			_, _ = io.CopyN(io.Discard, c.wire.Conn, lingerBytesMax)
-		}
-	}
-	c.die()
-	return net.ErrClosed
-}
-
-// flush writes what is held back.
-func (c *Conn) flush() error {
-	if len(c.out) == 0 {
-		return nil
-	}
-	if c.isDead() {
-		return net.ErrClosed
-	}
-	out := c.out
-	c.out = c.out[:0]
-	_ = c.wire.SetWriteDeadline(time.Now().Add(c.gate.limits.WriteTimeout))
-	if _, err := c.stream.Write(out); err != nil {
-		c.die()
-		return net.ErrClosed
-	}
-	return nil
-}
-
-// fill reads once from the network, after a flush. It returns errDraining when
-// a drain ends the connection here, os.ErrDeadlineExceeded (as a net.Error),
-// or the error of the connection.
-func (c *Conn) fill(deadline time.Time) error {
-	if err := c.flush(); err != nil {
-		return err
-	}
-	c.makeRoom()
-	c.mu.Lock()
-	switch {
-	case c.dead:
-		c.mu.Unlock()
-		return net.ErrClosed
-	case c.draining && !c.busy:
-		c.mu.Unlock()
-		return errDraining
-	}
-	_ = c.wire.SetReadDeadline(deadline)
-	c.mu.Unlock()
-	before, at := c.wire.taken, c.w
-	n, err := c.stream.Read(c.in[c.w:])
-	if n > 0 {
-		c.olderP = c.position(c.r)
-		c.chunk, c.chunkP = at, before
-		if c.tls != nil {
-			c.chunkP = c.wire.recordStart
-		}
-		c.w += n
-		return nil
-	}
-	if err == nil {
-		err = io.ErrNoProgress
-	}
-	if isTimeout(err) && c.mustLeave() {
-		return errDraining
-	}
-	return err
-}
-
-// makeRoom makes sure that in has room behind w.
-func (c *Conn) makeRoom() {
-	if c.r == c.w {
-		c.r, c.w, c.chunk = 0, 0, 0
-		if c.large != nil && c.phase == phaseCommand {
-			c.gate.buffers.Put(c.large)
-			c.large, c.in = nil, c.small[:]
-		}
-		return
-	}
-	if c.r > 0 {
-		copy(c.in, c.in[c.r:c.w])
-		if c.r > c.chunk {
-			c.chunkP = c.position(c.r)
-		}
-		c.chunk = max(c.chunk-c.r, 0)
-		c.w -= c.r
-		c.r = 0
-	}
-}
-
-// enlarge takes a large input buffer, for a body.
-func (c *Conn) enlarge() {
-	if c.large != nil {
-		return
-	}
-	c.large = c.gate.buffers.Get().(*[bodyInputBytes]byte)
-	copy(c.large[:], c.in[:c.w])
-	c.in = c.large[:]
-}
-
-// position returns where on the wire the octet in[i] came from; under TLS,
-// where the record that brought it began; and of octets older than the last
-// read, where the oldest of them came from.
-func (c *Conn) position(i int) int64 {
-	switch {
-	case i < c.chunk:
-		return c.olderP
-	case c.tls != nil:
-		return c.chunkP
-	}
-	return c.chunkP + int64(i-c.chunk)
-}
-
 // mustLeave reports that a drain wants this connection closed now.
 func (c *Conn) mustLeave() bool {
 	c.mu.Lock()
@@ -563,9 +410,4 @@ func (c *Conn) die() {
 	if !dead {
 		_ = c.wire.Conn.Close()
 	}
-}
-
-func isTimeout(err error) bool {
-	var ne net.Error
-	return errors.As(err, &ne) && ne.Timeout()
 }
