@@ -66,6 +66,8 @@ type testMember struct {
 	disk     *clustertest.RaftDisk
 	bodyDisk *clustertest.BodyDisk
 	controls controls
+	// heartbeat is the member's HeartbeatTimeout, the default where it is zero.
+	heartbeat time.Duration
 
 	mu     sync.Mutex // guards what a process is made of
 	proc   *process
@@ -81,6 +83,8 @@ type process struct {
 	fsm    *testFSM
 	stop   context.CancelFunc
 	tasks  sync.WaitGroup
+	// restored is how many snapshots were restored by the start itself.
+	restored int
 }
 
 type testBodies struct{ *clustertest.Bodies }
@@ -110,7 +114,7 @@ func testLogger(name string) *slog.Logger {
 
 // inCluster runs a test in a bubble with members a, b, c... that are not
 // started yet.
-func inCluster(t *testing.T, size int, o clusterOptions, test func(c *testCluster)) {
+func inCluster(t *testing.T, size int, o clusterOptions, test func(t *testing.T, c *testCluster)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		if o.diskTime == 0 {
@@ -132,7 +136,7 @@ func inCluster(t *testing.T, size int, o clusterOptions, test func(c *testCluste
 				m.kill()
 			}
 		}()
-		test(c)
+		test(t, c)
 	})
 }
 
@@ -153,6 +157,7 @@ func (c *testCluster) add(name string) *testMember {
 	return m
 }
 
+func (m *testMember) String() string  { return m.name }
 func (m *testMember) id() ServerID    { return ServerID(m.name + "/1") }
 func (m *testMember) address() string { return fmt.Sprintf("%s:%d", m.name, raftPort) }
 
@@ -172,6 +177,7 @@ func (m *testMember) start() error {
 		Stream:            testStream{listener, c.net.Host(m.name)},
 		Stores:            Stores{Log: p.store, Stable: p.store, Snapshots: p.store},
 		Logger:            testLogger(m.name),
+		HeartbeatTimeout:  m.heartbeat,
 		TrailingLogs:      c.options.trailing,
 		SnapshotThreshold: c.options.threshold,
 		SnapshotInterval:  c.options.interval,
@@ -182,6 +188,7 @@ func (m *testMember) start() error {
 		p.bodies.Crash()
 		return err
 	}
+	p.restored = p.fsm.restores()
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = cancel
 	if c.options.housekeeping {

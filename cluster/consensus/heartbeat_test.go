@@ -21,7 +21,7 @@ func TestHeartbeatTakesNoFastPath(t *testing.T) {
 		{"control: with the fast path", controls{heartbeatFastPath: true}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			inCluster(t, 3, clusterOptions{controls: test.controls}, func(c *testCluster) {
+			inCluster(t, 3, clusterOptions{controls: test.controls}, func(t *testing.T, c *testCluster) {
 				c.up()
 				c.bootstrap()
 				a := c.leader()

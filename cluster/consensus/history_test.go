@@ -27,8 +27,8 @@ type history struct {
 	rand *rand.Rand
 	live []mail.BodyRef // accepted, not finished
 
-	commits, acks, kills, restarts, snapshots int
-	stats                                     Stats
+	commits, acks, kills, restarts, installs int
+	stats                                    Stats
 }
 
 func (h *history) intn(n int) int {
@@ -143,6 +143,7 @@ func (h *history) stop(m *testMember) {
 		h.stats.GateRefusals += s.GateRefusals
 		h.stats.FloorRaises += s.FloorRaises
 		h.kills++
+		h.installs += p.fsm.restores() - p.restored
 		h.mu.Unlock()
 	}
 	m.kill()
@@ -251,7 +252,7 @@ func runHistory(t *testing.T, size int, seed uint64, controls controls, judge fu
 	inCluster(t, size, clusterOptions{
 		seed: seed, controls: controls, housekeeping: true,
 		trailing: 8, threshold: 30, interval: 5 * time.Second,
-	}, func(c *testCluster) {
+	}, func(t *testing.T, c *testCluster) {
 		h.c, h.calm = c, make(chan struct{}) // made inside the bubble
 		c.up()
 		c.bootstrap()
@@ -291,8 +292,8 @@ func runHistory(t *testing.T, size int, seed uint64, controls controls, judge fu
 }
 
 func (h *history) String() string {
-	return fmt.Sprintf("%d nodes: %d commits, %d acknowledged, %d exempt, %d gate waits, %d refused, %d raised, %d kills, %d full restarts",
-		h.size, h.commits, h.acks, h.stats.Exempt, h.stats.GateWaits, h.stats.GateRefusals, h.stats.FloorRaises, h.kills, h.restarts)
+	return fmt.Sprintf("%d nodes: %d commits, %d acknowledged, %d exempt, %d gate waits, %d refused, %d raised, %d kills, %d full restarts, %d snapshots installed",
+		h.size, h.commits, h.acks, h.stats.Exempt, h.stats.GateWaits, h.stats.GateRefusals, h.stats.FloorRaises, h.kills, h.restarts, h.installs)
 }
 
 // TestRandomHistories is the append rule under everything at once.
@@ -313,12 +314,14 @@ func TestRandomHistoriesFindABrokenRule(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		controls controls
+		what     string
 	}{
-		{"rule off", controls{ruleOff: true, startCheckOff: true}},
-		{"without floor", controls{floorOff: true, startCheckOff: true}},
+		{"rule off", controls{ruleOff: true, startCheckOff: true}, "committed with"},
+		{"rule off", controls{ruleOff: true, startCheckOff: true}, "I1"},
+		{"without floor", controls{floorOff: true, startCheckOff: true}, "I1"},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Log(runHistory(t, 3, *seedFlag, test.controls, (*oracle).caught))
+		t.Run(test.name+", "+test.what, func(t *testing.T) {
+			t.Log(runHistory(t, 3, *seedFlag, test.controls, func(o *oracle) { o.caught(test.what) }))
 		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -88,6 +89,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	}
 	n.rot = newRotWatch(c, n.log, f, l)
 	n.gate = newGate(c, f, n.log)
+	n.gate.hasVote = n.hasVote
 	n.sender = &sender{floor: f, log: n.log, latch: l, live: c.controls.liveFloor, refused: n.suspect}
 	// What a peer sends before Raft runs waits in the gate.
 	n.transport = newTransport(c, n.gate, n.sender)
@@ -106,6 +108,11 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 		n.rot.run(ctx)
 	})
 	return n, nil
+}
+
+// hasVote is for a control of the tests. The rule never asks for it.
+func (n *Node) hasVote() bool {
+	return n.stable.running.Load() && slices.ContainsFunc(n.Servers(), func(s Server) bool { return s.ID == n.config.ID && s.Voter })
 }
 
 // newRaft is raft.NewRaft, which panics on some errors of the stores.
