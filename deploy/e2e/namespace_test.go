@@ -5,6 +5,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"syscall"
@@ -73,6 +74,8 @@ func furnish() error {
 	return replace("/etc/resolv.conf", "nameserver "+addressDNS+"\n")
 }
 
+// loopbackUp brings the interface up. All of 127.0.0.0/8 can be used on it, but
+// Postfix wants to see its own address among those of an interface.
 func loopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -84,7 +87,22 @@ func loopbackUp() error {
 		return err
 	}
 	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request); err != nil {
+		return err
+	}
+	for i, address := range []string{addressSender, addressPrimary} {
+		request, err := unix.NewIfreq(fmt.Sprintf("lo:%d", i+1))
+		if err != nil {
+			return err
+		}
+		if err := request.SetInet4Addr(netip.MustParseAddr(address).AsSlice()); err != nil {
+			return err
+		}
+		if err := unix.IoctlIfreq(fd, unix.SIOCSIFADDR, request); err != nil {
+			return fmt.Errorf("add %s: %w", address, err)
+		}
+	}
+	return nil
 }
 
 // replace lays a file of ours over a file of the host, for us alone.

@@ -132,6 +132,7 @@ func (p *postfix) write(name, text string, mode fs.FileMode) {
 
 func (p *postfix) run(verb string) {
 	p.t.Helper()
+	// Without a terminal it says nothing: what it has to say is in the log.
 	out, err := exec.Command("postfix", "-c", p.config, verb).CombinedOutput()
 	if err != nil {
 		p.t.Fatalf("postfix %s of %s: %v\n%s\n%s", verb, p.name, err, out, p.tail())

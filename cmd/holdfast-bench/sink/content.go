@@ -22,9 +22,10 @@ type content struct {
 // 4.5.2). An error means that the end was not seen.
 func (s *session) content() (content, error) {
 	c := content{cutter: new(ledger.Cutter), whole: s.srv.o.Inspect != nil}
-	begins := true
-	endsCR := false // the piece before ended in CR, and its LF is still to come
-	drawn := false  // the fault at Body was drawn
+	begins := true    // the piece is the beginning of a line
+	afterCRLF := true // and of one that follows a CRLF, not a bare LF
+	endsCR := false   // the piece before ended in CR, and its LF is still to come
+	drawn := false    // the fault at Body was drawn
 	for {
 		piece, err := s.in.ReadSlice('\n')
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
@@ -40,14 +41,16 @@ func (s *session) content() (content, error) {
 			}
 		}
 		ends := err == nil
-		if begins && ends && string(piece) == ".\r\n" {
+		if afterCRLF && ends && string(piece) == ".\r\n" {
 			return c, nil
 		}
 		if strayed(piece, ends, endsCR) {
 			c.broken = errLineEnding
 		}
+		dot := afterCRLF && piece[0] == '.'
+		afterCRLF = ends && (bytes.HasSuffix(piece, []byte("\r\n")) || (endsCR && len(piece) == 1))
 		endsCR = !ends && piece[len(piece)-1] == '\r'
-		if begins && piece[0] == '.' {
+		if dot {
 			piece = piece[1:]
 		}
 		c.take(piece, begins)
@@ -76,7 +79,7 @@ func strayed(piece []byte, ends, afterCR bool) bool {
 	}
 	cr := bytes.IndexByte(piece, '\r')
 	if ends {
-		return cr != len(piece)-2
+		return cr < 0 || cr != len(piece)-2
 	}
 	return cr >= 0 && cr != len(piece)-1
 }

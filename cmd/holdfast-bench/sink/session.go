@@ -302,11 +302,27 @@ func parsePath(rest, prefix string) (path string, params []string, ok bool) {
 		return "", nil, false
 	}
 	rest = rest[len(prefix):]
-	end := strings.LastIndexByte(rest, '>')
+	end := pathEnd(rest)
 	if !strings.HasPrefix(rest, "<") || end < 0 {
 		return "", nil, false
 	}
 	return rest[1:end], strings.Fields(rest[end+1:]), true
+}
+
+// pathEnd finds the '>' that ends a path: the first that is not quoted.
+func pathEnd(s string) int {
+	quoted := false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case quoted && s[i] == '\\':
+			i++
+		case s[i] == '"':
+			quoted = !quoted
+		case s[i] == '>' && !quoted:
+			return i
+		}
+	}
+	return -1
 }
 
 func (s *session) data(rest string) error {
