@@ -44,6 +44,7 @@ type hop struct {
 	work     *Work // nil while the domain is not listed
 	workers  int
 	probing  int
+	reaching bool // our last attempt completed EHLO
 	proven   bool // a reply to a dot was read since the last trouble
 	unprobed bool // probe at once
 
@@ -83,7 +84,7 @@ func (h *hop) update(w *Work) {
 	switch {
 	case h.down && !wasDown:
 		h.planProbes(now)
-	case !h.down && wasDown && w != nil:
+	case !h.down && wasDown && w != nil && !h.reaching:
 		// Somebody saw it return. Our own backoff keeps its length: if we go on
 		// failing where others do not, we are the ones cut off.
 		h.quietTill = h.failedAt.Add(max(returnSpacing, h.trouble.next/2))
@@ -122,6 +123,10 @@ func (h *hop) run() {
 }
 
 // step starts what is due and returns how long nothing will be.
+//
+// A next hop that is down for the cluster is tried by a node that reached it
+// itself: where one node alone gets through, the others call it down again
+// faster than that one could use its own report.
 func (h *hop) step() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -129,12 +134,19 @@ func (h *hop) step() time.Duration {
 	if h.work == nil {
 		return stepMost
 	}
+	wait := stepMost
 	if h.down {
-		return h.stepProbe(now)
+		wait = h.stepProbe(now)
 	}
-	if h.work.Due == 0 {
-		return stepMost
+	if h.work.Due > 0 && (!h.down || h.reaching) {
+		wait = min(wait, h.stepDeliver(now))
 	}
+	return wait
+}
+
+// stepDeliver starts connections, or returns the time until it may. The caller
+// holds mu.
+func (h *hop) stepDeliver(now time.Time) time.Duration {
 	start := now
 	if h.quietTill.After(start) {
 		start = h.quietTill
@@ -179,10 +191,17 @@ func (h *hop) batch() int {
 func (h *hop) failed() {
 	h.mu.Lock()
 	now := time.Now()
-	h.failedAt, h.proven = now, false
+	h.failedAt, h.reaching, h.proven = now, false, false
 	if !h.quietTill.After(now) { // Connections that are lost together count once.
 		h.quietTill = now.Add(h.a.jitter(h.trouble.grow()))
 	}
+	h.mu.Unlock()
+}
+
+// reached notes that we completed EHLO.
+func (h *hop) reached() {
+	h.mu.Lock()
+	h.reaching = true
 	h.mu.Unlock()
 }
 

@@ -66,7 +66,7 @@ func (h *hop) probe(w Work) {
 		if h.a.work.Err() == nil {
 			h.a.c.Log.Debug("probe failed", "domain", h.name, "error", err)
 			h.mu.Lock()
-			h.failedAt = time.Now()
+			h.failedAt, h.reaching = time.Now(), false
 			h.mu.Unlock()
 		}
 		return
@@ -74,7 +74,7 @@ func (h *hop) probe(w Work) {
 	h.a.stats.ProbesUp.Add(1)
 	h.a.c.Log.Info("next hop answers", "domain", h.name, "hop", at.String())
 	h.mu.Lock()
-	h.trouble.reset()
+	h.reaching = true
 	h.quietTill = time.Now()
 	h.mu.Unlock()
 	h.reportUp(at.String())

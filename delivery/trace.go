@@ -104,15 +104,16 @@ func protocolName(s string) string {
 	return s
 }
 
-// commentText keeps what may stand in a comment unquoted.
+// commentText keeps what names of protocols and ciphers are made of.
 func commentText(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' || strings.ContainsRune(`()\`, r) {
-			return -1
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', strings.ContainsRune(" ._-:/=", r):
+			return r
 		}
-		return r
+		return -1
 	}, s)
-	return cutText(s, 64)
+	return strings.TrimSpace(cutText(s, 64))
 }
 
 // fieldText keeps a path on its line. Paths have no control characters; this

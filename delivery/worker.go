@@ -28,6 +28,7 @@ func (h *hop) deliver(w Work) {
 		h.reportFailed(err.Error())
 		return
 	}
+	h.reached()
 	h.reportUp(at.String())
 	var previous *reporter
 	for h.a.work.Err() == nil && conn.Usable() {

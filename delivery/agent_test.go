@@ -1,0 +1,247 @@
+package delivery
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/delivery/deliverytest"
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+var extensions = []string{"PIPELINING", "SIZE 52428800", "8BITMIME", "DSN", "ENHANCEDSTATUSCODES"}
+
+func TestDeliversOctetForOctet(t *testing.T) {
+	for _, offered := range [][]string{nil, extensions} {
+		bubble(t, &deliverytest.Primary{Extensions: offered}, func(c *cluster, a *Agent) {
+			ids := c.accept(
+				"Subject: plain\r\n\r\nhello\r\n", "", ".\r\n", "..\r\n.\r\n.x\r\n",
+				strings.Repeat("a", 998)+"\r\n", "."+strings.Repeat("b", 5000)+"\r\n",
+				"\xff\xfe\x80\r\n", strings.Repeat("0123456789abcdef\r\n", 40_000))
+			ids = append(ids, c.acceptN(200)...)
+			c.done(ids, time.Minute)
+			c.exactlyOnce(ids)
+			if s := a.Stats(); s.Delivered.Load() != int64(len(ids)) || s.Dots.Load() != int64(len(ids)) || s.InDoubt.Load() != 0 {
+				t.Errorf("counted %d delivered, %d dots", s.Delivered.Load(), s.Dots.Load())
+			}
+		})
+	}
+}
+
+// Many messages cost few entries: a grant, a renewal per window, a report per
+// batch.
+func TestEntriesPerMessage(t *testing.T) {
+	bubble(t, &deliverytest.Primary{Extensions: extensions}, func(c *cluster, a *Agent) {
+		ids := c.acceptN(1000)
+		c.done(ids, time.Minute)
+		c.exactlyOnce(ids)
+		s := a.Stats()
+		entries := s.Pulls.Load() + s.Renewals.Load() + s.Reports.Load()
+		t.Logf("1000 messages: %d pulls, %d renewals, %d reports", s.Pulls.Load(), s.Renewals.Load(), s.Reports.Load())
+		if entries > 500 {
+			t.Errorf("%d entries", entries)
+		}
+	})
+}
+
+func TestSeveralNodesShareTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &deliverytest.Primary{Extensions: extensions}
+		c := newCluster(t, p)
+		defer c.stop()
+		// Each message takes the primary half a second, so that there is something
+		// to share.
+		p.SetAnswer(func(stage, _ string) string {
+			if stage == deliverytest.Data {
+				time.Sleep(500 * time.Millisecond)
+			}
+			return ""
+		})
+		agents := []*Agent{c.agent("a", 0, 3, nil), c.agent("b", 1, 3, nil), c.agent("c", 2, 3, nil)}
+		ids := c.acceptN(300)
+		took := c.done(ids, 5*time.Minute)
+		c.exactlyOnce(ids)
+		for _, a := range agents {
+			if a.Stats().Delivered.Load() == 0 {
+				t.Error("a node delivered nothing")
+			}
+			if n := a.Stats().Connections.Load(); n > 60 {
+				t.Errorf("%d connections", n)
+			}
+			shutdown(t, a, time.Minute)
+		}
+		t.Logf("300 messages of half a second in %v", took)
+	})
+}
+
+// The next hop refuses at each stage: what becomes of the recipient.
+func TestRefusalsAtEachStage(t *testing.T) {
+	for _, row := range []struct {
+		stage, reply string
+		state        fsm.RecipientState
+		attempts     int // counted against the message
+	}{
+		{deliverytest.Banner, "554 5.7.1 we do not like you", fsm.RecipientQueued, 0},
+		{deliverytest.Banner, "421 4.3.2 busy", fsm.RecipientQueued, 0},
+		{deliverytest.Hello, "550 5.7.1 go away", fsm.RecipientQueued, 0},
+		{deliverytest.Mail, "451 4.3.0 later", fsm.RecipientQueued, 1},
+		{deliverytest.Mail, "550 5.7.1 your address is blocked", fsm.RecipientQueued, 1},
+		{deliverytest.Rcpt, "450 4.2.0 later", fsm.RecipientQueued, 1},
+		{deliverytest.Rcpt, "552 5.5.3 too many", fsm.RecipientQueued, 1},
+		{deliverytest.Rcpt, "503 5.5.1 what?", fsm.RecipientQueued, 1},
+		{deliverytest.Rcpt, "550 5.1.1 nobody", fsm.RecipientHeld, 1},
+		{deliverytest.Data, "451 4.3.0 later", fsm.RecipientQueued, 1},
+		{deliverytest.Data, "554 5.6.0 no", fsm.RecipientHeld, 1},
+		{deliverytest.Dot, "451 4.3.0 later", fsm.RecipientQueued, 1},
+		{deliverytest.Dot, "421 4.3.0 later and bye", fsm.RecipientQueued, 1},
+		{deliverytest.Dot, "554 5.7.1 spam", fsm.RecipientHeld, 1},
+		{deliverytest.Quit, "500 what", fsm.RecipientDelivered, 1},
+	} {
+		t.Run(row.stage+" "+row.reply, func(t *testing.T) {
+			p := &deliverytest.Primary{Extensions: extensions, Answer: at(row.stage, row.reply)}
+			bubble(t, p, func(c *cluster, a *Agent) {
+				ids := c.acceptN(1)
+				time.Sleep(5 * time.Second)
+				m := c.message(ids[0])
+				if m.Recipients[0].State != row.state || m.Parts[0].Attempts != row.attempts || m.PossibleDuplicate {
+					t.Errorf("%v after %d attempts, want %v after %d", m.Recipients[0].State, m.Parts[0].Attempts, row.state, row.attempts)
+				}
+				if row.attempts > 0 && row.stage != deliverytest.Quit && !strings.HasPrefix(row.reply, m.Recipients[0].Reply.String()) {
+					t.Errorf("reply kept: %v", m.Recipients[0].Reply)
+				}
+				p.SetAnswer(nil)
+				if row.state == fsm.RecipientQueued {
+					c.done(ids, 5*time.Minute)
+				}
+			})
+		})
+	}
+}
+
+func TestRecipientsAreJudgedOneByOne(t *testing.T) {
+	p := &deliverytest.Primary{Extensions: extensions, Answer: func(stage, line string) string {
+		switch {
+		case stage == deliverytest.Rcpt && strings.Contains(line, "no@"):
+			return "550 5.1.1 nobody"
+		case stage == deliverytest.Rcpt && strings.Contains(line, "later@"):
+			return "450 4.2.0 later"
+		}
+		return ""
+	}}
+	bubble(t, p, func(c *cluster, a *Agent) {
+		id := c.acceptFor(mail.Envelope{}, "x\r\n", "yes@example.test", "no@example.test", "later@example.test")
+		until(t, time.Minute, "delivered", func() bool { return len(p.Received()) == 1 })
+		time.Sleep(time.Second)
+		m := c.message(id)
+		if m.Recipients[0].State != fsm.RecipientDelivered || m.Recipients[1].State != fsm.RecipientHeld || m.Recipients[2].State != fsm.RecipientQueued {
+			t.Errorf("%+v", m.Recipients)
+		}
+		p.SetAnswer(nil)
+		c.done([]mail.QueueID{id}, 5*time.Minute)
+		got := p.Received()
+		if len(got) != 2 || len(got[1].To) != 1 || !strings.Contains(got[1].To[0], "later@") || string(got[0].Octets) != string(got[1].Octets) {
+			t.Errorf("the second attempt is another: %+v", got)
+		}
+	})
+}
+
+// Hang or drop at each stage before the dot: no doubt, no loss, one copy.
+func TestTroubleBeforeTheDotIsHarmless(t *testing.T) {
+	for _, stage := range []string{
+		deliverytest.Banner, deliverytest.Hello, deliverytest.StartTLS, deliverytest.Handshake,
+		deliverytest.Mail, deliverytest.Rcpt, deliverytest.Data, deliverytest.Body,
+	} {
+		for _, how := range []string{deliverytest.Hang, deliverytest.Drop} {
+			t.Run(stage+" "+how, func(t *testing.T) {
+				p := &deliverytest.Primary{Extensions: extensions, TLS: serverTLS(t), Answer: at(stage, how)}
+				bubble(t, p, func(c *cluster, a *Agent) {
+					// Longer than what the network buffers: of a short message the dot is
+					// out before anybody sees that the primary has gone.
+					long := strings.Repeat("0123456789abcdef\r\n", 60_000)
+					ids := c.accept(long, long)
+					time.Sleep(7 * time.Minute)
+					if n := a.Stats().InDoubt.Load(); n != 0 {
+						t.Errorf("%d in doubt", n)
+					}
+					p.SetAnswer(nil)
+					c.done(ids, 12*time.Minute)
+					c.exactlyOnce(ids)
+				})
+			})
+		}
+	}
+}
+
+// Faults 41 and 42: no reply to the dot, or none that is one.
+func TestNoReplyToTheDotIsDoubt(t *testing.T) {
+	for _, how := range []string{deliverytest.Drop, deliverytest.Hang, "garbage", "250 " + strings.Repeat("x", 1<<20), "354 more"} {
+		p := &deliverytest.Primary{Extensions: extensions, Answer: at(deliverytest.Dot, how)}
+		bubble(t, p, func(c *cluster, a *Agent) {
+			ids := c.acceptN(1)
+			until(t, 12*time.Minute, "doubt", func() bool { return a.Stats().InDoubt.Load() == 1 })
+			p.SetAnswer(nil)
+			time.Sleep(time.Second)
+			m := c.message(ids[0])
+			if !m.PossibleDuplicate || m.Recipients[0].State != fsm.RecipientQueued || m.Parts[0].DoubtUntil == 0 {
+				t.Fatalf("%.20s: %+v", how, m)
+			}
+			time.Sleep(9 * time.Minute)
+			if n := len(p.Received()); n != 1 {
+				t.Fatalf("%.20s: %d copies within doubt_wait", how, n)
+			}
+			c.done(ids, 3*time.Minute)
+			if n := len(p.Received()); n != 2 {
+				t.Fatalf("%.20s: %d copies", how, n)
+			}
+		})
+	}
+}
+
+func TestTLSFallsBack(t *testing.T) {
+	p := &deliverytest.Primary{TLS: serverTLS(t), Extensions: extensions}
+	bubble(t, p, func(c *cluster, a *Agent) {
+		ids := c.acceptN(1)
+		c.done(ids, time.Minute)
+		if !p.Received()[0].TLS {
+			t.Fatal("in the clear")
+		}
+		p.SetAnswer(at(deliverytest.Handshake, deliverytest.Drop))
+		ids = c.acceptN(1)
+		c.done(ids, time.Minute)
+		if p.Received()[1].TLS || a.Stats().TLSFallbacks.Load() != 1 {
+			t.Fatal("no fallback")
+		}
+	})
+}
+
+func TestSMTPUTF8WaitsForAPrimaryThatHasIt(t *testing.T) {
+	p := &deliverytest.Primary{Extensions: extensions}
+	bubble(t, p, func(c *cluster, a *Agent) {
+		id := c.acceptFor(mail.Envelope{SMTPUTF8: true}, "Subject: pelé\r\n\r\n", "pelé@example.test")
+		plain := c.acceptN(1)
+		c.done(plain, time.Minute)
+		time.Sleep(time.Second)
+		if m := c.message(id); m.Recipients[0].State != fsm.RecipientQueued || m.Recipients[0].Reply.Code != 450 || m.Parts[0].Attempts != 1 {
+			t.Fatalf("%+v", m)
+		}
+	})
+}
+
+// A message in hand whenever the connection is lost must not block all others.
+func TestMessageThatEndsConnectionsDoesNotBlockTheQueue(t *testing.T) {
+	p := &deliverytest.Primary{Extensions: extensions, Answer: func(stage, line string) string {
+		if stage == deliverytest.Mail && strings.Contains(line, "<sender0@") {
+			return deliverytest.Drop
+		}
+		return ""
+	}}
+	bubble(t, p, func(c *cluster, a *Agent) {
+		ids := c.acceptN(10)
+		until(t, 30*time.Second, "the others delivered", func() bool { return c.states(ids)[fsm.RecipientDelivered] == 9 })
+		p.SetAnswer(nil)
+		c.done(ids, 10*time.Minute)
+		c.exactlyOnce(ids)
+	})
+}
