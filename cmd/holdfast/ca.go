@@ -48,7 +48,7 @@ Nothing is ever overwritten.`,
 			if err := required(cmd, "cluster", "out"); err != nil {
 				return err
 			}
-			if err := transport.CheckName(cluster); err != nil {
+			if err := checkName(cluster); err != nil {
 				return usage(cmd, "--cluster: %v", err)
 			}
 			pair, err := transport.CreateCA(cluster, time.Now())
@@ -98,7 +98,7 @@ people and other tools.`,
 			if err := required(cmd, "ca", "node", "out"); err != nil {
 				return err
 			}
-			if err := transport.CheckName(node); err != nil {
+			if err := checkName(node); err != nil {
 				return usage(cmd, "--node: %v", err)
 			}
 			for _, host := range addresses {
@@ -162,6 +162,16 @@ func issueNode(caDir, node string, addresses []string, out string) (nodeFiles, e
 		}
 	}
 	return files, nil
+}
+
+// nameBytesMax is the longest name that a node's configuration may have.
+const nameBytesMax = 32
+
+func checkName(name string) error {
+	if len(name) > nameBytesMax {
+		return fmt.Errorf("%q has %d characters: use at most %d", name, len(name), nameBytesMax)
+	}
+	return transport.CheckName(name)
 }
 
 // required refuses a command line without one of the flags. cobra's own check

@@ -133,7 +133,7 @@ func editDistance(a, b string) int {
 	return row[len(b)]
 }
 
-// keyBytesMax bounds the keys for which a likely meaning is looked for.
+// keyBytesMax bounds the keys that are looked at. Ours are shorter.
 const keyBytesMax = 64
 
 func unknownKey(name string) string {

@@ -106,7 +106,11 @@ func parse(file string, data []byte) (*Config, lines, Problems) {
 			problems = append(problems, Problem{file, s.line, s.key, unknownKey(s.key)})
 			continue
 		}
-		if err := k.set(c, s.value); err != nil {
+		err := s.value.checkLength()
+		if err == nil {
+			err = k.set(c, s.value)
+		}
+		if err != nil {
 			problems = append(problems, Problem{file, s.line, s.key, err.Error()})
 		}
 	}
@@ -121,6 +125,9 @@ func parse(file string, data []byte) (*Config, lines, Problems) {
 	}
 	c.finish(file)
 	c.judge(file, at, bad, &problems)
+	if len(problems) == 0 {
+		problems = strictSyntax(file, data)
+	}
 	problems.sort()
 	c.Warnings.sort()
 	if len(problems) > problemsMax {

@@ -39,6 +39,23 @@ func wrongType(v value, want string) error {
 	return fmt.Errorf("is %s: write %s", got, want)
 }
 
+// valueBytesMax bounds a value, and with it what a message quotes. No path is
+// longer on Linux.
+const valueBytesMax = 4096
+
+// checkLength is asked before a value is looked at in any other way.
+func (v value) checkLength() error {
+	if n := len(v.text); n > valueBytesMax {
+		return fmt.Errorf("has %d octets: write at most %d", n, valueBytesMax)
+	}
+	for _, item := range v.items {
+		if err := item.checkLength(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func setString(to *string, v value) error {
 	if v.kind != unstable.String {
 		return wrongType(v, `a string, as in "..."`)
