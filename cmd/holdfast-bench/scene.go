@@ -248,9 +248,12 @@ func (s *scene) close() error {
 		errs = append(errs, s.book.Close())
 	}
 	err := errors.Join(errs...)
-	if s.o.keep || s.failed || err != nil {
+	if s.failed || err != nil {
 		s.a.say("kept: ledger, configurations and logs in %s", s.dir)
 		return err
+	}
+	if s.o.keep {
+		return nil // its name was said at the start, and the ledger has the last word
 	}
 	return errors.Join(err, os.RemoveAll(s.dir))
 }

@@ -147,6 +147,16 @@ func TestGivesUp(t *testing.T) {
 	})
 }
 
+// No reply is not a refusal: what arrived all the same breaks no promise.
+func TestNoReplyIsNoRefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		report, stats, _ := run(t, 1, []sink.Fault{{Stage: sink.AfterDot, Action: sink.Drop, Rate: 1}})
+		if !report.OK() || report.Accepted != 0 || report.UnansweredDelivered == 0 || stats.NoReply == 0 || stats.GivenUp == 0 {
+			t.Errorf("%v, %d unanswered and delivered, %d refused and delivered\n%+v", report, report.UnansweredDelivered, report.Refused, stats)
+		}
+	})
+}
+
 func TestLatency(t *testing.T) {
 	var l Latency
 	for i := 1; i <= 1000; i++ {
