@@ -163,6 +163,12 @@ func (m *testMember) address() string { return fmt.Sprintf("%s:%d", m.name, raft
 
 // start begins a process.
 func (m *testMember) start() error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return m.startWithin(ctx)
+}
+
+func (m *testMember) startWithin(ctx context.Context) error {
 	c := m.c
 	listener, err := c.net.Host(m.name).Listen(raftPort)
 	if err != nil {
@@ -172,7 +178,7 @@ func (m *testMember) start() error {
 	p.fsm = newTestFSM(p)
 	controls := m.controls
 	controls.stored = func(logs []*raft.Log) { c.oracle.storing(m, logs) }
-	p.node, err = Start(c.t.Context(), Config{
+	p.node, err = Start(ctx, Config{
 		ID: m.id(), FSM: p.fsm, Bodies: testBodies{p.bodies},
 		Stream:            testStream{listener, c.net.Host(m.name)},
 		Stores:            Stores{Log: p.store, Stable: p.store, Snapshots: p.store},
@@ -189,10 +195,10 @@ func (m *testMember) start() error {
 		return err
 	}
 	p.restored = p.fsm.restores()
-	ctx, cancel := context.WithCancel(context.Background())
-	p.stop = cancel
+	var tasks context.Context
+	tasks, p.stop = context.WithCancel(context.Background())
 	if c.options.housekeeping {
-		p.tasks.Go(func() { p.housekeep(ctx) })
+		p.tasks.Go(func() { p.housekeep(tasks) })
 	}
 	c.mu.Lock()
 	c.nodes = append(c.nodes, p.node)
@@ -219,7 +225,9 @@ func (m *testMember) kill() {
 	p.bodies.Crash()
 	p.stop()
 	p.tasks.Wait()
-	if err := p.node.Shutdown(m.c.t.Context()); err != nil && m.c.t.Context().Err() == nil {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := p.node.Shutdown(ctx); err != nil {
 		m.c.t.Errorf("shut down %s: %v", m.name, err)
 	}
 }

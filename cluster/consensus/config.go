@@ -25,6 +25,12 @@ func (id ServerID) Name() string {
 	return name
 }
 
+// Incarnation returns the life of the member's data directory.
+func (id ServerID) Incarnation() string {
+	_, incarnation, _ := strings.Cut(string(id), "/")
+	return incarnation
+}
+
 // A Server is one member of the Raft configuration.
 type Server struct {
 	ID      ServerID
@@ -180,7 +186,7 @@ type controls struct {
 	heartbeatFastPath bool // Raft's own handling of heartbeats
 	latchOff          bool // a failed write does not end the node
 	startCheckOff     bool // start with whatever the log names
-	rpcsInFlight      int  // Raft's pipelining
+	pipelined         bool // Raft's pipelining
 	// stored is told of each write of entries to the log before it happens.
 	stored func([]*raft.Log)
 }

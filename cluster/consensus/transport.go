@@ -20,6 +20,7 @@ type transport struct {
 	sender *sender
 
 	heartbeatFastPath bool
+	pipelines         *pipelines // nil outside of a control
 
 	stop     chan struct{} // closed by Close
 	stopOnce sync.Once
@@ -33,9 +34,12 @@ var (
 )
 
 func newTransport(c Config, g *gate, s *sender) *transport {
-	inFlight := 1 // No pipelining: a follower's error would wedge it for good.
-	if c.controls.rpcsInFlight != 0 {
-		inFlight = c.controls.rpcsInFlight
+	// No pipelining: a follower's error would wedge it for good
+	// (hashicorp/raft#612).
+	inFlight := 1
+	var open *pipelines
+	if c.controls.pipelined {
+		inFlight, open = raft.DefaultMaxRPCsInFlight, &pipelines{}
 	}
 	st := newStream(c.Stream)
 	t := &transport{
@@ -53,6 +57,7 @@ func newTransport(c Config, g *gate, s *sender) *transport {
 		gate:              g,
 		sender:            s,
 		heartbeatFastPath: c.controls.heartbeatFastPath,
+		pipelines:         open,
 		stop:              make(chan struct{}),
 	}
 	g.stop, s.send = t.stop, t.NetworkTransport.AppendEntries
@@ -88,6 +93,18 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 	return t.sender.appendEntries(id, target, args, resp)
 }
 
+// AppendEntriesPipeline says that there is no pipelining.
+func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+	if t.pipelines == nil {
+		return nil, raft.ErrPipelineReplicationNotSupported
+	}
+	p, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
+	if err == nil {
+		t.pipelines.add(p)
+	}
+	return p, err
+}
+
 // Close closes the listener and all connections, stops the gate, and may be
 // called again. Raft calls it at the end of its shutdown.
 func (t *transport) Close() error {
@@ -95,6 +112,9 @@ func (t *transport) Close() error {
 	t.stopOnce.Do(func() {
 		close(t.stop)
 		err = t.NetworkTransport.Close()
+		if t.pipelines != nil {
+			t.pipelines.close()
+		}
 	})
 	return err
 }
@@ -128,5 +148,26 @@ func (t *transport) pump() {
 			}
 			t.gate.forward(rpc)
 		}
+	}
+}
+
+// pipelines are the open ones of the control that has them. Wedged ones do not
+// end with Raft.
+type pipelines struct {
+	mu   sync.Mutex
+	open []raft.AppendPipeline
+}
+
+func (p *pipelines) add(pipeline raft.AppendPipeline) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open = append(p.open, pipeline)
+}
+
+func (p *pipelines) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, pipeline := range p.open {
+		_ = pipeline.Close()
 	}
 }
