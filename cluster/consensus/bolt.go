@@ -16,7 +16,7 @@ import (
 const (
 	// lockTimeout is how long to wait for another process that has the log
 	// open.
-	lockTimeout = 5 * time.Second
+	lockTimeout = time.Second
 	// snapshotsKept is how many snapshots stay on disk.
 	snapshotsKept = 2
 	// logFile is the log with term, vote and floor, inside the directory given.

@@ -68,6 +68,8 @@ type testMember struct {
 	controls controls
 	// heartbeat is the member's HeartbeatTimeout, the default where it is zero.
 	heartbeat time.Duration
+	// open opens other stores than the disk's.
+	open func() (Stores, error)
 
 	mu     sync.Mutex // guards what a process is made of
 	proc   *process
@@ -161,6 +163,17 @@ func (m *testMember) String() string  { return m.name }
 func (m *testMember) id() ServerID    { return ServerID(m.name + "/1") }
 func (m *testMember) address() string { return fmt.Sprintf("%s:%d", m.name, raftPort) }
 
+// floor returns the durable floor.
+func (m *testMember) floor() uint64 {
+	if m.open == nil {
+		return m.disk.Number(string(floorKey))
+	}
+	if n := m.node(); n != nil {
+		return n.Floor()
+	}
+	return 0
+}
+
 // start begins a process.
 func (m *testMember) start() error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -176,12 +189,18 @@ func (m *testMember) startWithin(ctx context.Context) error {
 	}
 	p := &process{member: m, store: m.disk.Open(), bodies: m.bodyDisk.Open(m.name, c.bodies)}
 	p.fsm = newTestFSM(p)
+	stores := Stores{Log: p.store, Stable: p.store, Snapshots: p.store}
+	if m.open != nil {
+		if stores, err = m.open(); err != nil {
+			return err
+		}
+	}
 	controls := m.controls
 	controls.stored = func(logs []*raft.Log) { c.oracle.storing(m, logs) }
 	p.node, err = Start(ctx, Config{
 		ID: m.id(), FSM: p.fsm, Bodies: testBodies{p.bodies},
 		Stream:            testStream{listener, c.net.Host(m.name)},
-		Stores:            Stores{Log: p.store, Stable: p.store, Snapshots: p.store},
+		Stores:            stores,
 		Logger:            testLogger(m.name),
 		HeartbeatTimeout:  m.heartbeat,
 		TrailingLogs:      c.options.trailing,

@@ -288,8 +288,8 @@ func (o *oracle) storing(m *testMember, logs []*raft.Log) {
 			o.violation("%s stores entry %d: %v", m.name, l.Index, err)
 			continue
 		}
-		if ref != nil && !m.bodyDisk.Has(*ref) && m.disk.Number(string(floorKey)) < l.Index {
-			o.violation("I1: %s stores entry %d without %s, floor %d", m.name, l.Index, ref, m.disk.Number(string(floorKey)))
+		if floor := m.floor(); ref != nil && !m.bodyDisk.Has(*ref) && floor < l.Index {
+			o.violation("I1: %s stores entry %d without %s, floor %d", m.name, l.Index, ref, floor)
 		}
 	}
 }
