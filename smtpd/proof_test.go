@@ -34,6 +34,7 @@ func TestProofOfRead(t *testing.T) {
 		{"STARTTLS", "", "", "STARTTLS\r\n", "close", true},
 		{"half a command", "", "", "QUIT", "close", false},
 		{"garbage", "", "", "\x16\x03\x01\r\n", "close", false},
+		{"no command", "", "", "XYZZY\r\n", "close", false},
 		{"FIN", "", "", "", "close", false},
 		{"half-close", "", "", "", "half-close", false},
 		{"RST", "", "", "", "reset", false},

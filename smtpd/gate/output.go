@@ -77,4 +77,3 @@ func (c *Conn) flush() error {
 	}
 	return nil
 }
-
