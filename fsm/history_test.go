@@ -28,7 +28,7 @@ func newSeeded(seed uint64) seeded { return seeded{rand.New(rand.NewPCG(seed, 0)
 func TestHistories(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		h := fsmtest.NewHistory(fsm.New(), fsmtest.NewTwin(), drawn{t})
-		if err := h.Run(80); err != nil {
+		if err := h.Run(60); err != nil {
 			t.Fatalf("%s\n\n%v", h.Log(), err)
 		}
 	})
@@ -36,7 +36,7 @@ func TestHistories(t *testing.T) {
 
 // TestLongHistories is the same by seed, without a need to shrink.
 func TestLongHistories(t *testing.T) {
-	seeds, steps := uint64(30), 600
+	seeds, steps := uint64(20), 400
 	if testing.Short() {
 		seeds = 5
 	}

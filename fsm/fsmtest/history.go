@@ -28,12 +28,20 @@ type History struct {
 	minted uint64
 	log    []string
 
-	accepts  []fsm.Accept // every Accept ever proposed
+	kept      *fsm.State // an earlier snapshot, and what it encoded to
+	keptBytes []byte
+
+	accepts  []proposed // every Accept ever proposed
 	unread   []mail.QueueID
 	grants   []*grant
 	dots     map[partKey]int
 	removed  map[mail.QueueID]bool
 	answered []mail.QueueID // ids that a 250 named
+}
+
+type proposed struct {
+	fsm.Accept
+	at fsm.Millis
 }
 
 type partKey struct {
@@ -88,7 +96,7 @@ func (h *History) Run(steps int) error {
 	}
 	acts := []func() error{
 		h.send, h.send, h.sendAgain, h.sendAgain, h.proposeAgain, h.settle,
-		h.pull, h.pull, h.pull, h.renew, h.renew, h.dot, h.dot, h.report, h.report, h.report, h.reportAgain, h.expire, h.expire,
+		h.pull, h.pull, h.attempt, h.attempt, h.renew, h.renew, h.dot, h.dot, h.report, h.report, h.report, h.reportAgain, h.expire, h.expire,
 		h.operate, h.operate, h.domain, h.nextHop, h.tick, h.tick, h.tick, h.nonsense,
 	}
 	for range steps {
@@ -110,19 +118,11 @@ func (h *History) apply(a fsm.Action, settled ...mail.QueueID) (fsm.Result, erro
 	c := fsm.Command{Node: pick(h, nodes), Settled: settled, Action: a}
 	h.log = append(h.log, fmt.Sprintf("%d: %T%+v settled %v", h.index, a, a, settled))
 	before := h.state.Snapshot()
-	var was bytes.Buffer
-	if err := before.Encode(&was); err != nil {
+	if err := h.keepSnapshot(before); err != nil {
 		return fsm.Result{}, err
 	}
 	r, effects := h.state.Apply(h.index, c)
 	h.log = append(h.log, fmt.Sprintf("   %s %v %v %q %v", r.Verdict, r.ID, r.Messages, r.Text, effects))
-	var still bytes.Buffer
-	if err := before.Encode(&still); err != nil {
-		return r, err
-	}
-	if !bytes.Equal(was.Bytes(), still.Bytes()) {
-		return r, fmt.Errorf("a snapshot changed under a later command")
-	}
 	if err := Step(before, h.index, c, r, effects, h.state); err != nil {
 		return r, err
 	}
@@ -137,6 +137,30 @@ func (h *History) apply(a fsm.Action, settled ...mail.QueueID) (fsm.Result, erro
 		}
 	}
 	return r, h.world()
+}
+
+// keepSnapshot remembers a snapshot now and then, and looks whether the one
+// before has changed under the commands since.
+func (h *History) keepSnapshot(s *fsm.State) error {
+	if h.index%8 != 0 {
+		return nil
+	}
+	err := h.checkSnapshot()
+	h.kept, h.keptBytes = s, encode(s)
+	return err
+}
+
+func (h *History) checkSnapshot() error {
+	if h.kept != nil && !bytes.Equal(h.keptBytes, encode(h.kept)) {
+		return fmt.Errorf("the snapshot after entry %d changed under later commands", h.kept.Applied())
+	}
+	return nil
+}
+
+func encode(s *fsm.State) []byte {
+	var b bytes.Buffer
+	_ = s.Encode(&b) // a buffer takes everything
+	return b.Bytes()
 }
 
 // world checks what the State must be worth to those outside.
@@ -211,7 +235,7 @@ func (h *History) mint() mail.QueueID {
 func (h *History) send() error {
 	b := mail.NewBody([]byte(pick(h, []string{"one", "two", "three"})))
 	from, _ := mail.ParseReversePath(pick(h, []string{"", "s@x.test"}), false)
-	e := mail.Envelope{From: from, Trace: mail.Trace{
+	e := mail.Envelope{From: from, EightBit: h.source.Choose("8bit", 6) == 0, Trace: mail.Trace{
 		Hello: "x.test", Client: netip.MustParseAddr("192.0.2.7"), Node: "n.test", Protocol: "ESMTP", Received: int64(h.minted),
 	}}
 	for _, local := range []string{"p", "q", "r"}[:1+h.source.Choose("recipients", 3)] {
@@ -219,7 +243,11 @@ func (h *History) send() error {
 		p, _ := mail.ParseForwardPath(local+"@"+string(d), false)
 		e.Recipients = append(e.Recipients, mail.Recipient{Path: p, Domain: d})
 	}
-	return h.propose(fsm.Accept{Envelope: e, Body: b.Ref(h.mint())})
+	if h.source.Choose("parameters", 6) == 0 {
+		e.Return, e.EnvelopeID = mail.ReturnHeaders, "x"
+		e.Recipients[0].Notify, e.Recipients[0].Original = mail.NotifyNever, "rfc822;o@x.test"
+	}
+	return h.proposeNew(fsm.Accept{Envelope: e, Body: b.Ref(h.mint())})
 }
 
 // sendAgain is a sender that repeats its message, under a new id. It may name
@@ -228,25 +256,34 @@ func (h *History) sendAgain() error {
 	if len(h.accepts) == 0 {
 		return nil
 	}
-	a := pick(h, h.accepts)
+	a := pick(h, h.accepts[max(0, len(h.accepts)-8):]).Accept
 	a.Body.ID = h.mint()
 	if h.source.Choose("reverse", 2) == 1 {
 		a.Envelope.Recipients = slices.Clone(a.Envelope.Recipients)
 		slices.Reverse(a.Envelope.Recipients)
 	}
-	return h.propose(a)
+	return h.proposeNew(a)
 }
 
-// proposeAgain is a node that asks again with the same id.
+// proposeAgain is a node that asks again with the same id, or an entry of an
+// earlier attempt that commits late. No attempt lives longer than minutes; one
+// that outlived the record would deliver the message twice.
 func (h *History) proposeAgain() error {
 	if len(h.accepts) == 0 {
 		return nil
 	}
-	return h.propose(pick(h, h.accepts))
+	if a := pick(h, h.accepts); h.state.Now()-a.at < 1_800_000 {
+		return h.propose(a.Accept)
+	}
+	return nil
+}
+
+func (h *History) proposeNew(a fsm.Accept) error {
+	h.accepts = append(h.accepts, proposed{a, h.state.Now()})
+	return h.propose(a)
 }
 
 func (h *History) propose(a fsm.Accept) error {
-	h.accepts = append(h.accepts, a)
 	r, err := h.apply(a, h.someRead()...)
 	if err == nil && (r.Verdict == fsm.Done || r.Verdict == fsm.Repeat) && h.source.Choose("reply arrives", 3) > 0 {
 		h.answered = append(h.answered, r.ID)
@@ -287,6 +324,10 @@ func (h *History) pull() error {
 	for range min(len(from), 1+h.source.Choose("lease", 4)) {
 		g.Messages = append(g.Messages, pick(h, from))
 	}
+	return h.grant(g)
+}
+
+func (h *History) grant(g fsm.GrantLeases) error {
 	r, err := h.apply(g)
 	if err != nil || len(r.Messages) == 0 {
 		return err
@@ -320,11 +361,18 @@ func (h *History) renew() error {
 	if g == nil {
 		return nil
 	}
-	r := fsm.RenewLeases{Holder: g.holder, Token: g.token, Request: fsm.RequestID{Boot: 1, Number: uint64(h.index)}}
+	var begun []mail.QueueID
 	for _, id := range g.ids {
 		if h.source.Choose("begin", 2) == 1 {
-			r.Begun = append(r.Begun, id)
+			begun = append(begun, id)
 		}
+	}
+	return h.renewAs(g, begun)
+}
+
+func (h *History) renewAs(g *grant, begun []mail.QueueID) error {
+	r := fsm.RenewLeases{
+		Holder: g.holder, Token: g.token, Request: fsm.RequestID{Boot: 1, Number: uint64(h.index)}, Begun: begun,
 	}
 	res, err := h.apply(r)
 	if err != nil || res.Verdict != fsm.Done {
@@ -347,15 +395,37 @@ func (h *History) dot() error {
 	if g == nil {
 		return nil
 	}
-	id := pick(h, g.ids)
+	h.sendDot(g, pick(h, g.ids))
+	return h.world()
+}
+
+func (h *History) sendDot(g *grant, id mail.QueueID) {
 	t := g.messages[id]
 	if !t.right || !t.begun || t.dot || t.reported != nil {
-		return nil
+		return
 	}
 	t.dot = true
 	h.dots[partKey{id, g.domain}]++
 	h.log = append(h.log, fmt.Sprintf("   dot of %s under %d", id, g.token))
-	return nil
+}
+
+// attempt is a holder that goes straight for the dot of one message.
+func (h *History) attempt() error {
+	d := pick(h, relayDomains[:2])
+	due := slices.Collect(h.state.Due(d))
+	if len(due) == 0 {
+		return nil
+	}
+	id := pick(h, due)
+	if err := h.grant(fsm.GrantLeases{Holder: pick(h, nodes), Domain: d, Messages: []mail.QueueID{id}}); err != nil {
+		return err
+	}
+	g := h.grants[len(h.grants)-1]
+	if err := h.renewAs(g, []mail.QueueID{id}); err != nil {
+		return err
+	}
+	h.sendDot(g, id)
+	return h.world()
 }
 
 // report is what a holder says of one message, once and for all. It may come
@@ -445,10 +515,10 @@ func (h *History) expire() error {
 
 func (h *History) operate() error {
 	id := pick(h, h.known())
-	switch h.source.Choose("operator", 6) {
+	switch h.source.Choose("operator", 5) {
 	case 0, 1:
 		return h.do(fsm.Hold{ID: id, Reason: "looks odd"})
-	case 2, 3, 4:
+	case 2, 3:
 		return h.do(fsm.Release{ID: id})
 	}
 	if m, ok := h.state.Message(id); ok {
@@ -478,7 +548,7 @@ func (h *History) nextHop() error {
 
 // tick is a minute, at times more than the life of a record.
 func (h *History) tick() error {
-	n := []int{1, 1, 1, 2, 3, 6, 70}[h.source.Choose("ticks", 7)]
+	n := []int{1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 6, 6, 6, 75}[h.source.Choose("ticks", 15)]
 	for range n {
 		if err := h.do(fsm.Tick{Elapsed: fsm.Millis(30_000 + 10_000*h.source.Choose("elapsed", 5))}); err != nil {
 			return err
