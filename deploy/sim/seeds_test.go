@@ -21,8 +21,8 @@ var (
 )
 
 const (
-	lettersPerSeed = 60
-	tormentTime    = 4 * time.Minute
+	lettersPerSeed = 200
+	tormentTime    = 10 * time.Minute
 	// drainTime covers several doubt waits: a message in doubt is left alone for
 	// ten minutes, and may come into doubt again.
 	drainTime = 3 * time.Hour

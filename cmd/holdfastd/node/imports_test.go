@@ -26,7 +26,7 @@ var arrows = map[string][]string{
 	"cluster/consensus": {"fsm/mail"},
 	"cluster/spool":     {"fsm/mail"},
 	"cluster/transport": {},
-	"cluster/gossip":    {},
+	"cluster/gossip":    {"cluster/transport"}, // for what a node may be called
 	"cluster/peer":      {"fsm/mail", "proto/peerpb"},
 	"cluster/dispatch":  {"fsm", "fsm/mail"},
 	"cluster/admin":     {"fsm", "fsm/mail", "proto/adminpb"},
