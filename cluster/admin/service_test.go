@@ -1,0 +1,418 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+	"github.com/holdfast-mx/holdfast/proto/adminpb"
+)
+
+// TestMalformedRequests sends what no client of ours sends. Each is answered,
+// nothing is proposed, and nothing panics.
+func TestMalformedRequests(t *testing.T) {
+	c := newFakeCluster()
+	c.domain(t, "example.test")
+	c.accept(t, 1, "a@example.test")
+	client, logs, _ := serve(t, c)
+	ctx := t.Context()
+	const unknown = "01JZ0000000000000000000000"
+	long := strings.Repeat("a", 300)
+	put := func(d *adminpb.Domain) func() error {
+		return func() error { _, err := client.PutDomain(ctx, &adminpb.PutDomainRequest{Domain: d}); return err }
+	}
+	targets := func(host string, port uint32) func() error {
+		return put(&adminpb.Domain{Name: "example.org", Targets: []*adminpb.Target{{Host: host, Port: port}}})
+	}
+	list := func(r *adminpb.ListQueueRequest) func() error {
+		return func() error { _, err := client.ListQueue(ctx, r); return err }
+	}
+	show := func(id string) func() error {
+		return func() error { _, err := client.ShowMessage(ctx, &adminpb.ShowMessageRequest{QueueId: id}); return err }
+	}
+	hold := func(id, reason string) func() error {
+		return func() error {
+			_, err := client.HoldMessage(ctx, &adminpb.HoldMessageRequest{QueueId: id, Reason: reason})
+			return err
+		}
+	}
+	release := func(id string) func() error {
+		return func() error {
+			_, err := client.ReleaseMessage(ctx, &adminpb.ReleaseMessageRequest{QueueId: id})
+			return err
+		}
+	}
+	remove := func(id string) func() error {
+		return func() error {
+			_, err := client.RemoveMessage(ctx, &adminpb.RemoveMessageRequest{QueueId: id})
+			return err
+		}
+	}
+	removeDomain := func(name string) func() error {
+		return func() error { _, err := client.RemoveDomain(ctx, &adminpb.RemoveDomainRequest{Name: name}); return err }
+	}
+	flush := func(name string) func() error {
+		return func() error { _, err := client.FlushDomain(ctx, &adminpb.FlushDomainRequest{Name: name}); return err }
+	}
+	var many []*adminpb.Target
+	for i := range targetsMax + 1 {
+		many = append(many, &adminpb.Target{Host: fmt.Sprintf("mx%d.example.org", i), Port: 25})
+	}
+
+	for name, test := range map[string]struct {
+		call func() error
+		code codes.Code
+		text string
+	}{
+		"no domain":                {put(nil), codes.InvalidArgument, "domain.name is missing"},
+		"no name":                  {put(&adminpb.Domain{Mx: true}), codes.InvalidArgument, "domain.name is missing"},
+		"bad name":                 {put(&adminpb.Domain{Name: "a..b", Mx: true}), codes.InvalidArgument, `domain.name: domain "a..b": not a domain name`},
+		"wildcard":                 {put(&adminpb.Domain{Name: "*.example.org", Mx: true}), codes.InvalidArgument, "not a domain name"},
+		"long name":                {put(&adminpb.Domain{Name: long, Mx: true}), codes.InvalidArgument, "domain of 300 octets"},
+		"neither MX nor targets":   {put(&adminpb.Domain{Name: "example.org"}), codes.InvalidArgument, "give either mx or targets"},
+		"both MX and targets":      {put(&adminpb.Domain{Name: "example.org", Mx: true, Targets: many[:1]}), codes.InvalidArgument, "give either mx or targets"},
+		"too many targets":         {put(&adminpb.Domain{Name: "example.org", Targets: many}), codes.InvalidArgument, "17, and at most 16"},
+		"target twice":             {put(&adminpb.Domain{Name: "example.org", Targets: []*adminpb.Target{{Host: "A.example", Port: 25}, {Host: "a.example", Port: 25}}}), codes.InvalidArgument, "listed twice"},
+		"nil target":               {put(&adminpb.Domain{Name: "example.org", Targets: []*adminpb.Target{nil}}), codes.InvalidArgument, "domain.targets[0]"},
+		"no port":                  {targets("a.example", 0), codes.InvalidArgument, "a port from 1 to 65535"},
+		"port 65536":               {targets("a.example", 65536), codes.InvalidArgument, "a port from 1 to 65535"},
+		"port 2^32-1":              {targets("a.example", 1<<32-1), codes.InvalidArgument, "a port from 1 to 65535"},
+		"no host":                  {targets("", 25), codes.InvalidArgument, "want a host name"},
+		"host with a port":         {targets("a.example:25", 25), codes.InvalidArgument, "want a host name"},
+		"host in brackets":         {targets("[2001:db8::1]", 25), codes.InvalidArgument, "without brackets"},
+		"host with CRLF":           {targets("a.example\r\nRCPT", 25), codes.InvalidArgument, "want a host name"},
+		"half an address":          {targets("192.0.2", 25), codes.InvalidArgument, "want a host name"},
+		"any address":              {targets("0.0.0.0", 25), codes.InvalidArgument, "want a host name"},
+		"own name":                 {targets("MX1.example.net", 25), codes.InvalidArgument, "this node's own name"},
+		"own address":              {targets("127.0.0.1", 2525), codes.InvalidArgument, "where this node takes mail"},
+		"own address, mapped":      {targets("::ffff:127.0.0.1", 2525), codes.InvalidArgument, "where this node takes mail"},
+		"page size -1":             {list(&adminpb.ListQueueRequest{PageSize: -1}), codes.InvalidArgument, "page_size -1"},
+		"page size -2^31":          {list(&adminpb.ListQueueRequest{PageSize: -1 << 31}), codes.InvalidArgument, "page_size"},
+		"page size 1001":           {list(&adminpb.ListQueueRequest{PageSize: 1001}), codes.InvalidArgument, "page_size 1001"},
+		"bad page token":           {list(&adminpb.ListQueueRequest{PageToken: "x"}), codes.InvalidArgument, "page_token"},
+		"bad domain in list":       {list(&adminpb.ListQueueRequest{Domain: "a b"}), codes.InvalidArgument, "domain:"},
+		"unknown state":            {list(&adminpb.ListQueueRequest{State: 99}), codes.InvalidArgument, "state 99 is not known"},
+		"state -1":                 {list(&adminpb.ListQueueRequest{State: -1}), codes.InvalidArgument, "state -1 is not known"},
+		"show nothing":             {show(""), codes.InvalidArgument, "queue_id is missing"},
+		"show bad id":              {show("hello"), codes.InvalidArgument, `queue id "hello": want 26 characters`},
+		"show id of 27":            {show(unknown + "0"), codes.InvalidArgument, "want 26 characters"},
+		"show id over 128 bits":    {show("8ZZZZZZZZZZZZZZZZZZZZZZZZZ"), codes.InvalidArgument, "want 26 characters"},
+		"show unknown":             {show(unknown), codes.NotFound, "no message " + unknown},
+		"hold nothing":             {hold("", ""), codes.InvalidArgument, "queue_id is missing"},
+		"hold with a long reason":  {hold(unknown, long), codes.InvalidArgument, "reason has 300 octets"},
+		"release nothing":          {release(""), codes.InvalidArgument, "queue_id is missing"},
+		"release bad id":           {release("\x00"), codes.InvalidArgument, "want 26 characters"},
+		"remove nothing":           {remove(""), codes.InvalidArgument, "queue_id is missing"},
+		"remove domain of no name": {removeDomain(""), codes.InvalidArgument, "name is missing"},
+		"flush domain of no name":  {flush(""), codes.InvalidArgument, "name is missing"},
+		"flush no domain":          {flush("not a domain"), codes.InvalidArgument, "not a domain name"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := test.call()
+			if status.Code(err) != test.code || !strings.Contains(status.Convert(err).Message(), test.text) {
+				t.Errorf("got %v, want %s with %q", err, test.code, test.text)
+			}
+		})
+	}
+	if n := c.proposals(); n != 0 {
+		t.Errorf("%d proposals were made", n)
+	}
+	if strings.Contains(logs.String(), "panic") {
+		t.Errorf("panic: %s", logs)
+	}
+
+	// What only Apply can judge is proposed, and its verdict is the answer.
+	for name, test := range map[string]struct {
+		call func() error
+		code codes.Code
+		text string
+	}{
+		"hold unknown":             {hold(unknown, ""), codes.NotFound, "no message"},
+		"release unknown":          {release(unknown), codes.NotFound, "no message"},
+		"remove unknown":           {remove(unknown), codes.NotFound, "no message"},
+		"flush unknown":            {flush("example.org"), codes.NotFound, "example.org"},
+		"remove unknown domain":    {removeDomain("example.org"), codes.NotFound, "example.org"},
+		"release what is not held": {release(id(1).String()), codes.FailedPrecondition, "nothing of it is held"},
+		"remove domain in use":     {removeDomain("example.test"), codes.FailedPrecondition, "1 messages queued"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := test.call()
+			if status.Code(err) != test.code || !strings.Contains(status.Convert(err).Message(), test.text) {
+				t.Errorf("got %v, want %s with %q", err, test.code, test.text)
+			}
+			if test.code == codes.FailedPrecondition && hintOf(err).GetLeader() != "mx1" {
+				t.Errorf("%v has no hint at the leader", err)
+			}
+		})
+	}
+}
+
+func hintOf(err error) *adminpb.Hint {
+	for _, d := range status.Convert(err).Details() {
+		if h, ok := d.(*adminpb.Hint); ok {
+			return h
+		}
+	}
+	return nil
+}
+
+// TestFailedProposals holds that an answer never says that nothing was changed
+// when that is not certain.
+func TestFailedProposals(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		fail    error
+		code    codes.Code
+		unknown bool
+	}{
+		{"certain", fmt.Errorf("propose: %w", ErrNotAccepted), codes.Unavailable, false},
+		{"unknown", fmt.Errorf("propose: %w", ErrOutcomeUnknown), codes.DeadlineExceeded, true},
+		{"both is unknown", errors.Join(ErrNotAccepted, ErrOutcomeUnknown), codes.DeadlineExceeded, true},
+		{"anything else is unknown", errors.New("boom"), codes.DeadlineExceeded, true},
+		{"a deadline is unknown", context.DeadlineExceeded, codes.DeadlineExceeded, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := newFakeCluster()
+			c.fail = test.fail
+			c.status.Leader, c.status.IsLeader = "mx2", false
+			client, logs, _ := serve(t, c)
+			_, err := client.FlushDomain(t.Context(), &adminpb.FlushDomainRequest{Name: "example.test"})
+			hint := hintOf(err)
+			if status.Code(err) != test.code || hint.GetLeader() != "mx2" || hint.GetOutcomeUnknown() != test.unknown {
+				t.Errorf("got %v with hint %v", err, hint)
+			}
+			if strings.Contains(status.Convert(err).Message(), "boom") {
+				t.Error("the cause is in the answer")
+			}
+			if n := c.proposals(); n != 1 {
+				t.Errorf("proposed %d times", n)
+			}
+			if !strings.Contains(logs.String(), "msg=audit call=FlushDomain outcome="+test.code.String()) {
+				t.Errorf("no audit line: %s", logs)
+			}
+		})
+	}
+}
+
+// TestChangesLeaveAnAuditLine makes each change once.
+func TestChangesLeaveAnAuditLine(t *testing.T) {
+	c := newFakeCluster()
+	client, logs, _ := serve(t, c)
+	ctx := t.Context()
+	reply, err := client.PutDomain(ctx, &adminpb.PutDomainRequest{Domain: &adminpb.Domain{
+		Name: "Example.TEST", Targets: []*adminpb.Target{{Host: "127.0.0.1", Port: 2526}, {Host: "2001:DB8::0:1", Port: 25}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(reply.GetWarnings()) != 1 || !strings.Contains(reply.GetWarnings()[0], "loopback") {
+		t.Errorf("warnings: %q", reply.GetWarnings())
+	}
+	want := fsm.Domain{Name: "example.test", Targets: []fsm.Target{{Host: "127.0.0.1", Port: 2526}, {Host: "2001:db8::1", Port: 25}}}
+	if got, _ := c.View().Domain("example.test"); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("domain is %v, want %v", got, want)
+	}
+	m := c.accept(t, 1, "a@example.test").String()
+	steps := []struct {
+		call func() error
+		line string
+	}{
+		{func() error {
+			_, err := client.FlushDomain(ctx, &adminpb.FlushDomainRequest{Name: "example.test"})
+			return err
+		},
+			"call=FlushDomain outcome=done domain=example.test"},
+		{func() error {
+			_, err := client.HoldMessage(ctx, &adminpb.HoldMessageRequest{QueueId: strings.ToLower(m), Reason: "legal"})
+			return err
+		},
+			"call=HoldMessage outcome=done queue_id=" + m + " detail=legal"},
+		{func() error {
+			_, err := client.ReleaseMessage(ctx, &adminpb.ReleaseMessageRequest{QueueId: m})
+			return err
+		},
+			"call=ReleaseMessage outcome=done queue_id=" + m},
+		{func() error {
+			_, err := client.RemoveMessage(ctx, &adminpb.RemoveMessageRequest{QueueId: m})
+			return err
+		},
+			"call=RemoveMessage outcome=done queue_id=" + m},
+		{func() error {
+			_, err := client.RemoveDomain(ctx, &adminpb.RemoveDomainRequest{Name: "example.test"})
+			return err
+		},
+			"call=RemoveDomain outcome=done domain=example.test"},
+	}
+	lines := []string{"call=PutDomain outcome=done domain=example.test detail=127.0.0.1:2526,[2001:db8::1]:25"}
+	for _, s := range steps {
+		if err := s.call(); err != nil {
+			t.Errorf("%s: %v", s.line, err)
+		}
+		lines = append(lines, s.line)
+	}
+	who := fmt.Sprintf(" uid=%d pid=%d", os.Geteuid(), os.Getpid())
+	for _, l := range lines {
+		if n := strings.Count(logs.String(), l+who); n != 1 {
+			t.Errorf("%d lines %q in\n%s", n, l+who, logs)
+		}
+	}
+}
+
+// TestHoldWarns holds that an operator learns of a dot that may have been sent.
+func TestHoldWarns(t *testing.T) {
+	c := newFakeCluster()
+	c.domain(t, "example.test")
+	m := c.accept(t, 1, "a@example.test")
+	c.apply(t, "mx2", fsm.GrantLeases{Holder: "mx2", Domain: "example.test", Messages: []mail.QueueID{m}})
+	token := fsm.Token(c.index)
+	c.apply(t, "mx2", fsm.RenewLeases{Holder: "mx2", Token: token, Request: fsm.RequestID{Boot: 1, Number: 1}, Begun: []mail.QueueID{m}})
+	client, _, _ := serve(t, c)
+
+	show, err := client.ShowMessage(t.Context(), &adminpb.ShowMessageRequest{QueueId: m.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := show.GetMessage().GetParts()[0]
+	if part.GetHolder() != "mx2" || part.GetLeaseToken() != uint64(token) || !part.GetBegun() || part.GetWaiting() != "the lease of mx2" {
+		t.Errorf("part is %v", part)
+	}
+	held, err := client.HoldMessage(t.Context(), &adminpb.HoldMessageRequest{QueueId: m.String()})
+	if err != nil || !held.GetMayStillArrive() {
+		t.Errorf("hold: %v, %v", held, err)
+	}
+	removed, err := client.RemoveMessage(t.Context(), &adminpb.RemoveMessageRequest{QueueId: m.String()})
+	if err != nil || !removed.GetMayStillArrive() {
+		t.Errorf("remove: %v, %v", removed, err)
+	}
+}
+
+// TestStatusAndStaleness looks at a follower that has lost its leader.
+func TestStatusAndStaleness(t *testing.T) {
+	c := newFakeCluster()
+	c.domain(t, "example.test")
+	c.accept(t, 1, "a@example.test", "b@example.test")
+	c.apply(t, "mx2", fsm.ReportNextHop{Node: "mx2", Domain: "example.test", Detail: "connection refused"})
+	c.apply(t, "mx3", fsm.ReportNextHop{Node: "mx3", Domain: "example.test", Detail: "connection\xffrefused"})
+	c.apply(t, "mx1", fsm.Hold{ID: id(1), Reason: "test"})
+	copies := 2
+	lag := uint64(7)
+	c.status = Status{
+		Cluster: "example", Node: "mx1", ServerID: "mx1/abc", Commit: c.index, Floor: 2, Term: 4,
+		Voters: []fsm.NodeName{"mx2", "mx1"}, LastContact: time.Now().Add(-time.Minute), SMTPSessions: 5,
+		Spool: SpoolStats{Bodies: 1, Bytes: 2, Segments: 3, DiskBytes: 4}, FewestCopies: &copies,
+		Counters: NodeCounters{AcceptUnknown: 6},
+		Alarms:   []Alarm{{Name: "disk-low", Scope: "node mx1", Cause: "c", Remedy: "r"}},
+	}
+	c.members = []Member{{Name: "mx2", Voter: true, Lag: &lag}, {Name: "mx1", Voter: true, GossipStatus: "alive"}}
+	client, logs, _ := serve(t, c)
+	var first *adminpb.StatusReply
+	for range 3 {
+		s, err := client.Status(t.Context(), &adminpb.StatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == nil {
+			first = s
+		}
+		for i, a := range s.GetAlarms() {
+			if a.GetSinceUnix() != first.GetAlarms()[i].GetSinceUnix() {
+				t.Errorf("%s: since moves", a.GetName())
+			}
+		}
+	}
+	s := first
+	f := s.GetFreshness()
+	if f.GetStaleMs() < 60_000 || f.GetQuorum() || f.GetNode() != "mx1" || f.GetAppliedIndex() != uint64(c.index) {
+		t.Errorf("freshness %v", f)
+	}
+	var names []string
+	for _, a := range s.GetAlarms() {
+		names = append(names, a.GetName()+" of "+a.GetScope())
+		if a.GetCause() == "" || a.GetRemedy() == "" || a.GetSinceUnix() == 0 {
+			t.Errorf("alarm %v lacks something", a)
+		}
+	}
+	if got, want := strings.Join(names, ", "), "no-quorum of node mx1, disk-low of node mx1, next-hop-down of domain example.test, messages-held of domain example.test"; got != want {
+		t.Errorf("alarms: %s\nwant:   %s", got, want)
+	}
+	d := s.GetDomains()[0]
+	if d.GetNextHopState() != adminpb.NextHopState_NEXT_HOP_STATE_DOWN || d.GetHeld() != 1 || d.GetQueued() != 0 || strings.Join(d.GetFailedNodes(), " ") != "mx2 mx3" {
+		t.Errorf("domain %v", d)
+	}
+	if s.GetPosture() != Posture || s.GetFewestCopies() != 2 || s.GetCounters().GetAcceptUnknownTotal() != 6 || s.GetCounters().GetAccepted() != 1 ||
+		s.GetQueue().GetHeld() != 1 || s.GetSpool().GetSegments() != 3 || strings.Join(s.GetVoters(), " ") != "mx1 mx2" || s.GetLeader() != "" {
+		t.Errorf("status %v", s)
+	}
+	if m := s.GetMembers(); len(m) != 2 || m[0].GetName() != "mx1" || m[0].Lag != nil || m[1].GetLag() != 7 {
+		t.Errorf("members %v", m)
+	}
+	// Each alarm is logged once, and once more when it has gone.
+	c.mu.Lock()
+	c.status.Quorum = true
+	c.mu.Unlock()
+	for range 2 {
+		if _, err := client.Status(t.Context(), &adminpb.StatusRequest{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for line, want := range map[string]int{"alarm raised": 4, "alarm cleared": 1, "alarm=no-quorum": 2} {
+		if n := strings.Count(logs.String(), line); n != want {
+			t.Errorf("%d lines with %q, want %d:\n%s", n, line, want, logs)
+		}
+	}
+}
+
+func TestStalenessOfALeaderAndOfANewNode(t *testing.T) {
+	c := newFakeCluster()
+	c.status.LastContact = time.Time{}
+	client, _, _ := serve(t, c)
+	s, err := client.Members(t.Context(), &adminpb.MembersRequest{})
+	if f := s.GetFreshness(); err != nil || f.StaleMs == nil || f.GetStaleMs() != 0 {
+		t.Errorf("leader: %v, %v", f, err)
+	}
+	c.mu.Lock()
+	c.status.IsLeader, c.status.Quorum = false, false
+	c.mu.Unlock()
+	d, err := client.ListDomains(t.Context(), &adminpb.ListDomainsRequest{})
+	if f := d.GetFreshness(); err != nil || f.StaleMs != nil {
+		t.Errorf("new node: %v, %v", f, err)
+	}
+}
+
+// TestInDoubtIsCounted follows a message whose holder vanished with its dot
+// permitted.
+func TestInDoubtIsCounted(t *testing.T) {
+	c := newFakeCluster()
+	c.domain(t, "example.test")
+	m := c.accept(t, 1, "a@example.test")
+	c.apply(t, "mx2", fsm.GrantLeases{Holder: "mx2", Domain: "example.test", Messages: []mail.QueueID{m}})
+	token := fsm.Token(c.index)
+	c.apply(t, "mx2", fsm.RenewLeases{Holder: "mx2", Token: token, Request: fsm.RequestID{Boot: 1, Number: 1}, Begun: []mail.QueueID{m}})
+	c.apply(t, "mx1", fsm.ExpireLeases{Token: token, Renewal: c.index})
+	client, _, _ := serve(t, c)
+	s, err := client.Status(t.Context(), &adminpb.StatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := s.GetDomains()[0]
+	if d.InDoubt == nil || d.GetInDoubt() != 1 || d.GetWaiting() != 1 || d.GetQueued() != 1 || s.GetQueue().GetInDoubt() != 1 ||
+		s.GetQueue().GetPossibleDuplicates() != 1 || s.GetCounters().GetPossibleDuplicates() != 1 {
+		t.Errorf("domain %v, queue %v, counters %v", d, s.GetQueue(), s.GetCounters())
+	}
+	show, err := client.ShowMessage(t.Context(), &adminpb.ShowMessageRequest{QueueId: m.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := show.GetMessage().GetParts()[0]; p.GetDoubtInMs() <= 0 || !strings.HasPrefix(p.GetWaiting(), "a node that may still report it") || !show.GetMessage().GetPossibleDuplicate() {
+		t.Errorf("message %v", show.GetMessage())
+	}
+}
