@@ -1,0 +1,235 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cluster/transport"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// A pipeNet is a network in memory. Cutting a name closes its connections and
+// refuses new ones.
+type pipeNet struct {
+	mu        sync.Mutex
+	listeners map[string]*pipeListener
+	conns     map[string][]net.Conn
+	delay     time.Duration // of each Read, on the bubble's clock
+}
+
+// A slowConn takes its time to read.
+type slowConn struct {
+	net.Conn
+	delay time.Duration
+}
+
+func (c slowConn) Read(p []byte) (int, error) {
+	time.Sleep(c.delay)
+	return c.Conn.Read(p)
+}
+
+type pipeListener struct {
+	name  string
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (n *pipeNet) listen(name string) *pipeListener {
+	l := &pipeListener{name: name, conns: make(chan net.Conn), done: make(chan struct{})}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.listeners[name] = l
+	return l
+}
+
+func (n *pipeNet) dial(ctx context.Context, address string) (net.Conn, error) {
+	n.mu.Lock()
+	l := n.listeners[address]
+	n.mu.Unlock()
+	if l == nil {
+		return nil, errors.New("connection refused")
+	}
+	here, there := net.Pipe()
+	if n.delay > 0 {
+		here, there = slowConn{here, n.delay}, slowConn{there, n.delay}
+	}
+	select {
+	case l.conns <- there:
+		n.mu.Lock()
+		n.conns[address] = append(n.conns[address], here, there)
+		n.mu.Unlock()
+		return here, nil
+	case <-l.done:
+		return nil, errors.New("connection refused")
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// breakConns closes the connections to a name.
+func (n *pipeNet) breakConns(address string) {
+	n.mu.Lock()
+	conns := n.conns[address]
+	delete(n.conns, address)
+	n.mu.Unlock()
+	for _, c := range conns {
+		_ = c.Close()
+	}
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
+func (l *pipeListener) Addr() net.Addr { return pipeAddr(l.name) }
+
+type pipeAddr string
+
+func (a pipeAddr) Network() string { return "pipe" }
+func (a pipeAddr) String() string  { return string(a) }
+
+// A world is a cluster's CA and network.
+type world struct {
+	t   *testing.T
+	ca  transport.Pair
+	net *pipeNet
+}
+
+// bubble runs f in a synctest bubble. A goroutine that outlives f fails it.
+func bubble(t *testing.T, f func(t *testing.T, w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, err := transport.CreateCA("demo", time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		f(t, &world{t: t, ca: ca, net: &pipeNet{listeners: map[string]*pipeListener{}, conns: map[string][]net.Conn{}}})
+	})
+}
+
+// A node is one port with a server and clients on it.
+type node struct {
+	port   *transport.Port
+	server *Server
+	peers  *Peers
+	served sync.WaitGroup
+}
+
+func (w *world) start(name string, b Backend) *node {
+	w.t.Helper()
+	pair, err := transport.IssueNode(w.ca, name, nil, time.Now())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	id, err := transport.NewIdentity(w.ca.Cert, pair, "demo")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	port, err := transport.New(w.net.listen(name), w.net.dial, id, transport.Options{ServerID: transport.ServerID(name + "/1")})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	n := &node{port: port, server: NewServer(b, nil)}
+	n.peers = NewPeers(Config{
+		Dial:    port.DialPeer,
+		Address: func(name string) (string, bool) { return name, name != "nowhere" },
+		Log:     slog.New(slog.DiscardHandler),
+	})
+	n.served.Go(func() {
+		if err := n.server.Serve(port.GRPC()); err != nil {
+			w.t.Error(err)
+		}
+	})
+	return n
+}
+
+func (n *node) close() {
+	_ = n.peers.Close()
+	n.server.Close()
+	_ = n.port.Close()
+	n.served.Wait()
+}
+
+// A backend is a Backend of functions; a nil one stores bodies in memory.
+type backend struct {
+	mu     sync.Mutex
+	bodies map[mail.BodyRef][]byte
+	stored int // calls of StoreBody that returned nil
+
+	storeBody func(ref mail.BodyRef) error
+	openBody  func(ref mail.BodyRef) (io.ReadSeekCloser, error)
+	propose   func(ctx context.Context, command []byte, body *mail.BodyRef) ([]byte, error)
+	pull      func(ctx context.Context, r PullRequest) (PullReply, error)
+}
+
+func (b *backend) StoreBody(ref mail.BodyRef, chunks [][]byte) error {
+	if b.storeBody != nil {
+		if err := b.storeBody(ref); err != nil {
+			return err
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.bodies == nil {
+		b.bodies = map[mail.BodyRef][]byte{}
+	}
+	b.bodies[ref] = bytes.Join(chunks, nil)
+	b.stored++
+	return nil
+}
+
+func (b *backend) OpenBody(ref mail.BodyRef) (io.ReadSeekCloser, error) {
+	if b.openBody != nil {
+		return b.openBody(ref)
+	}
+	data, ok := b.holds(ref)
+	if !ok {
+		return nil, fmt.Errorf("spool: %w", ErrNotHeld)
+	}
+	return readCloser{bytes.NewReader(data)}, nil
+}
+
+type readCloser struct{ io.ReadSeeker }
+
+func (readCloser) Close() error { return nil }
+
+func (b *backend) Propose(ctx context.Context, command []byte, body *mail.BodyRef) ([]byte, error) {
+	return b.propose(ctx, command, body)
+}
+
+func (b *backend) Pull(ctx context.Context, r PullRequest) (PullReply, error) { return b.pull(ctx, r) }
+
+func (b *backend) Health() Health {
+	return Health{ServerID: "b/1", Boot: 7, Applied: 42, Leader: true, Term: 3, Bodies: 2, BodyBytes: 99, DiskFree: 1 << 40, CommandVersion: 1}
+}
+
+func (b *backend) holds(ref mail.BodyRef) ([]byte, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	data, ok := b.bodies[ref]
+	return data, ok
+}
+
+// body returns a body of size octets, different for each n.
+func body(n byte, size int) (mail.BodyRef, *mail.Body) {
+	data := make([]byte, size)
+	for i := range data {
+		data[i] = byte(i*7) ^ n ^ byte(i>>11)
+	}
+	b := mail.NewBody(data)
+	return b.Ref(mail.MintQueueID(1, [10]byte{n})), b
+}
