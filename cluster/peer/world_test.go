@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"testing"
@@ -227,9 +228,7 @@ func (b *backend) holds(ref mail.BodyRef) ([]byte, bool) {
 // body returns a body of size octets, different for each n.
 func body(n byte, size int) (mail.BodyRef, *mail.Body) {
 	data := make([]byte, size)
-	for i := range data {
-		data[i] = byte(i*7) ^ n ^ byte(i>>11)
-	}
+	_, _ = rand.NewChaCha8([32]byte{n}).Read(data) // Never fails.
 	b := mail.NewBody(data)
 	return b.Ref(mail.MintQueueID(1, [10]byte{n})), b
 }
