@@ -220,6 +220,38 @@ func TestFirstErrorIsLatched(t *testing.T) {
 	}
 }
 
+// Those who wait behind a batch that fails, fail with it; the disk is not tried
+// with theirs.
+func TestWaitingPutsFailWithTheFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := clustertest.NewDisk(1)
+		s := open(t, disk.Mount(), spool.Options{})
+		put(t, s, 0, 100)
+		disk.Inject(clustertest.Fault{Op: clustertest.OpSync, Delay: time.Second, Err: syscall.EIO})
+		var wg sync.WaitGroup
+		for n := 1; n <= 40; n++ {
+			wg.Go(func() {
+				ref, chunks := body(n, 100)
+				if err := s.Put(ref, chunks); !errors.Is(err, syscall.EIO) {
+					t.Errorf("put %d: %v", n, err)
+				}
+			})
+		}
+		synctest.Wait()
+		before := disk.Count(clustertest.OpAny) // the failing sync is counted
+		wg.Wait()
+		if err := s.Close(); !errors.Is(err, syscall.EIO) {
+			t.Errorf("close: %v", err)
+		}
+		if n := disk.Count(clustertest.OpAny) - before; n != 0 {
+			t.Errorf("%d changes of the disk after the failure", n)
+		}
+		if st := s.Stats(); st.Bodies != 1 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
 // A hung disk holds up those who write, and nobody else; and the spool can be
 // closed when the disk comes back.
 func TestHungDisk(t *testing.T) {

@@ -115,8 +115,9 @@ func flipped(t *testing.T, offset int64, mask byte, last, clean, harmless bool) 
 		if st := s.Stats(); st.Bad != 1 {
 			t.Errorf("not counted: %+v", st)
 		}
-	} else if st := s.Stats(); st.Damage+st.Torn != 1 {
-		t.Errorf("not counted: %+v", st)
+	} else if st := s.Stats(); st.Damage != 1 || st.Torn != 0 {
+		// What is behind it attests that it was synced: it is no torn tail.
+		t.Errorf("not counted as damage: %+v", st)
 	}
 	if s.Held(victim) {
 		t.Error("still held after it was found damaged")
@@ -333,6 +334,49 @@ func TestReadError(t *testing.T) {
 		t.Error(err)
 	}
 	lift()
+}
+
+// When a damaged body was put anew, its Delete means both copies, though the
+// first tombstone is lost.
+func TestDamagedCopyDoesNotComeBack(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		disk, o := damageSpool(t, true, true)
+		s := open(t, disk.Mount(), o)
+		put(t, s, 3, 100)
+		disk.Damage(dir+"/00000001.seg", victimAt+recordHead+5, 1)
+		victim, chunks := body(1, victimBytes)
+		if err := s.Verify(victim); !errors.Is(err, spool.ErrCorrupt) {
+			t.Fatalf("verify: %v", err)
+		}
+		if err := s.Put(victim, chunks); err != nil {
+			t.Fatal(err)
+		}
+		if lost {
+			disk.Crash()
+			_ = s.Close()
+			// The second segment has body 3, the tombstone, the new copy.
+			disk.Damage(dir+"/00000002.seg", headBytes+recordHead+104+50, 1)
+			s = open(t, disk.Mount(), o)
+			if st := s.Stats(); st.Bodies != 4 || st.Torn != 1 { // torn, for all that anybody can tell
+				t.Fatalf("%+v", st)
+			}
+			if err := read(s, victim, 1); err != nil {
+				t.Fatalf("the later copy does not count: %v", err)
+			}
+		}
+		// With body 3 the new copy's segment goes, and nothing is left there that
+		// could hide the old copy.
+		third, _ := body(3, 100)
+		remove(t, s, victim, third)
+		for range 2 {
+			disk.Crash()
+			_ = s.Close()
+			s = open(t, disk.Mount(), o)
+			if st := s.Stats(); st.Bodies != 2 || s.Held(victim) {
+				t.Errorf("tombstone lost %v: %+v, held %v", lost, st, s.Held(victim))
+			}
+		}
+	}
 }
 
 // Nobody can send a body that passes for a record when the reader of a damaged

@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -97,7 +96,7 @@ func (s *Spool) spareLocked(ref mail.BodyRef) {
 // bodies are left out.
 func (s *Spool) Bodies() []Held {
 	bodies := s.bodies()
-	slices.SortFunc(bodies, func(a, b Held) int { return cmp.Or(a.Ref.ID.Compare(b.Ref.ID)) })
+	slices.SortFunc(bodies, func(a, b Held) int { return a.Ref.ID.Compare(b.Ref.ID) })
 	return bodies
 }
 
@@ -106,9 +105,12 @@ func (s *Spool) bodies() []Held {
 	defer s.mu.Unlock()
 	bodies := make([]Held, 0, len(s.index))
 	for id, e := range s.index {
-		ref := e.ref(id)
-		if s.heldLocked(ref) {
-			bodies = append(bodies, Held{Ref: ref, Since: s.opened.Add(time.Duration(e.since) * time.Second)})
+		// Both maps are small: this loop runs under the pin lock, over the whole
+		// queue.
+		_, bad := s.bad[id]
+		_, doomed := s.doomed[id]
+		if !bad && !doomed {
+			bodies = append(bodies, Held{Ref: e.ref(id), Since: s.opened.Add(time.Duration(e.since) * time.Second)})
 		}
 	}
 	return bodies

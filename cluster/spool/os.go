@@ -23,9 +23,9 @@ func OS() FS { return osFS{} }
 type osFS struct{}
 
 func (osFS) MkdirAll(dir string) error {
-	// The parents of what is missing are collected first: each must be synced
-	// after its new child exists.
-	var parents []string
+	// Each parent of what is missing must be synced after its new child exists.
+	// That of dir itself in any case: whoever made it may have been killed first.
+	parents := []string{filepath.Dir(filepath.Clean(dir))}
 	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
 		if _, err := os.Stat(d); err == nil || d == filepath.Dir(d) {
 			break

@@ -209,6 +209,7 @@ func Open(fs FS, dir string, o Options) (_ *Spool, err error) {
 
 // Close ends the spool. Puts and Deletes that the writer has taken are
 // finished first; the others get ErrClosed. Readers that are open stay usable.
+// If the spool has failed while it was written to, the error says so again.
 func (s *Spool) Close() error {
 	s.closing.Do(func() {
 		close(s.stop)
