@@ -92,6 +92,7 @@ func TestFailedWriteEndsTheNode(t *testing.T) {
 				if !c.goesOn(patience) {
 					t.Fatal("the others do not go on")
 				}
+				time.Sleep(10 * time.Second) // until it has been sent what it lacks
 				if c.currentLeader() == m {
 					t.Error("it leads")
 				}

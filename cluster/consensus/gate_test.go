@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -209,6 +210,7 @@ func TestCommittedEntryThatCannotBeUnderstoodStopsTheNode(t *testing.T) {
 // fakeBodies are bodies whose every answer the test gives.
 type fakeBodies struct {
 	Bodies
+	mu      sync.Mutex
 	held    map[mail.BodyRef]bool
 	pins    int
 	wanted  []mail.BodyRef
@@ -216,14 +218,40 @@ type fakeBodies struct {
 }
 
 func (f *fakeBodies) Pin(ref mail.BodyRef) (func(), bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if !f.held[ref] {
 		return nil, false
 	}
 	f.pins++
-	return func() { f.pins-- }, true
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.pins--
+	}, true
 }
-func (f *fakeBodies) Want(ref mail.BodyRef, _ ServerID)        { f.wanted = append(f.wanted, ref) }
+
+func (f *fakeBodies) Want(ref mail.BodyRef, _ ServerID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.wanted = append(f.wanted, ref)
+}
+
 func (f *fakeBodies) Arrived(ref mail.BodyRef) <-chan struct{} { return f.arrived[ref] }
+
+// arrive makes a body held.
+func (f *fakeBodies) arrive(ref mail.BodyRef) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.held[ref] = true
+	close(f.arrived[ref])
+}
+
+func (f *fakeBodies) pinned() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.pins
+}
 
 func testGate(b Bodies) (*gate, chan struct{}) {
 	stop := make(chan struct{})
@@ -255,8 +283,8 @@ func TestGatePinsUntilRaftHasAnswered(t *testing.T) {
 				}()
 				rpc := <-g.passed
 				synctest.Wait()
-				if bodies.pins != 1 || len(answer) != 0 {
-					t.Errorf("while Raft has it: %d pins, %d answers", bodies.pins, len(answer))
+				if bodies.pinned() != 1 || len(answer) != 0 {
+					t.Errorf("while Raft has it: %d pins, %d answers", bodies.pinned(), len(answer))
 				}
 				if stopped {
 					close(stop)
@@ -264,8 +292,8 @@ func TestGatePinsUntilRaftHasAnswered(t *testing.T) {
 					rpc.Respond("answer", nil)
 				}
 				<-ended
-				if bodies.pins != 0 {
-					t.Errorf("afterwards: %d pins", bodies.pins)
+				if bodies.pinned() != 0 {
+					t.Errorf("afterwards: %d pins", bodies.pinned())
 				}
 				if got := len(answer); got == 1 == stopped {
 					t.Errorf("%d answers", got)
@@ -285,13 +313,12 @@ func TestGateHoldsAllOrNothing(t *testing.T) {
 		req := &raft.AppendEntriesRequest{Entries: []*raft.Log{named(5, x), named(6, y)}, LeaderCommitIndex: 4}
 		go func() {
 			time.Sleep(gateWait - time.Millisecond)
-			bodies.held[x] = true
-			close(bodies.arrived[x])
+			bodies.arrive(x)
 		}()
 		answer := make(chan raft.RPCResponse, 1)
 		g.handle(raft.RPC{Command: req, RespChan: answer}, req)
-		if a := <-answer; a.Error == nil || bodies.pins != 0 || len(bodies.wanted) != 2 {
-			t.Errorf("answer %v, %d pins, wanted %v", a, bodies.pins, bodies.wanted)
+		if a := <-answer; a.Error == nil || bodies.pinned() != 0 || len(bodies.wanted) != 2 {
+			t.Errorf("answer %v, %d pins, wanted %v", a, bodies.pinned(), bodies.wanted)
 		}
 		if got := g.floor.value.Load(); got != 0 {
 			t.Errorf("floor %d without an exempt entry", got)
@@ -299,8 +326,8 @@ func TestGateHoldsAllOrNothing(t *testing.T) {
 		// With the commit index at 6 both are exempt, held or not.
 		req.LeaderCommitIndex = 9
 		release, err := g.hold(req)
-		if err != nil || bodies.pins != 1 {
-			t.Errorf("exempt: %v, %d pins", err, bodies.pins)
+		if err != nil || bodies.pinned() != 1 {
+			t.Errorf("exempt: %v, %d pins", err, bodies.pinned())
 		}
 		release()
 		if got := g.floor.value.Load(); got != 9 {

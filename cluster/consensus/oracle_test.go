@@ -35,6 +35,7 @@ type testFSM struct {
 	proc *process
 
 	mu       sync.Mutex
+	held     chan struct{} // Apply waits until it is closed; nil: it does not
 	dead     bool
 	applied  uint64
 	commands int
@@ -55,6 +56,20 @@ func (f *testFSM) die() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.dead = true
+}
+
+// hold makes Apply wait for letGo.
+func (f *testFSM) hold() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.held = make(chan struct{})
+}
+
+func (f *testFSM) letGo() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(f.held)
+	f.held = nil
 }
 
 func (f *testFSM) count() int {
@@ -84,6 +99,12 @@ func (f *testFSM) knows(ref mail.BodyRef) bool {
 
 func (f *testFSM) Apply(index uint64, data []byte, body *mail.BodyRef) any {
 	kind, ref := readCommand(data)
+	f.mu.Lock()
+	held := f.held
+	f.mu.Unlock()
+	if held != nil {
+		<-held
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.dead {

@@ -195,6 +195,47 @@ func TestShutdownEndsWhatWaits(t *testing.T) {
 	}
 }
 
+// TestShutdownWithCommandsQueued: entries that are committed and wait for the
+// FSM when Raft shuts down are never answered by it. Their proposals end.
+func TestShutdownWithCommandsQueued(t *testing.T) {
+	inCluster(t, 1, clusterOptions{}, func(t *testing.T, c *testCluster) {
+		c.up()
+		c.bootstrap()
+		a := c.leader()
+		c.commit(a)
+		a.running().fsm.hold()
+		const proposals = 100
+		answers := make(chan error, proposals)
+		for range proposals {
+			go func() {
+				_, err := proposeFor(a.node(), time.Hour, []byte{commandNothing}, nil)
+				answers <- err
+			}()
+			time.Sleep(50 * time.Millisecond) // each its own batch
+		}
+		go func() {
+			time.Sleep(time.Second)
+			a.running().fsm.letGo()
+		}()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := a.node().Shutdown(ctx); err != nil {
+			t.Fatal(err)
+		}
+		unknown := 0
+		for range proposals {
+			if err := <-answers; errors.Is(err, ErrOutcomeUnknown) {
+				unknown++
+			} else if err != nil {
+				t.Errorf("propose: %v", err)
+			}
+		}
+		if unknown == 0 {
+			t.Error("all were answered: nothing was queued")
+		}
+	})
+}
+
 // TestEndWith holds the library to the field that endWith sets: without it, a
 // proposal that is committed while Raft shuts down is never answered.
 func TestEndWith(t *testing.T) {
