@@ -27,7 +27,7 @@ var arrows = map[string][]string{
 	"cluster/spool":     {"fsm/mail"},
 	"cluster/transport": {},
 	"cluster/gossip":    {"cluster/transport"}, // for what a node may be called
-	"cluster/peer":      {"fsm/mail", "proto/peerpb"},
+	"cluster/peer":      {"cluster/transport", "fsm/mail", "proto/peerpb"}, // who called is transport's to say
 	"cluster/dispatch":  {"fsm", "fsm/mail"},
 	"cluster/admin":     {"fsm", "fsm/mail", "proto/adminpb"},
 
@@ -50,7 +50,7 @@ var arrows = map[string][]string{
 
 // tools are not part of the product: they may import what they measure and
 // test.
-var tools = []string{"cmd/holdfast-bench", "cluster/clustertest", "fsm/fsmtest", "deploy"}
+var tools = []string{"cmd/holdfast-bench", "cluster/clustertest", "delivery/deliverytest", "fsm/fsmtest", "deploy"}
 
 // doors lists the foundations that only some packages may import, and why.
 var doors = []struct {
