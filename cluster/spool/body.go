@@ -12,8 +12,8 @@ import (
 )
 
 // Open returns a reader over the body's octets. The error is ErrNotHeld if the
-// body is not here, ErrCorrupt if it is known to be damaged; a doomed body can
-// still be read.
+// body is not here, and ErrCorrupt as well if it is known to be damaged: whoever
+// wants it has to fetch it in either case. A doomed body can still be read.
 //
 // Read from the beginning to the end, the octets are checked on their way: of a
 // body whose size or digest is wrong the reader returns ErrCorrupt at some point
@@ -36,7 +36,7 @@ func (s *Spool) Open(ref mail.BodyRef) (io.ReadSeekCloser, error) {
 			return nil, fmt.Errorf("open body %s: %w", ref, ErrNotHeld)
 		}
 		s.markBad(ref, at, err)
-		return nil, fmt.Errorf("open body %s: %w: %w", ref, ErrCorrupt, err)
+		return nil, fmt.Errorf("open body %s: %w: %w: %w", ref, ErrNotHeld, ErrCorrupt, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open body %s: %w", ref, err)
@@ -59,7 +59,7 @@ func (s *Spool) find(ref mail.BodyRef) (place, error) {
 		return place{}, ErrNotHeld
 	}
 	if _, bad := s.bad[ref.ID]; bad {
-		return place{}, ErrCorrupt
+		return place{}, fmt.Errorf("%w: %w", ErrNotHeld, ErrCorrupt)
 	}
 	return e.at, nil
 }

@@ -325,6 +325,9 @@ func TestReadError(t *testing.T) {
 	if s.Held(victim) || s.Err() != nil {
 		t.Errorf("held %v, failed %v", s.Held(victim), s.Err())
 	}
+	if _, err := s.Open(victim); !errors.Is(err, spool.ErrNotHeld) || !errors.Is(err, spool.ErrCorrupt) {
+		t.Errorf("open again: %v", err)
+	}
 	arrived := s.Arrived(victim)
 	if err := s.Put(victim, chunks); err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ var (
 	// ErrNotHeld: no body of that name is here, or it is about to be deleted.
 	ErrNotHeld = errors.New("body is not held")
 	// ErrCorrupt: what lies on the disk is not the body that was put there.
-	// From then on the body is not held; a Put writes it anew.
+	// From then on the body is not held, and Open says both; a Put writes it anew.
 	ErrCorrupt = errors.New("body is damaged")
 	// ErrConflict: a different body is held under the same queue id.
 	ErrConflict = errors.New("another body is held under this queue id")
