@@ -76,7 +76,7 @@ func TestSnapshotsAreLossless(t *testing.T) {
 	}
 }
 
-func encoded(t *testing.T, s *fsm.State) []byte {
+func encoded(t testing.TB, s *fsm.State) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	if err := s.Encode(&b); err != nil {

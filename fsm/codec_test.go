@@ -1,0 +1,309 @@
+package fsm_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/fsmtest"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+	"github.com/holdfast-mx/holdfast/proto/queuepb"
+)
+
+// everyAction is one full command of each kind.
+func everyAction() []fsm.Action {
+	id, id2 := mail.MintQueueID(1, [10]byte{1}), mail.MintQueueID(2, [10]byte{2})
+	from, _ := mail.ParseReversePath("s@X.test", false)
+	to, _ := mail.ParseForwardPath(`"a b"@A.test`, false)
+	return []fsm.Action{
+		fsm.Accept{
+			Envelope: mail.Envelope{
+				From: from,
+				Recipients: []mail.Recipient{
+					{Path: to, Domain: "a.test", Notify: mail.NotifySuccess | mail.NotifyDelay, Original: "rfc822;a+20b@a.test"},
+					{Path: mail.ForwardPath{Mailbox: mail.Mailbox{Local: "ü", Host: "b.test"}}, Domain: "b.test"},
+				},
+				Return: mail.ReturnHeaders, EnvelopeID: "Q1", EightBit: true, SMTPUTF8: true,
+				Trace: mail.Trace{
+					Hello: "x.test", Client: netip.MustParseAddr("2001:db8::7"), Node: "n.test", Protocol: "UTF8SMTPS",
+					TLS: "TLS1.3 TLS_AES_128_GCM_SHA256", Received: 1_790_000_000,
+				},
+			},
+			Body: mail.NewBody([]byte("hello")).Ref(id),
+		},
+		fsm.Settle{},
+		fsm.GrantLeases{Holder: "n1", Domain: "a.test", Messages: []mail.QueueID{id, id2}},
+		fsm.RenewLeases{Holder: "n1", Token: 7, Request: fsm.RequestID{Boot: 1 << 63, Number: 9}, Begun: []mail.QueueID{id2}},
+		fsm.ExpireLeases{Token: 7, Renewal: 8},
+		fsm.RecordOutcomes{Holder: "n1", Token: 7, Messages: []fsm.MessageOutcomes{{ID: id, Recipients: []fsm.RecipientOutcome{
+			{Recipient: 3, Outcome: fsm.Failed, Tried: true, Reply: mail.Reply{Code: 550, Enhanced: mail.EnhancedCode{5, 1, 1}, Text: "no"}},
+			{Outcome: fsm.Deferred},
+		}}}},
+		fsm.Hold{ID: id, Reason: "odd"},
+		fsm.Release{ID: id},
+		fsm.Remove{ID: id},
+		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", Targets: []fsm.Target{{Host: "2001:db8::25", Port: 25}, {Host: "mail.a.test", Port: 2525}}}},
+		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", MX: true}},
+		fsm.RemoveDomain{Name: "a.test"},
+		fsm.FlushDomain{Name: "a.test"},
+		fsm.ReportNextHop{Node: "n1", Domain: "a.test", Up: true, Detail: "220 hello"},
+		fsm.PutSettings{Settings: fsm.Settings{DoubtWait: 1, FingerprintLife: 2, FingerprintMax: 3, RecordLife: 4, RetryMin: 5, RetryMax: 6, Voters: 7}},
+		fsm.Tick{Elapsed: -5},
+	}
+}
+
+func TestCommandsGoThroughTheirEncoding(t *testing.T) {
+	for _, a := range everyAction() {
+		want := fsm.Command{Node: "n1", Settled: []mail.QueueID{{9}}, Action: a}
+		b, err := fsm.EncodeCommand(want)
+		if err != nil {
+			t.Fatalf("%T: %v", a, err)
+		}
+		got, err := fsm.DecodeCommand(b)
+		if err != nil {
+			t.Fatalf("%T: %v", a, err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%T\n got %+v\nwant %+v", a, got, want)
+		}
+	}
+	if _, err := fsm.EncodeCommand(fsm.Command{}); !errors.Is(err, fsm.ErrUnknownCommand) {
+		t.Errorf("no action: %v", err)
+	}
+}
+
+// TestNewerCommandsStopTheNode: whatever this version does not know, however
+// deep, is ErrUnknownCommand, never skipped.
+func TestNewerCommandsStopTheNode(t *testing.T) {
+	newer := protowire.AppendVarint(protowire.AppendTag(nil, 99, protowire.VarintType), 1)
+	for _, a := range everyAction() {
+		b, err := fsm.EncodeCommand(fsm.Command{Action: a})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p queuepb.Command
+		if err := proto.Unmarshal(b, &p); err != nil {
+			t.Fatal(err)
+		}
+		fields := 0
+		eachMessage(p.ProtoReflect(), func(set func([]byte)) {
+			fields++
+			set(newer)
+			b, err := proto.Marshal(&p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := fsm.DecodeCommand(b); !errors.Is(err, fsm.ErrUnknownCommand) {
+				t.Errorf("%T with an unknown field: %v", a, err)
+			}
+			set(nil)
+		})
+		if fields < 2 {
+			t.Errorf("%T: %d messages", a, fields)
+		}
+		for _, version := range []uint32{0, 2} {
+			p.Version = version
+			b, _ := proto.Marshal(&p)
+			if _, err := fsm.DecodeCommand(b); !errors.Is(err, fsm.ErrUnknownCommand) {
+				t.Errorf("version %d: %v", version, err)
+			}
+		}
+	}
+	unknownOutcome := &queuepb.Command{Version: 1, Action: &queuepb.Command_RecordOutcomes{RecordOutcomes: &queuepb.RecordOutcomes{
+		Messages: []*queuepb.MessageOutcomes{{Id: make([]byte, 16), Recipients: []*queuepb.RecipientOutcome{{Outcome: 9}}}},
+	}}}
+	b, _ := proto.Marshal(unknownOutcome)
+	if _, err := fsm.DecodeCommand(b); !errors.Is(err, fsm.ErrUnknownCommand) {
+		t.Errorf("unknown outcome: %v", err)
+	}
+	// A kind of a newer version is an unknown field of Command.
+	kind := protowire.AppendBytes(protowire.AppendTag(protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), 1), 77, protowire.BytesType), nil)
+	if _, err := fsm.DecodeCommand(kind); !errors.Is(err, fsm.ErrUnknownCommand) {
+		t.Errorf("unknown kind: %v", err)
+	}
+}
+
+func TestMalformedCommands(t *testing.T) {
+	for what, p := range map[string]*queuepb.Command{
+		"no action":          {Version: 1},
+		"short settled id":   {Version: 1, Settled: []byte{1}, Action: &queuepb.Command_Settle{Settle: &queuepb.Settle{}}},
+		"short id":           {Version: 1, Action: &queuepb.Command_Hold{Hold: &queuepb.Hold{Id: []byte{1}}}},
+		"short list of ids":  {Version: 1, Action: &queuepb.Command_GrantLeases{GrantLeases: &queuepb.GrantLeases{Messages: make([]byte, 17)}}},
+		"accept of nothing":  {Version: 1, Action: &queuepb.Command_Accept{Accept: &queuepb.Accept{}}},
+		"no digest":          {Version: 1, Action: &queuepb.Command_Accept{Accept: &queuepb.Accept{Id: make([]byte, 16)}}},
+		"no envelope":        {Version: 1, Action: &queuepb.Command_Accept{Accept: &queuepb.Accept{Id: make([]byte, 16), Digest: make([]byte, 32)}}},
+		"port above 65535":   {Version: 1, Action: &queuepb.Command_PutDomain{PutDomain: &queuepb.PutDomain{Domain: &queuepb.RelayDomain{Targets: []*queuepb.Target{{Port: 1 << 16}}}}}},
+		"address of 5 bytes": {Version: 1, Action: &queuepb.Command_Accept{Accept: &queuepb.Accept{Id: make([]byte, 16), Digest: make([]byte, 32), Envelope: &queuepb.Envelope{Trace: &queuepb.Trace{Client: make([]byte, 5)}}}}},
+	} {
+		b, err := proto.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, err := fsm.DecodeCommand(b); err == nil || errors.Is(err, fsm.ErrUnknownCommand) {
+			t.Errorf("%s: %+v, %v", what, c, err)
+		}
+	}
+	for _, b := range [][]byte{{0xff}, []byte("garbage")} {
+		if _, err := fsm.DecodeCommand(b); err == nil {
+			t.Errorf("%q is read", b)
+		}
+	}
+}
+
+func TestResultsGoThroughTheirEncoding(t *testing.T) {
+	for _, want := range []fsm.Result{
+		{Verdict: fsm.Done},
+		{Verdict: fsm.Repeat, ID: mail.QueueID{1}},
+		{Verdict: fsm.Refused, Text: "why", MayStillArrive: true, Messages: []mail.QueueID{{1}, {2}}},
+	} {
+		if got, err := fsm.DecodeResult(fsm.EncodeResult(want)); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, %v, want %+v", got, err, want)
+		}
+	}
+	for _, b := range [][]byte{nil, {0xff}, fsm.EncodeResult(fsm.Result{}), fsm.EncodeResult(fsm.Result{Verdict: 9})} {
+		if r, err := fsm.DecodeResult(b); err == nil {
+			t.Errorf("%q is read as %+v", b, r)
+		}
+	}
+}
+
+// busy returns a State with something of everything in it.
+func busy(t testing.TB) *fsm.State {
+	for seed := range uint64(100) {
+		s := fsm.New()
+		if err := fsmtest.NewHistory(s, nil, newSeeded(seed)).Run(120); err != nil {
+			t.Fatal(err)
+		}
+		if n := s.Totals(); n.Leases > 2 && n.Aliases > 2 && n.Live > 8 && n.Live < n.Messages && n.Marked > 0 {
+			return s
+		}
+	}
+	t.Fatal("no history has everything")
+	return nil
+}
+
+// TestDamagedSnapshots: cut anywhere it is refused, and no flipped byte panics
+// or gives a State that breaks an invariant. (The file's checksum is the
+// shell's; this is about what may not happen in spite of it.)
+func TestDamagedSnapshots(t *testing.T) {
+	whole := encoded(t, busy(t))
+	for n := range len(whole) {
+		if s, err := fsm.Decode(bytes.NewReader(whole[:n])); err == nil {
+			t.Fatalf("cut at %d of %d: %d messages", n, len(whole), s.Totals().Messages)
+		} else if !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Fatalf("cut at %d: %v", n, err)
+		}
+	}
+	refused := 0
+	for n := 0; n < len(whole); n += 3 {
+		damaged := slices.Clone(whole)
+		damaged[n] ^= 1 << (n % 8)
+		s, err := fsm.Decode(bytes.NewReader(damaged))
+		if err != nil {
+			refused++
+			continue
+		}
+		if err := s.Check(); err != nil {
+			t.Fatalf("byte %d flipped: %v", n, err)
+		}
+		touch(s)
+	}
+	t.Logf("%d of %d damaged snapshots refused", refused, len(whole)/3)
+}
+
+// touch reads and drives everything, to see it panic.
+func touch(s *fsm.State) {
+	for m := range s.Messages(mail.QueueID{}) {
+		s.Message(m.ID)
+		m.State()
+	}
+	for _, l := range s.Leases() {
+		s.Apply(s.Applied()+1, fsm.Command{Action: fsm.ExpireLeases{Token: l.Token, Renewal: l.Renewal}})
+	}
+	for _, d := range s.Domains() {
+		s.Apply(s.Applied()+1, fsm.Command{Action: fsm.GrantLeases{Holder: "n", Domain: d.Name, Messages: slices.Collect(s.Due(d.Name))}})
+	}
+	s.Apply(s.Applied()+1, fsm.Command{Action: fsm.Tick{Elapsed: 60_000}})
+}
+
+func TestSnapshotLimits(t *testing.T) {
+	long := binary.AppendUvarint(nil, 1<<40)
+	if _, err := fsm.Decode(bytes.NewReader(long)); err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a record of a tebibyte: %v", err)
+	}
+	header, _ := proto.Marshal(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Header{Header: &queuepb.SnapshotHeader{Version: 2}}})
+	if _, err := fsm.Decode(bytes.NewReader(append([]byte{byte(len(header))}, header...))); err == nil || !strings.Contains(err.Error(), "version 2") {
+		t.Errorf("version 2: %v", err)
+	}
+	if err := busy(t).Encode(fullDisk{}); err == nil {
+		t.Error("a full disk is not noticed")
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("no space") }
+
+func FuzzDecode(f *testing.F) {
+	f.Add(encoded(f, busy(f)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if s, err := fsm.Decode(bytes.NewReader(b)); err == nil {
+			touch(s)
+		}
+	})
+}
+
+func FuzzDecodeCommand(f *testing.F) {
+	for _, a := range everyAction() {
+		b, _ := fsm.EncodeCommand(fsm.Command{Node: "n1", Action: a})
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := fsm.DecodeCommand(b)
+		if err != nil {
+			return
+		}
+		s := fsm.New()
+		s.Apply(1, fsm.Command{Action: fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", MX: true}}})
+		s.Apply(2, c)
+		s.Apply(3, c)
+		if err := s.Check(); err != nil {
+			t.Fatal(err)
+		}
+		again, err := fsm.EncodeCommand(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, err := fsm.DecodeCommand(again); err != nil || !reflect.DeepEqual(c, d) {
+			t.Fatalf("got %+v, %v, want %+v", d, err, c)
+		}
+	})
+}
+
+// eachMessage calls each for m and every message in it, with a function that
+// sets its unknown fields.
+func eachMessage(m protoreflect.Message, each func(set func([]byte))) {
+	each(func(b []byte) { m.SetUnknown(b) })
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.IsList() && f.Message() != nil:
+			for i := range v.List().Len() {
+				eachMessage(v.List().Get(i).Message(), each)
+			}
+		case f.Message() != nil:
+			eachMessage(v.Message(), each)
+		}
+		return true
+	})
+}
