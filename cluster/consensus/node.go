@@ -46,11 +46,15 @@ type Node struct {
 //
 // The stream and the stores of c belong to the node from here on.
 func Start(ctx context.Context, c Config) (_ *Node, err error) {
+	var t *transport
 	defer func() {
 		if err == nil {
 			return
 		}
-		if c.Stream != nil {
+		if t != nil {
+			_ = t.Close() // closes the stream
+			t.running.Wait()
+		} else if c.Stream != nil {
 			_ = c.Stream.Close()
 		}
 		if c.Stores.Close != nil {
@@ -92,11 +96,10 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	n.gate.hasVote = n.hasVote
 	n.sender = &sender{floor: f, log: n.log, latch: l, live: c.controls.liveFloor, refused: n.suspect}
 	// What a peer sends before Raft runs waits in the gate.
-	n.transport = newTransport(c, n.gate, n.sender)
-	n.raft, err = newRaft(c.raftConfig(n.notify), &fsmAdapter{fsm: c.FSM, latch: l}, n.log, n.stable, c.Stores.Snapshots, n.transport)
+	t = newTransport(c, n.gate, n.sender)
+	n.transport = t
+	n.raft, err = newRaft(c.raftConfig(n.notify), &fsmAdapter{fsm: c.FSM, latch: l}, n.log, n.stable, c.Stores.Snapshots, t)
 	if err != nil {
-		_ = n.transport.Close()
-		n.transport.running.Wait()
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
 	n.stable.running.Store(true)
