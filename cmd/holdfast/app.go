@@ -68,7 +68,7 @@ func (a *app) report(ctx context.Context, err error) int {
 	case errors.Is(err, syscall.EPIPE):
 		return exitFailure // the reader has gone: there is nobody to tell
 	case ctx.Err() != nil:
-		a.complain("interrupted")
+		a.complain("interrupted: a change that was asked for may still take effect")
 		return exitInterrupted
 	case errors.As(err, &usage):
 		a.complain("%s", usage.text)

@@ -265,11 +265,18 @@ func (a *app) confirmRemoval(ctx context.Context, c adminpb.AdminServiceClient, 
 	if err != nil {
 		return err
 	}
+	if !affirmative(answer) {
+		return &callError{exit: exitFailure, text: "not removed"}
+	}
+	return nil
+}
+
+func affirmative(answer string) bool {
 	switch strings.ToLower(strings.TrimSpace(answer)) {
 	case "y", "yes":
-		return nil
+		return true
 	}
-	return &callError{exit: exitFailure, text: "not removed"}
+	return false
 }
 
 func recipientsInBrief(m *adminpb.Message) string {

@@ -1,0 +1,334 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/holdfast-mx/holdfast/proto/adminpb"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"holdfast": main})
+}
+
+// TestScripts runs testdata/*.txt: command lines, and what they print, against
+// an admin server in this process. Scripts have a command of their own,
+//
+//	daemon MODE
+//
+// which says how that server behaves from here on, and
+//
+//	asked TEXT
+//
+// which fails unless the last change that it was asked for contains TEXT.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			d := newFakeDaemon()
+			socket, stop, err := d.serve()
+			if err != nil {
+				return err
+			}
+			env.Defer(stop)
+			env.Setenv("HOLDFAST_SOCKET", socket)
+			env.Values[daemonKey{}] = d
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"daemon": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Value(daemonKey{}).(*fakeDaemon).setMode(args[0])
+			},
+			"asked": func(ts *testscript.TestScript, neg bool, args []string) {
+				asked := ts.Value(daemonKey{}).(*fakeDaemon).last()
+				if strings.Contains(asked, args[0]) == neg {
+					ts.Fatalf("the daemon was asked %q", asked)
+				}
+			},
+			"status": expectStatus,
+		},
+	})
+}
+
+type daemonKey struct{}
+
+// expectStatus runs holdfast and wants an exit status: "status 64 domain put".
+func expectStatus(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec("holdfast", args[1:]...)
+	got := "0"
+	if err != nil {
+		got = strings.TrimPrefix(err.Error(), "exit status ")
+	}
+	if got != args[0] {
+		ts.Fatalf("exit status %s, want %s", got, args[0])
+	}
+}
+
+// The queue ids of the fake daemon's messages.
+const (
+	firstID = "01JZ0000000000000000000001"
+	evilID  = "01JZ0000000000000000000002"
+)
+
+// A fakeDaemon answers as a node might.
+type fakeDaemon struct {
+	adminpb.UnimplementedAdminServiceServer
+
+	mu    sync.Mutex
+	mode  string
+	asked string
+	// hanging gets one value when a call begins to hang.
+	hanging chan struct{}
+}
+
+func newFakeDaemon() *fakeDaemon {
+	return &fakeDaemon{mode: "normal", hanging: make(chan struct{}, 1)}
+}
+
+// serve serves d at a socket, whose path must be short, which those of test
+// directories are not.
+func (d *fakeDaemon) serve() (socket string, stop func(), err error) {
+	dir, err := os.MkdirTemp("", "holdfast")
+	if err != nil {
+		return "", nil, err
+	}
+	socket = filepath.Join(dir, "admin.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	s := grpc.NewServer()
+	adminpb.RegisterAdminServiceServer(s, d)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	return socket, func() {
+		s.Stop()
+		<-served
+		_ = os.RemoveAll(dir)
+	}, nil
+}
+
+func (d *fakeDaemon) setMode(mode string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mode = mode
+}
+
+func (d *fakeDaemon) last() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.asked
+}
+
+// change notes what was asked, and fails as the mode says.
+func (d *fakeDaemon) change(ctx context.Context, call string, m proto.Message) error {
+	d.mu.Lock()
+	d.asked = fmt.Sprintf("%s %v", call, m)
+	// The text form of protobuf has one or two blanks between fields, at random.
+	d.asked = strings.ReplaceAll(d.asked, "  ", " ")
+	mode := d.mode
+	d.mu.Unlock()
+	fail := func(code codes.Code, unknown bool, leader, text string) error {
+		st, err := status.New(code, text).WithDetails(&adminpb.Hint{Leader: leader, OutcomeUnknown: unknown})
+		if err != nil {
+			return err
+		}
+		return st.Err()
+	}
+	switch mode {
+	case "leaderless":
+		return fail(codes.Unavailable, false, "", "nothing was changed: this node could not have it committed; try again")
+	case "unknown":
+		return fail(codes.DeadlineExceeded, true, "mx2", "the outcome is unknown: the change may still take effect; look before trying again")
+	case "refuses":
+		return fail(codes.FailedPrecondition, false, "mx2", "3 messages queued and 1 held for \"example.test\"\x1b[2J")
+	case "none":
+		return status.Error(codes.NotFound, "no message "+firstID)
+	case "forbids":
+		return status.Error(codes.PermissionDenied, "not allowed")
+	case "hangs":
+		return d.hang(ctx)
+	}
+	return nil
+}
+
+func (d *fakeDaemon) hang(ctx context.Context) error {
+	select {
+	case d.hanging <- struct{}{}:
+	default:
+	}
+	<-ctx.Done()
+	return status.FromContextError(ctx.Err()).Err()
+}
+
+func (d *fakeDaemon) is(mode string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mode == mode
+}
+
+func (d *fakeDaemon) freshness() *adminpb.Freshness {
+	stale := int64(120)
+	f := &adminpb.Freshness{Node: "mx1", AppliedIndex: 41, StaleMs: &stale, Quorum: true}
+	switch {
+	case d.is("stale"):
+		stale = 125_000
+		f.Quorum = false
+	case d.is("new"):
+		f.StaleMs, f.Quorum = nil, false
+	}
+	return f
+}
+
+func (d *fakeDaemon) domains() []*adminpb.DomainStatus {
+	if d.is("empty") {
+		return nil
+	}
+	two := uint64(2)
+	return []*adminpb.DomainStatus{
+		{
+			Domain:       &adminpb.Domain{Name: "example.test", Targets: []*adminpb.Target{{Host: "2001:db8::10", Port: 25}, {Host: "b.example", Port: 2525}}},
+			NextHopState: adminpb.NextHopState_NEXT_HOP_STATE_DOWN, SinceUnix: 1_780_000_000, Detail: "connection refused\x1b]0;owned\x07",
+			FailedNodes: []string{"mx1", "mx2"}, Queued: 7, Held: 1, Leased: 0, Waiting: 3, InDoubt: &two,
+		},
+		{Domain: &adminpb.Domain{Name: "example.org", Mx: true}, NextHopState: adminpb.NextHopState_NEXT_HOP_STATE_UP},
+	}
+}
+
+func (d *fakeDaemon) members() []*adminpb.Member {
+	lag := uint64(3)
+	return []*adminpb.Member{
+		{Name: "mx1", ServerId: "mx1/aaa", ClusterAddress: "192.0.2.1:7420", GossipStatus: "alive", Voter: true, HasState: true, CommandVersion: 1},
+		{Name: "mx2", ServerId: "mx2/bbb", ClusterAddress: "192.0.2.2:7420", GossipStatus: "alive", Voter: true, Leader: true, Lag: &lag},
+		{Name: "mx3", GossipStatus: "dead"},
+	}
+}
+
+func (d *fakeDaemon) Status(ctx context.Context, _ *adminpb.StatusRequest) (*adminpb.StatusReply, error) {
+	if d.is("hangs") {
+		return nil, d.hang(ctx)
+	}
+	r := &adminpb.StatusReply{
+		Freshness: d.freshness(), Cluster: "example", Node: "mx1", ServerId: "mx1/aaa", Leader: "mx2", Term: 9,
+		CommitIndex: 42, AppliedIndex: 41, Floor: 40, Voters: []string{"mx1", "mx2"}, Domains: d.domains(), Members: d.members(),
+		Queue: &adminpb.QueueTotals{Live: 8, LiveBytes: 3 << 20, Queued: 7, Held: 1}, Spool: &adminpb.SpoolStats{Bodies: 8, Bytes: 3 << 20, Segments: 2},
+		Counters: &adminpb.Counters{Accepted: 12, Repeats: 1, Delivered: 4, AcceptUnknownTotal: 2}, SmtpSessions: 5,
+		Posture: "queue; nothing bounces or expires", Version: "v0",
+		Alarms: []*adminpb.Alarm{
+			{Name: "next-hop-down", Scope: "domain example.test", SinceUnix: 1_780_000_000, Cause: "nobody answers\x1b[31m", Remedy: "repair the primary"},
+		},
+	}
+	switch {
+	case d.is("empty"):
+		r.Alarms = nil
+		r.Voters = nil
+	case d.is("stale"), d.is("new"):
+		r.Leader = ""
+	}
+	return r, nil
+}
+
+func (d *fakeDaemon) Members(context.Context, *adminpb.MembersRequest) (*adminpb.MembersReply, error) {
+	return &adminpb.MembersReply{Freshness: d.freshness(), Members: d.members()}, nil
+}
+
+func (d *fakeDaemon) ListDomains(context.Context, *adminpb.ListDomainsRequest) (*adminpb.ListDomainsReply, error) {
+	return &adminpb.ListDomainsReply{Freshness: d.freshness(), Domains: d.domains()}, nil
+}
+
+func (d *fakeDaemon) PutDomain(ctx context.Context, r *adminpb.PutDomainRequest) (*adminpb.PutDomainReply, error) {
+	if err := d.change(ctx, "PutDomain", r); err != nil {
+		return nil, err
+	}
+	reply := &adminpb.PutDomainReply{}
+	for _, t := range r.GetDomain().GetTargets() {
+		if strings.HasPrefix(t.GetHost(), "127.") {
+			reply.Warnings = append(reply.Warnings, "target is a loopback address")
+		}
+	}
+	return reply, nil
+}
+
+func (d *fakeDaemon) RemoveDomain(ctx context.Context, r *adminpb.RemoveDomainRequest) (*adminpb.RemoveDomainReply, error) {
+	return &adminpb.RemoveDomainReply{}, d.change(ctx, "RemoveDomain", r)
+}
+
+func (d *fakeDaemon) FlushDomain(ctx context.Context, r *adminpb.FlushDomainRequest) (*adminpb.FlushDomainReply, error) {
+	return &adminpb.FlushDomainReply{}, d.change(ctx, "FlushDomain", r)
+}
+
+// ListQueue has 2,500 messages, and gives large pages short, as a node does that
+// has looked at enough of them.
+func (d *fakeDaemon) ListQueue(ctx context.Context, r *adminpb.ListQueueRequest) (*adminpb.ListQueueReply, error) {
+	if err := d.change(ctx, "ListQueue", r); err != nil {
+		return nil, err
+	}
+	reply := &adminpb.ListQueueReply{Freshness: d.freshness()}
+	switch {
+	case d.is("empty"):
+	case d.is("many"):
+		from := 0
+		if r.GetPageToken() != "" {
+			fmt.Sscanf(strings.TrimPrefix(r.GetPageToken(), "01JZ"), "%d", &from)
+		}
+		size := min(int(r.GetPageSize()), 700)
+		for n := from + 1; n <= min(from+size, 2500); n++ {
+			reply.Messages = append(reply.Messages, &adminpb.MessageSummary{QueueId: fmt.Sprintf("01JZ%022d", n), Recipients: 1, Queued: 1})
+		}
+		if from+size < 2500 {
+			reply.NextPageToken = fmt.Sprintf("01JZ%022d", from+size)
+		}
+	default:
+		reply.Messages = []*adminpb.MessageSummary{
+			{QueueId: firstID, From: "a@example.com", Size: 1500, ReceivedUnix: 1_780_000_000, Node: "mx1", Domains: []string{"example.org", "example.test"},
+				Recipients: 3, Queued: 1, Held: 1, Attempts: 2, Leased: true, LastReply: "451 4.3.0 later"},
+			{QueueId: evilID, From: "\x1b[2J@example.com", Size: 20 << 20, Domains: []string{"example.test"}, Recipients: 1, Queued: 1,
+				LastReply: "550 \x1b]52;c;ZXZpbA==\x07\u202eevil\u009b31m\n250 OK"},
+		}
+	}
+	return reply, nil
+}
+
+func (d *fakeDaemon) ShowMessage(ctx context.Context, r *adminpb.ShowMessageRequest) (*adminpb.ShowMessageReply, error) {
+	if err := d.change(ctx, "ShowMessage", r); err != nil {
+		return nil, err
+	}
+	return &adminpb.ShowMessageReply{Freshness: d.freshness(), Message: &adminpb.Message{
+		QueueId: firstID, From: "a@example.com", Size: 1500, Sha256: "abcd", ReceivedUnix: 1_780_000_000, Node: "mx1",
+		Client: "198.51.100.7", Hello: "evil\x1b[2Jhost", Protocol: "ESMTPS", Tls: "TLS1.3", Ret: "HDRS", EnvelopeId: "e1", EightBit: true,
+		PossibleDuplicate: true,
+		Recipients: []*adminpb.RecipientStatus{
+			{Path: "u@example.test", Domain: "example.test", State: adminpb.RecipientState_RECIPIENT_STATE_HELD, Reply: "550 5.1.1 unknown\x07", Reason: "refused"},
+			{Path: "v@example.org", Domain: "example.org", State: adminpb.RecipientState_RECIPIENT_STATE_QUEUED},
+		},
+		Parts: []*adminpb.Part{
+			{Domain: "example.test", Attempts: 1, Waiting: "its release"},
+			{Domain: "example.org", Attempts: 2, LeaseToken: 37, Holder: "mx2", Begun: true, Waiting: "the lease of mx2"},
+		},
+	}}, nil
+}
+
+func (d *fakeDaemon) HoldMessage(ctx context.Context, r *adminpb.HoldMessageRequest) (*adminpb.HoldMessageReply, error) {
+	return &adminpb.HoldMessageReply{MayStillArrive: d.is("begun")}, d.change(ctx, "HoldMessage", r)
+}
+
+func (d *fakeDaemon) ReleaseMessage(ctx context.Context, r *adminpb.ReleaseMessageRequest) (*adminpb.ReleaseMessageReply, error) {
+	return &adminpb.ReleaseMessageReply{}, d.change(ctx, "ReleaseMessage", r)
+}
+
+func (d *fakeDaemon) RemoveMessage(ctx context.Context, r *adminpb.RemoveMessageRequest) (*adminpb.RemoveMessageReply, error) {
+	return &adminpb.RemoveMessageReply{MayStillArrive: d.is("begun")}, d.change(ctx, "RemoveMessage", r)
+}
