@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,7 +57,8 @@ func (s *scene) revive(ctx context.Context) error {
 		if fallen == nil {
 			continue
 		}
-		s.a.say("%v\n%s starts again in %v", fallen, n.Name, reviveAfter)
+		cause, _, _ := strings.Cut(fallen.Error(), "\n") // the rest is its log
+		s.a.say("%s; it starts again in %v", cause, reviveAfter)
 		select {
 		case <-time.After(reviveAfter):
 		case <-ctx.Done():
@@ -65,6 +67,7 @@ func (s *scene) revive(ctx context.Context) error {
 		if err := n.Start(); err != nil {
 			return err
 		}
+		s.a.say("%s starts again", n.Name)
 	}
 	return nil
 }

@@ -227,6 +227,16 @@ func (s *scene) judge() error {
 func (s *scene) printFigures() {
 	fmt.Fprintf(s.a.out, "%.1f messages/s, %d without a reply, %d deferred; reply to the final dot: %v\n",
 		s.stats.PerSecond(), s.stats.NoReply, s.stats.Deferred, s.stats.Dot)
+	var at []string
+	for _, n := range s.fleet.Nodes {
+		at = append(at, fmt.Sprintf("%d at %s", s.stats.Accepted[n.SMTP], n.Name))
+	}
+	fmt.Fprintf(s.a.out, "accepted: %s\n", strings.Join(at, ", "))
+	// What may be delivered once more: what the primary took and cannot know
+	// that the node read its 250, and what a node took and the sender had no
+	// reply for (RFC 1047).
+	fmt.Fprintf(s.a.out, "250s of the primary that nobody may have read: %d recipients; dots of the sender without a reply: %d\n",
+		s.server.Stats().Unread, s.stats.NoReply)
 	for _, n := range s.fleet.Nodes {
 		u := n.Usage()
 		fmt.Fprintf(s.a.out, "%s: %.2f octets written to the device per octet of body, peak memory %.0f MiB, started %d times\n",

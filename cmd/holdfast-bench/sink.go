@@ -143,8 +143,8 @@ func serverTLS(name string) (*tls.Config, error) {
 }
 
 func statsLine(s sink.Stats) string {
-	return fmt.Sprintf("connections=%d messages=%d recipients=%d octets=%d tls=%d violations=%d",
-		s.Connections, s.Messages, s.Recipients, s.Octets, s.TLS, s.Violations)
+	return fmt.Sprintf("connections=%d messages=%d recipients=%d octets=%d unread=%d tls=%d violations=%d",
+		s.Connections, s.Messages, s.Recipients, s.Octets, s.Unread, s.TLS, s.Violations)
 }
 
 // A control obeys lines.

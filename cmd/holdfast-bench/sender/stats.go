@@ -15,7 +15,7 @@ type Stats struct {
 	Accepted    map[string]int // pairs by target
 	Deferred    int            // recipients that got a 4yz, each time
 	Refused     int            // recipients that got a 5yz
-	NoReply     int            // dots without a reply
+	NoReply     int            // recipients whose dot got no reply, each time
 	Unreachable int            // connections that did not get past EHLO
 	GivenUp     int            // recipients without a final answer at the end
 	Dot         Latency        // of the 250 to the final dot

@@ -68,7 +68,7 @@ func (t *transaction) dot(left, taken []string) ([]string, error) {
 	var r reply
 	// Even when the write failed there may be a reply to read.
 	if r, err = readAfter(t.c, err); err != nil {
-		t.count(func(s *Stats) { s.NoReply++ })
+		t.count(func(s *Stats) { s.NoReply += len(taken) })
 		if rerr := t.outcome(taken, ledger.Info, reply{}, err.Error()); rerr != nil {
 			return nil, rerr
 		}

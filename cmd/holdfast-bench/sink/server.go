@@ -51,8 +51,12 @@ type Stats struct {
 	Messages    int64 `json:"messages"`
 	Recipients  int64 `json:"recipients"`
 	Octets      int64 `json:"octets"`
-	Violations  int64 `json:"violations"`
-	TLS         int64 `json:"tls"`
+	// Unread counts the recipients of messages that were taken on connections
+	// on which nothing more came after the 250 was due: nobody can know
+	// whether it was read. Each may be delivered once more (RFC 1047).
+	Unread     int64 `json:"unread"`
+	Violations int64 `json:"violations"`
+	TLS        int64 `json:"tls"`
 }
 
 // A Server is a primary.
@@ -64,6 +68,7 @@ type Server struct {
 	messages  atomic.Int64
 	rcpts     atomic.Int64
 	octets    atomic.Int64
+	unread    atomic.Int64
 	conns     atomic.Int64
 	tls       atomic.Int64
 	violation atomic.Int64
@@ -183,6 +188,6 @@ func (s *Server) SetPace(d time.Duration) { s.pace.Store(int64(d)) }
 func (s *Server) Stats() Stats {
 	return Stats{
 		Connections: s.conns.Load(), Messages: s.messages.Load(), Recipients: s.rcpts.Load(),
-		Octets: s.octets.Load(), Violations: s.violation.Load(), TLS: s.tls.Load(),
+		Octets: s.octets.Load(), Unread: s.unread.Load(), Violations: s.violation.Load(), TLS: s.tls.Load(),
 	}
 }

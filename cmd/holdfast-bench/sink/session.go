@@ -31,6 +31,7 @@ type session struct {
 	mailGiven       bool
 	reversePath     string
 	recipients      []string
+	owed            int64 // recipients of the message taken last, until more comes
 }
 
 func newSession(s *Server, conn net.Conn) *session {
@@ -38,6 +39,7 @@ func newSession(s *Server, conn net.Conn) *session {
 }
 
 func (s *session) run() {
+	defer func() { s.srv.unread.Add(s.owed) }()
 	err := s.reply(Banner, "220 "+s.srv.o.Hostname+" ESMTP holdfast-bench sink")
 	for err == nil {
 		err = s.command()
@@ -160,6 +162,7 @@ func (s *session) line() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	s.owed = 0
 	if len(line) > lineMax || !bytes.HasSuffix(line, []byte("\r\n")) || bytes.IndexByte(line, '\r') != len(line)-2 {
 		s.violation("command line", errLineEnding)
 		s.say("500 5.5.2 a command line ends in CRLF")
@@ -377,6 +380,7 @@ func (s *session) dot(c content) error {
 	if err := s.fault(Dot); err != nil {
 		return err
 	}
+	s.owed = int64(len(s.recipients))
 	now := time.Now()
 	cuts, id := c.cutter.Finish(), c.cutter.QueueID()
 	for _, r := range s.recipients {
@@ -385,6 +389,7 @@ func (s *session) dot(c content) error {
 			Peer: s.conn.RemoteAddr().String(), At: now,
 		})
 		if err != nil {
+			s.owed = 0
 			s.srv.log.Error("record arrival", "cause", err)
 			s.say("451 4.3.0 the ledger cannot be written")
 			return nil

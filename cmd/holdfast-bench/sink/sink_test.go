@@ -119,6 +119,19 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// A 250 counts as read once the client says something more.
+func TestUnread(t *testing.T) {
+	message := "MAIL FROM:<>\r\nRCPT TO:<a@x.test>\r\nRCPT TO:<b@x.test>\r\nDATA\r\n.\r\n"
+	faults := NewFaults(0)
+	if _, _, stats := talk(t, Options{Faults: faults}, "EHLO x\r\n"+message+message+"QUIT\r\n"); stats.Unread != 0 || stats.Recipients != 4 {
+		t.Errorf("all read: %+v", stats)
+	}
+	faults.Set(Fault{AfterDot, Drop, 1})
+	if _, _, stats := talk(t, Options{Faults: faults}, "EHLO x\r\n"+message); stats.Unread != 2 {
+		t.Errorf("the last one not: %+v", stats)
+	}
+}
+
 // What Inspect refuses is not taken.
 func TestInspect(t *testing.T) {
 	o := Options{Inspect: func(_ string, _ []string, content []byte) error {
