@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -27,6 +28,10 @@ func ParseDomain(s string) (Domain, error) {
 	}
 	name := strings.ToLower(s)
 	if !isASCII(s) {
+		// The mapping would take a broken byte for U+FFFD, and let it pass.
+		if !utf8.ValidString(s) {
+			return "", fmt.Errorf("domain %q: %w", s, errDomain)
+		}
 		a, err := idna.Lookup.ToASCII(s)
 		if err != nil {
 			return "", fmt.Errorf("domain %q: %w", s, errDomain)
