@@ -66,6 +66,9 @@ func (a *Agent) Start() {
 // stops everything and returns ctx's error if something was left unreported or
 // unfinished. No goroutine is left when it returns.
 func (a *Agent) Shutdown(ctx context.Context) error {
+	if a.cancelWork == nil {
+		return nil // It was never started.
+	}
 	a.cancelWork()
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)

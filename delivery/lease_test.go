@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -257,9 +258,12 @@ func TestReportIsRepeatedUnchanged(t *testing.T) {
 // Requests are told apart across renewals and restarts.
 func TestRequestIDsAreUnique(t *testing.T) {
 	p := &deliverytest.Primary{Extensions: extensions}
+	var mu sync.Mutex
 	seen := map[fsm.RequestID]bool{}
 	bubbleWith(t, p, nil, func(config *Config) {
 		config.Queue = spy{config.Queue, func(r fsm.RequestID) {
+			mu.Lock()
+			defer mu.Unlock()
 			if seen[r] || r.Number == 0 || r.Boot != config.BootID {
 				t.Errorf("request %+v", r)
 			}
@@ -267,6 +271,8 @@ func TestRequestIDsAreUnique(t *testing.T) {
 		}}
 	}, func(c *cluster, a *Agent) {
 		c.done(c.acceptN(30), time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
 		if len(seen) < 3 {
 			t.Errorf("%d requests", len(seen))
 		}
@@ -420,4 +426,36 @@ func TestReportsFitIntoAnEntry(t *testing.T) {
 	if total != 31 {
 		t.Fatalf("%d of 31 messages reported", total)
 	}
+}
+
+// An answer counts from when its request was sent, also if it was long under
+// way: the dot would come 24 s after the answer and 33 s after the request.
+func TestSlowRenewalCountsFromItsSending(t *testing.T) {
+	p := &deliverytest.Primary{Extensions: extensions, Answer: func(stage, _ string) string {
+		if stage == deliverytest.Data {
+			time.Sleep(33 * time.Second)
+		}
+		return ""
+	}}
+	renewals := 0
+	bubbleWith(t, p, func(c *cluster) {
+		c.fault = func(name string, after bool, _ fsm.NodeName) error {
+			switch {
+			case name != "renew":
+			case after:
+				time.Sleep(9 * time.Second)
+			default:
+				if renewals++; renewals > 1 {
+					return errCut
+				}
+			}
+			return nil
+		}
+	}, nil, func(c *cluster, a *Agent) {
+		c.acceptN(1)
+		until(t, 2*time.Minute, "given up", func() bool { return a.Stats().RightsEnded.Load() == 1 })
+		if n := len(p.Received()); n != 0 {
+			t.Errorf("%d dots", n)
+		}
+	})
 }

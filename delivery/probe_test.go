@@ -131,3 +131,39 @@ func TestCutOffNodesDoNotFlood(t *testing.T) {
 		}
 	})
 }
+
+// Three nodes take turns: one probe every 8 s, not three every 24 s.
+func TestProbesTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, &deliverytest.Primary{})
+		defer c.stop()
+		var mu sync.Mutex
+		var probes []time.Time
+		c.reached = func(fsm.NodeName) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			probes = append(probes, time.Now())
+			return false
+		}
+		for rank, name := range []fsm.NodeName{"a", "b", "c"} {
+			c.agent(name, rank, 3, nil)
+		}
+		c.acceptN(1)
+		until(t, time.Minute, "down", func() bool { return c.hop().State == fsm.NextHopDown })
+		time.Sleep(time.Second)
+		mu.Lock()
+		probes = nil
+		mu.Unlock()
+		time.Sleep(5 * time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		for i := range probes[1:] {
+			if gap := probes[i+1].Sub(probes[i]); gap < 7*time.Second || gap > 9*time.Second {
+				t.Errorf("probe %d comes %v after the one before", i+1, gap)
+			}
+		}
+		if len(probes) < 36 {
+			t.Errorf("%d probes in five minutes", len(probes))
+		}
+	})
+}
