@@ -386,4 +386,3 @@ func TestRefusedTransactionsLeaveTheConnectionUsable(t *testing.T) {
 		}
 	}
 }
-
