@@ -193,6 +193,21 @@ func (c *Conn) CloseWrite() error {
 	return nil
 }
 
+// Arrived returns how many octets have arrived here and were not read yet.
+func (c *Conn) Arrived() int {
+	d := c.in
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for _, s := range d.segments {
+		if s.at.After(time.Now()) {
+			break
+		}
+		n += len(s.data)
+	}
+	return n
+}
+
 // breakWith makes both ends fail.
 func (c *Conn) breakWith(err error) {
 	c.forget()

@@ -52,14 +52,25 @@ type World struct {
 	network  *clustertest.Network
 	registry *registry
 	certs    string // directory of the CA and the nodes' certificates
+	wipes    int
 	disks    map[string]*disks
-	nodes    map[string]*process
 	ledger   *ledger.Ledger
 	faults   *sink.Faults
+	// adjust, if not nil, changes the configuration of nodes that are started.
+	adjust func(*config.Config)
+	// arriving, if not nil, is told of each message that the primary takes,
+	// before the primary says so.
+	arriving func(ledger.Arrival)
+
+	// nodes are those that run. Written by the goroutine that owns the world,
+	// read by any through node.
+	nodesLock sync.Mutex
+	nodes     map[string]*process
 
 	primaryLock sync.Mutex
 	primary     *sink.Server // nil while it is down
 	primaryDone chan struct{}
+	pace        time.Duration // before the primary's reply to a dot
 
 	// Fell lists the nodes that failed by themselves, with the reason.
 	fellLock sync.Mutex
@@ -106,11 +117,7 @@ func NewWorld(seed uint64, dir string, log *slog.Logger) (*World, error) {
 		if _, _, err := pair.WriteFiles(dir, name); err != nil {
 			return nil, err
 		}
-		w.disks[name] = &disks{
-			incarnation: fmt.Sprintf("%016x", i+1),
-			spool:       clustertest.NewDisk(seed + uint64(i)),
-			raft:        clustertest.NewRaftDisk(seed+uint64(i), 4*time.Millisecond),
-		}
+		w.disks[name] = newDisks(seed+uint64(i), fmt.Sprintf("%016x", i+1))
 	}
 	return w, nil
 }
@@ -167,7 +174,7 @@ func (w *World) Start(ctx context.Context, name string) error {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
 	p.node = n
-	w.nodes[name] = p
+	w.setNode(name, p)
 	go w.watch(p)
 	return nil
 }
@@ -199,21 +206,64 @@ func (w *World) config(name string) *config.Config {
 	c.BootstrapExpect = len(nodeNames)
 	c.Latency = config.LAN
 	c.AdminSocket = ""
+	if w.adjust != nil {
+		w.adjust(c)
+	}
 	return c
 }
 
-// Kill ends a node as SIGKILL or a power cut does: its links break, its disks
-// take nothing more, and nobody waits for it.
-func (w *World) Kill(name string) {
+// setNode enters a process that runs, or takes one out.
+func (w *World) setNode(name string, p *process) {
+	w.nodesLock.Lock()
+	defer w.nodesLock.Unlock()
+	if p == nil {
+		delete(w.nodes, name)
+	} else {
+		w.nodes[name] = p
+	}
+}
+
+// node returns the process that runs under a name, nil if none does. Any
+// goroutine may call it.
+func (w *World) node(name string) *process {
+	w.nodesLock.Lock()
+	defer w.nodesLock.Unlock()
+	return w.nodes[name]
+}
+
+// Kill ends a node as SIGKILL does: its links break, it writes nothing more,
+// and nobody waits for it. What it wrote, synced or not, is there for the next.
+func (w *World) Kill(name string) { w.end(name, (*clustertest.Disk).Kill) }
+
+// PowerCut ends a node with its host: what no sync covered is lost, kept or
+// torn.
+func (w *World) PowerCut(name string) { w.end(name, (*clustertest.Disk).Crash) }
+
+// Wipe gives a node that does not run empty disks, as a host has that was
+// installed anew.
+func (w *World) Wipe(name string) {
+	w.wipes++
+	w.disks[name] = newDisks(w.seed+1000*uint64(w.wipes), fmt.Sprintf("%016x", 0x1000+w.wipes))
+}
+
+func newDisks(seed uint64, incarnation string) *disks {
+	return &disks{
+		incarnation: incarnation,
+		spool:       clustertest.NewDisk(seed),
+		raft:        clustertest.NewRaftDisk(seed, 4*time.Millisecond),
+	}
+}
+
+func (w *World) end(name string, disk func(*clustertest.Disk)) {
 	p := w.nodes[name]
 	if p == nil {
 		return
 	}
-	delete(w.nodes, name)
+	w.setNode(name, nil)
 	p.dead.Store(true)
 	w.network.Kill(name)
 	p.raft.Crash()
-	w.disks[name].spool.Kill()
+	disk(w.disks[name].spool)
 	go func() {
 		// What is left of the process touches neither network nor disk any more;
 		// its goroutines have to end all the same, since the bubble waits for them.
@@ -230,7 +280,7 @@ func (w *World) Stop(name string) error {
 	if p == nil {
 		return nil
 	}
-	delete(w.nodes, name)
+	w.setNode(name, nil)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := p.node.Close(ctx)
@@ -314,13 +364,31 @@ func (w *World) PrimaryUp() error {
 	if err != nil {
 		return err
 	}
-	w.primary = sink.New(sink.Options{Hostname: "mail.example.org", Arrival: w.ledger.Arrival, Faults: w.faults})
+	w.primary = sink.New(sink.Options{
+		Hostname: "mail.example.org", Faults: w.faults, Pace: w.pace,
+		Arrival: func(a ledger.Arrival) error {
+			if w.arriving != nil {
+				w.arriving(a)
+			}
+			return w.ledger.Arrival(a)
+		},
+	})
 	w.primaryDone = make(chan struct{})
 	go func(s *sink.Server, done chan struct{}) {
 		defer close(done)
 		_ = s.Serve(l)
 	}(w.primary, w.primaryDone)
 	return nil
+}
+
+// SetPace sets how long the primary thinks about each final dot.
+func (w *World) SetPace(d time.Duration) {
+	w.primaryLock.Lock()
+	defer w.primaryLock.Unlock()
+	w.pace = d
+	if w.primary != nil {
+		w.primary.SetPace(d)
+	}
 }
 
 // PrimaryDown ends it.

@@ -14,6 +14,9 @@ import (
 // adminCluster is the node as the admin service sees it.
 type adminCluster struct{ n *Node }
 
+// Status returns what this node says of itself and its cluster.
+func (n *Node) Status(ctx context.Context) admin.Status { return adminCluster{n}.Status(ctx) }
+
 func (a adminCluster) View() *fsm.State { return a.n.member.View() }
 
 func (a adminCluster) Do(ctx context.Context, action fsm.Action) (fsm.Result, error) {

@@ -26,7 +26,7 @@ var arrows = map[string][]string{
 	"cluster/consensus": {"fsm/mail"},
 	"cluster/spool":     {"fsm/mail"},
 	"cluster/transport": {},
-	"cluster/gossip":    {"cluster/transport"}, // for what a node may be called
+	"cluster/gossip":    {"cluster/transport"},                             // for what a node may be called
 	"cluster/peer":      {"cluster/transport", "fsm/mail", "proto/peerpb"}, // who called is transport's to say
 	"cluster/dispatch":  {"fsm", "fsm/mail"},
 	"cluster/admin":     {"fsm", "fsm/mail", "proto/adminpb"},
