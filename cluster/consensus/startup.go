@@ -18,8 +18,10 @@ func checkBodies(ctx context.Context, c Config, s *logStore, f *floor) error {
 	var lost []string
 	more := 0
 	for _, b := range s.names.above(f.atStart) {
-		if err := ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil && lost == nil {
 			return fmt.Errorf("start-up check: %w", err)
+		} else if err != nil {
+			break // what is lost is worth more than the rest of the list
 		}
 		err := c.Bodies.Verify(b.ref)
 		if err == nil {
