@@ -15,7 +15,7 @@
 // versions:
 // 	protoc-gen-go v1.36.12
 // 	protoc        v3.21.12
-// source: queuepb/queue.proto
+// source: proto/queuepb/queue.proto
 
 package queuepb
 
@@ -68,11 +68,11 @@ func (x Return) String() string {
 }
 
 func (Return) Descriptor() protoreflect.EnumDescriptor {
-	return file_queuepb_queue_proto_enumTypes[0].Descriptor()
+	return file_proto_queuepb_queue_proto_enumTypes[0].Descriptor()
 }
 
 func (Return) Type() protoreflect.EnumType {
-	return &file_queuepb_queue_proto_enumTypes[0]
+	return &file_proto_queuepb_queue_proto_enumTypes[0]
 }
 
 func (x Return) Number() protoreflect.EnumNumber {
@@ -81,7 +81,7 @@ func (x Return) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Return.Descriptor instead.
 func (Return) EnumDescriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{0}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{0}
 }
 
 type Outcome int32
@@ -123,11 +123,11 @@ func (x Outcome) String() string {
 }
 
 func (Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_queuepb_queue_proto_enumTypes[1].Descriptor()
+	return file_proto_queuepb_queue_proto_enumTypes[1].Descriptor()
 }
 
 func (Outcome) Type() protoreflect.EnumType {
-	return &file_queuepb_queue_proto_enumTypes[1]
+	return &file_proto_queuepb_queue_proto_enumTypes[1]
 }
 
 func (x Outcome) Number() protoreflect.EnumNumber {
@@ -136,7 +136,7 @@ func (x Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome.Descriptor instead.
 func (Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{1}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{1}
 }
 
 type Verdict int32
@@ -181,11 +181,11 @@ func (x Verdict) String() string {
 }
 
 func (Verdict) Descriptor() protoreflect.EnumDescriptor {
-	return file_queuepb_queue_proto_enumTypes[2].Descriptor()
+	return file_proto_queuepb_queue_proto_enumTypes[2].Descriptor()
 }
 
 func (Verdict) Type() protoreflect.EnumType {
-	return &file_queuepb_queue_proto_enumTypes[2]
+	return &file_proto_queuepb_queue_proto_enumTypes[2]
 }
 
 func (x Verdict) Number() protoreflect.EnumNumber {
@@ -194,7 +194,7 @@ func (x Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Verdict.Descriptor instead.
 func (Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{2}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{2}
 }
 
 type NextHopState int32
@@ -233,11 +233,11 @@ func (x NextHopState) String() string {
 }
 
 func (NextHopState) Descriptor() protoreflect.EnumDescriptor {
-	return file_queuepb_queue_proto_enumTypes[3].Descriptor()
+	return file_proto_queuepb_queue_proto_enumTypes[3].Descriptor()
 }
 
 func (NextHopState) Type() protoreflect.EnumType {
-	return &file_queuepb_queue_proto_enumTypes[3]
+	return &file_proto_queuepb_queue_proto_enumTypes[3]
 }
 
 func (x NextHopState) Number() protoreflect.EnumNumber {
@@ -246,7 +246,7 @@ func (x NextHopState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NextHopState.Descriptor instead.
 func (NextHopState) EnumDescriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{3}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{3}
 }
 
 type RecipientState int32
@@ -291,11 +291,11 @@ func (x RecipientState) String() string {
 }
 
 func (RecipientState) Descriptor() protoreflect.EnumDescriptor {
-	return file_queuepb_queue_proto_enumTypes[4].Descriptor()
+	return file_proto_queuepb_queue_proto_enumTypes[4].Descriptor()
 }
 
 func (RecipientState) Type() protoreflect.EnumType {
-	return &file_queuepb_queue_proto_enumTypes[4]
+	return &file_proto_queuepb_queue_proto_enumTypes[4]
 }
 
 func (x RecipientState) Number() protoreflect.EnumNumber {
@@ -304,7 +304,7 @@ func (x RecipientState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RecipientState.Descriptor instead.
 func (RecipientState) EnumDescriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{4}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{4}
 }
 
 // One Raft entry: what one node asks of the queue.
@@ -337,7 +337,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_queuepb_queue_proto_msgTypes[0]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +349,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[0]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +362,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{0}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *Command) GetVersion() uint32 {
@@ -635,7 +635,7 @@ type Accept struct {
 
 func (x *Accept) Reset() {
 	*x = Accept{}
-	mi := &file_queuepb_queue_proto_msgTypes[1]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +647,7 @@ func (x *Accept) String() string {
 func (*Accept) ProtoMessage() {}
 
 func (x *Accept) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[1]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +660,7 @@ func (x *Accept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accept.ProtoReflect.Descriptor instead.
 func (*Accept) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{1}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *Accept) GetId() []byte {
@@ -707,7 +707,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_queuepb_queue_proto_msgTypes[2]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +719,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[2]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +732,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{2}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Envelope) GetFrom() *Mailbox {
@@ -795,7 +795,7 @@ type Mailbox struct {
 
 func (x *Mailbox) Reset() {
 	*x = Mailbox{}
-	mi := &file_queuepb_queue_proto_msgTypes[3]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +807,7 @@ func (x *Mailbox) String() string {
 func (*Mailbox) ProtoMessage() {}
 
 func (x *Mailbox) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[3]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +820,7 @@ func (x *Mailbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mailbox.ProtoReflect.Descriptor instead.
 func (*Mailbox) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{3}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Mailbox) GetLocal() string {
@@ -851,7 +851,7 @@ type Recipient struct {
 
 func (x *Recipient) Reset() {
 	*x = Recipient{}
-	mi := &file_queuepb_queue_proto_msgTypes[4]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +863,7 @@ func (x *Recipient) String() string {
 func (*Recipient) ProtoMessage() {}
 
 func (x *Recipient) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[4]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +876,7 @@ func (x *Recipient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recipient.ProtoReflect.Descriptor instead.
 func (*Recipient) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{4}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Recipient) GetLocal() string {
@@ -929,7 +929,7 @@ type Trace struct {
 
 func (x *Trace) Reset() {
 	*x = Trace{}
-	mi := &file_queuepb_queue_proto_msgTypes[5]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +941,7 @@ func (x *Trace) String() string {
 func (*Trace) ProtoMessage() {}
 
 func (x *Trace) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[5]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +954,7 @@ func (x *Trace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trace.ProtoReflect.Descriptor instead.
 func (*Trace) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{5}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Trace) GetHello() string {
@@ -1008,7 +1008,7 @@ type Settle struct {
 
 func (x *Settle) Reset() {
 	*x = Settle{}
-	mi := &file_queuepb_queue_proto_msgTypes[6]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1020,7 +1020,7 @@ func (x *Settle) String() string {
 func (*Settle) ProtoMessage() {}
 
 func (x *Settle) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[6]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1033,7 +1033,7 @@ func (x *Settle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settle.ProtoReflect.Descriptor instead.
 func (*Settle) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{6}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{6}
 }
 
 // Asks for the lease of each message towards the next hop of one domain.
@@ -1048,7 +1048,7 @@ type GrantLeases struct {
 
 func (x *GrantLeases) Reset() {
 	*x = GrantLeases{}
-	mi := &file_queuepb_queue_proto_msgTypes[7]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1060,7 @@ func (x *GrantLeases) String() string {
 func (*GrantLeases) ProtoMessage() {}
 
 func (x *GrantLeases) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[7]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1073,7 @@ func (x *GrantLeases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantLeases.ProtoReflect.Descriptor instead.
 func (*GrantLeases) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{7}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GrantLeases) GetHolder() string {
@@ -1112,7 +1112,7 @@ type RenewLeases struct {
 
 func (x *RenewLeases) Reset() {
 	*x = RenewLeases{}
-	mi := &file_queuepb_queue_proto_msgTypes[8]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1124,7 @@ func (x *RenewLeases) String() string {
 func (*RenewLeases) ProtoMessage() {}
 
 func (x *RenewLeases) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[8]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1137,7 @@ func (x *RenewLeases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLeases.ProtoReflect.Descriptor instead.
 func (*RenewLeases) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{8}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RenewLeases) GetHolder() string {
@@ -1186,7 +1186,7 @@ type ExpireLeases struct {
 
 func (x *ExpireLeases) Reset() {
 	*x = ExpireLeases{}
-	mi := &file_queuepb_queue_proto_msgTypes[9]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1198,7 @@ func (x *ExpireLeases) String() string {
 func (*ExpireLeases) ProtoMessage() {}
 
 func (x *ExpireLeases) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[9]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1211,7 @@ func (x *ExpireLeases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireLeases.ProtoReflect.Descriptor instead.
 func (*ExpireLeases) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{9}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExpireLeases) GetToken() uint64 {
@@ -1240,7 +1240,7 @@ type RecordOutcomes struct {
 
 func (x *RecordOutcomes) Reset() {
 	*x = RecordOutcomes{}
-	mi := &file_queuepb_queue_proto_msgTypes[10]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1252,7 @@ func (x *RecordOutcomes) String() string {
 func (*RecordOutcomes) ProtoMessage() {}
 
 func (x *RecordOutcomes) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[10]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1265,7 @@ func (x *RecordOutcomes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordOutcomes.ProtoReflect.Descriptor instead.
 func (*RecordOutcomes) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{10}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RecordOutcomes) GetHolder() string {
@@ -1300,7 +1300,7 @@ type MessageOutcomes struct {
 
 func (x *MessageOutcomes) Reset() {
 	*x = MessageOutcomes{}
-	mi := &file_queuepb_queue_proto_msgTypes[11]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1312,7 @@ func (x *MessageOutcomes) String() string {
 func (*MessageOutcomes) ProtoMessage() {}
 
 func (x *MessageOutcomes) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[11]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1325,7 @@ func (x *MessageOutcomes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageOutcomes.ProtoReflect.Descriptor instead.
 func (*MessageOutcomes) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{11}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MessageOutcomes) GetId() []byte {
@@ -1355,7 +1355,7 @@ type RecipientOutcome struct {
 
 func (x *RecipientOutcome) Reset() {
 	*x = RecipientOutcome{}
-	mi := &file_queuepb_queue_proto_msgTypes[12]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1367,7 @@ func (x *RecipientOutcome) String() string {
 func (*RecipientOutcome) ProtoMessage() {}
 
 func (x *RecipientOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[12]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1380,7 @@ func (x *RecipientOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecipientOutcome.ProtoReflect.Descriptor instead.
 func (*RecipientOutcome) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{12}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RecipientOutcome) GetRecipient() uint32 {
@@ -1425,7 +1425,7 @@ type Reply struct {
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_queuepb_queue_proto_msgTypes[13]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1437,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[13]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1450,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{13}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Reply) GetCode() uint32 {
@@ -1499,7 +1499,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_queuepb_queue_proto_msgTypes[14]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1511,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[14]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1524,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{14}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Hold) GetId() []byte {
@@ -1551,7 +1551,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_queuepb_queue_proto_msgTypes[15]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1563,7 +1563,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[15]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1576,7 +1576,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{15}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Release) GetId() []byte {
@@ -1596,7 +1596,7 @@ type Remove struct {
 
 func (x *Remove) Reset() {
 	*x = Remove{}
-	mi := &file_queuepb_queue_proto_msgTypes[16]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1608,7 +1608,7 @@ func (x *Remove) String() string {
 func (*Remove) ProtoMessage() {}
 
 func (x *Remove) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[16]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1621,7 +1621,7 @@ func (x *Remove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remove.ProtoReflect.Descriptor instead.
 func (*Remove) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{16}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Remove) GetId() []byte {
@@ -1641,7 +1641,7 @@ type PutDomain struct {
 
 func (x *PutDomain) Reset() {
 	*x = PutDomain{}
-	mi := &file_queuepb_queue_proto_msgTypes[17]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1653,7 +1653,7 @@ func (x *PutDomain) String() string {
 func (*PutDomain) ProtoMessage() {}
 
 func (x *PutDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[17]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +1666,7 @@ func (x *PutDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomain.ProtoReflect.Descriptor instead.
 func (*PutDomain) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{17}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PutDomain) GetDomain() *RelayDomain {
@@ -1688,7 +1688,7 @@ type RelayDomain struct {
 
 func (x *RelayDomain) Reset() {
 	*x = RelayDomain{}
-	mi := &file_queuepb_queue_proto_msgTypes[18]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +1700,7 @@ func (x *RelayDomain) String() string {
 func (*RelayDomain) ProtoMessage() {}
 
 func (x *RelayDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[18]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +1713,7 @@ func (x *RelayDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayDomain.ProtoReflect.Descriptor instead.
 func (*RelayDomain) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{18}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RelayDomain) GetName() string {
@@ -1748,7 +1748,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_queuepb_queue_proto_msgTypes[19]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1760,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[19]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1773,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{19}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Target) GetHost() string {
@@ -1800,7 +1800,7 @@ type RemoveDomain struct {
 
 func (x *RemoveDomain) Reset() {
 	*x = RemoveDomain{}
-	mi := &file_queuepb_queue_proto_msgTypes[20]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +1812,7 @@ func (x *RemoveDomain) String() string {
 func (*RemoveDomain) ProtoMessage() {}
 
 func (x *RemoveDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[20]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,7 +1825,7 @@ func (x *RemoveDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomain.ProtoReflect.Descriptor instead.
 func (*RemoveDomain) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{20}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RemoveDomain) GetName() string {
@@ -1845,7 +1845,7 @@ type FlushDomain struct {
 
 func (x *FlushDomain) Reset() {
 	*x = FlushDomain{}
-	mi := &file_queuepb_queue_proto_msgTypes[21]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +1857,7 @@ func (x *FlushDomain) String() string {
 func (*FlushDomain) ProtoMessage() {}
 
 func (x *FlushDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[21]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +1870,7 @@ func (x *FlushDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomain.ProtoReflect.Descriptor instead.
 func (*FlushDomain) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{21}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FlushDomain) GetName() string {
@@ -1893,7 +1893,7 @@ type ReportNextHop struct {
 
 func (x *ReportNextHop) Reset() {
 	*x = ReportNextHop{}
-	mi := &file_queuepb_queue_proto_msgTypes[22]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +1905,7 @@ func (x *ReportNextHop) String() string {
 func (*ReportNextHop) ProtoMessage() {}
 
 func (x *ReportNextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[22]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +1918,7 @@ func (x *ReportNextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportNextHop.ProtoReflect.Descriptor instead.
 func (*ReportNextHop) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{22}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReportNextHop) GetNode() string {
@@ -1959,7 +1959,7 @@ type PutSettings struct {
 
 func (x *PutSettings) Reset() {
 	*x = PutSettings{}
-	mi := &file_queuepb_queue_proto_msgTypes[23]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1971,7 +1971,7 @@ func (x *PutSettings) String() string {
 func (*PutSettings) ProtoMessage() {}
 
 func (x *PutSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[23]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1984,7 +1984,7 @@ func (x *PutSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSettings.ProtoReflect.Descriptor instead.
 func (*PutSettings) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{23}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PutSettings) GetSettings() *Settings {
@@ -2010,7 +2010,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_queuepb_queue_proto_msgTypes[24]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2022,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[24]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2035,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{24}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Settings) GetDoubtWaitMillis() int64 {
@@ -2097,7 +2097,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_queuepb_queue_proto_msgTypes[25]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +2109,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[25]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +2122,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{25}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Tick) GetElapsedMillis() int64 {
@@ -2146,7 +2146,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_queuepb_queue_proto_msgTypes[26]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2158,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[26]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2171,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{26}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Result) GetVerdict() Verdict {
@@ -2230,7 +2230,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_queuepb_queue_proto_msgTypes[27]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2242,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[27]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2255,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{27}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -2373,7 +2373,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_queuepb_queue_proto_msgTypes[28]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2385,7 +2385,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[28]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2398,7 +2398,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{28}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SnapshotHeader) GetVersion() uint32 {
@@ -2461,7 +2461,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_queuepb_queue_proto_msgTypes[29]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +2473,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[29]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +2486,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{29}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Counters) GetAccepted() uint64 {
@@ -2567,7 +2567,7 @@ type DomainRecord struct {
 
 func (x *DomainRecord) Reset() {
 	*x = DomainRecord{}
-	mi := &file_queuepb_queue_proto_msgTypes[30]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2579,7 +2579,7 @@ func (x *DomainRecord) String() string {
 func (*DomainRecord) ProtoMessage() {}
 
 func (x *DomainRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[30]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2592,7 +2592,7 @@ func (x *DomainRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainRecord.ProtoReflect.Descriptor instead.
 func (*DomainRecord) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{30}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DomainRecord) GetNumber() uint32 {
@@ -2662,7 +2662,7 @@ type MessageRecord struct {
 
 func (x *MessageRecord) Reset() {
 	*x = MessageRecord{}
-	mi := &file_queuepb_queue_proto_msgTypes[31]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +2674,7 @@ func (x *MessageRecord) String() string {
 func (*MessageRecord) ProtoMessage() {}
 
 func (x *MessageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[31]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +2687,7 @@ func (x *MessageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageRecord.ProtoReflect.Descriptor instead.
 func (*MessageRecord) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{31}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MessageRecord) GetEntry() uint64 {
@@ -2774,7 +2774,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_queuepb_queue_proto_msgTypes[32]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +2786,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[32]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +2799,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{32}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *OriginRecord) GetNode() string {
@@ -2844,7 +2844,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_queuepb_queue_proto_msgTypes[33]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2856,7 +2856,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[33]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2869,7 +2869,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{33}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Accepted) GetEnvelope() *Envelope {
@@ -2917,7 +2917,7 @@ type PartRecord struct {
 
 func (x *PartRecord) Reset() {
 	*x = PartRecord{}
-	mi := &file_queuepb_queue_proto_msgTypes[34]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2929,7 +2929,7 @@ func (x *PartRecord) String() string {
 func (*PartRecord) ProtoMessage() {}
 
 func (x *PartRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[34]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2942,7 +2942,7 @@ func (x *PartRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartRecord.ProtoReflect.Descriptor instead.
 func (*PartRecord) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{34}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PartRecord) GetDomain() uint32 {
@@ -3008,7 +3008,7 @@ type NoteRecord struct {
 
 func (x *NoteRecord) Reset() {
 	*x = NoteRecord{}
-	mi := &file_queuepb_queue_proto_msgTypes[35]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3020,7 +3020,7 @@ func (x *NoteRecord) String() string {
 func (*NoteRecord) ProtoMessage() {}
 
 func (x *NoteRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[35]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3033,7 +3033,7 @@ func (x *NoteRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteRecord.ProtoReflect.Descriptor instead.
 func (*NoteRecord) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{35}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NoteRecord) GetState() RecipientState {
@@ -3081,7 +3081,7 @@ type AliasRecord struct {
 
 func (x *AliasRecord) Reset() {
 	*x = AliasRecord{}
-	mi := &file_queuepb_queue_proto_msgTypes[36]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3093,7 +3093,7 @@ func (x *AliasRecord) String() string {
 func (*AliasRecord) ProtoMessage() {}
 
 func (x *AliasRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[36]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3106,7 +3106,7 @@ func (x *AliasRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasRecord.ProtoReflect.Descriptor instead.
 func (*AliasRecord) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{36}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AliasRecord) GetEntry() uint64 {
@@ -3135,7 +3135,7 @@ type LeaseRecord struct {
 
 func (x *LeaseRecord) Reset() {
 	*x = LeaseRecord{}
-	mi := &file_queuepb_queue_proto_msgTypes[37]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +3147,7 @@ func (x *LeaseRecord) String() string {
 func (*LeaseRecord) ProtoMessage() {}
 
 func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[37]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +3160,7 @@ func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRecord.ProtoReflect.Descriptor instead.
 func (*LeaseRecord) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{37}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LeaseRecord) GetToken() uint64 {
@@ -3201,7 +3201,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_queuepb_queue_proto_msgTypes[38]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3213,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_queuepb_queue_proto_msgTypes[38]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3226,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_queuepb_queue_proto_rawDescGZIP(), []int{38}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SnapshotEnd) GetRecords() uint64 {
@@ -3236,11 +3236,11 @@ func (x *SnapshotEnd) GetRecords() uint64 {
 	return 0
 }
 
-var File_queuepb_queue_proto protoreflect.FileDescriptor
+var File_proto_queuepb_queue_proto protoreflect.FileDescriptor
 
-const file_queuepb_queue_proto_rawDesc = "" +
+const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\n" +
-	"\x13queuepb/queue.proto\x12\x11holdfast.queue.v1\"\x8d\b\n" +
+	"\x19proto/queuepb/queue.proto\x12\x11holdfast.queue.v1\"\x8d\b\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
@@ -3487,20 +3487,20 @@ const file_queuepb_queue_proto_rawDesc = "" +
 	"\x17RECIPIENT_STATE_REMOVED\x10\x05B/Z-github.com/holdfast-mx/holdfast/proto/queuepbb\x06proto3"
 
 var (
-	file_queuepb_queue_proto_rawDescOnce sync.Once
-	file_queuepb_queue_proto_rawDescData []byte
+	file_proto_queuepb_queue_proto_rawDescOnce sync.Once
+	file_proto_queuepb_queue_proto_rawDescData []byte
 )
 
-func file_queuepb_queue_proto_rawDescGZIP() []byte {
-	file_queuepb_queue_proto_rawDescOnce.Do(func() {
-		file_queuepb_queue_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_queuepb_queue_proto_rawDesc), len(file_queuepb_queue_proto_rawDesc)))
+func file_proto_queuepb_queue_proto_rawDescGZIP() []byte {
+	file_proto_queuepb_queue_proto_rawDescOnce.Do(func() {
+		file_proto_queuepb_queue_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_proto_queuepb_queue_proto_rawDesc), len(file_proto_queuepb_queue_proto_rawDesc)))
 	})
-	return file_queuepb_queue_proto_rawDescData
+	return file_proto_queuepb_queue_proto_rawDescData
 }
 
-var file_queuepb_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
-var file_queuepb_queue_proto_goTypes = []any{
+var file_proto_queuepb_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_proto_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_proto_queuepb_queue_proto_goTypes = []any{
 	(Return)(0),              // 0: holdfast.queue.v1.Return
 	(Outcome)(0),             // 1: holdfast.queue.v1.Outcome
 	(Verdict)(0),             // 2: holdfast.queue.v1.Verdict
@@ -3546,7 +3546,7 @@ var file_queuepb_queue_proto_goTypes = []any{
 	(*LeaseRecord)(nil),      // 42: holdfast.queue.v1.LeaseRecord
 	(*SnapshotEnd)(nil),      // 43: holdfast.queue.v1.SnapshotEnd
 }
-var file_queuepb_queue_proto_depIdxs = []int32{
+var file_proto_queuepb_queue_proto_depIdxs = []int32{
 	6,  // 0: holdfast.queue.v1.Command.accept:type_name -> holdfast.queue.v1.Accept
 	11, // 1: holdfast.queue.v1.Command.settle:type_name -> holdfast.queue.v1.Settle
 	12, // 2: holdfast.queue.v1.Command.grant_leases:type_name -> holdfast.queue.v1.GrantLeases
@@ -3598,12 +3598,12 @@ var file_queuepb_queue_proto_depIdxs = []int32{
 	0,  // [0:44] is the sub-list for field type_name
 }
 
-func init() { file_queuepb_queue_proto_init() }
-func file_queuepb_queue_proto_init() {
-	if File_queuepb_queue_proto != nil {
+func init() { file_proto_queuepb_queue_proto_init() }
+func file_proto_queuepb_queue_proto_init() {
+	if File_proto_queuepb_queue_proto != nil {
 		return
 	}
-	file_queuepb_queue_proto_msgTypes[0].OneofWrappers = []any{
+	file_proto_queuepb_queue_proto_msgTypes[0].OneofWrappers = []any{
 		(*Command_Accept)(nil),
 		(*Command_Settle)(nil),
 		(*Command_GrantLeases)(nil),
@@ -3620,8 +3620,8 @@ func file_queuepb_queue_proto_init() {
 		(*Command_PutSettings)(nil),
 		(*Command_Tick)(nil),
 	}
-	file_queuepb_queue_proto_msgTypes[4].OneofWrappers = []any{}
-	file_queuepb_queue_proto_msgTypes[27].OneofWrappers = []any{
+	file_proto_queuepb_queue_proto_msgTypes[4].OneofWrappers = []any{}
+	file_proto_queuepb_queue_proto_msgTypes[27].OneofWrappers = []any{
 		(*SnapshotRecord_Header)(nil),
 		(*SnapshotRecord_Domain)(nil),
 		(*SnapshotRecord_Message)(nil),
@@ -3633,18 +3633,18 @@ func file_queuepb_queue_proto_init() {
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_queuepb_queue_proto_rawDesc), len(file_queuepb_queue_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_queuepb_queue_proto_rawDesc), len(file_proto_queuepb_queue_proto_rawDesc)),
 			NumEnums:      5,
 			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
-		GoTypes:           file_queuepb_queue_proto_goTypes,
-		DependencyIndexes: file_queuepb_queue_proto_depIdxs,
-		EnumInfos:         file_queuepb_queue_proto_enumTypes,
-		MessageInfos:      file_queuepb_queue_proto_msgTypes,
+		GoTypes:           file_proto_queuepb_queue_proto_goTypes,
+		DependencyIndexes: file_proto_queuepb_queue_proto_depIdxs,
+		EnumInfos:         file_proto_queuepb_queue_proto_enumTypes,
+		MessageInfos:      file_proto_queuepb_queue_proto_msgTypes,
 	}.Build()
-	File_queuepb_queue_proto = out.File
-	file_queuepb_queue_proto_goTypes = nil
-	file_queuepb_queue_proto_depIdxs = nil
+	File_proto_queuepb_queue_proto = out.File
+	file_proto_queuepb_queue_proto_goTypes = nil
+	file_proto_queuepb_queue_proto_depIdxs = nil
 }
