@@ -10,9 +10,10 @@ import (
 
 const (
 	// Outcomes are reported when so many messages have one, or after
-	// reportDelay: each report is an entry in the log.
+	// reportDelay: each report is an entry in the log, and each outcome that is
+	// not reported when its node dies is a second copy at the next hop.
 	reportBatch = 8
-	reportDelay = 200 * time.Millisecond
+	reportDelay = 20 * time.Millisecond
 	// reportBytesMax keeps a report below the size that an entry may have
 	// (64 KiB), with the estimated octets per message and recipient beside the
 	// text of the reply.
