@@ -100,7 +100,9 @@ func (g *gate) handle(rpc raft.RPC, req *raft.AppendEntriesRequest) {
 }
 
 // relay gives a request to Raft and Raft's answer to the sender. It returns the
-// answer, false when there was none because the node stops.
+// answer, false when Raft did not take the request because the node stops. Once
+// Raft has taken it, it answers, stopping or not; until then it may be storing
+// the entries.
 func (g *gate) relay(rpc raft.RPC) (raft.RPCResponse, bool) {
 	answered := make(chan raft.RPCResponse, 1)
 	answer := rpc.RespChan
@@ -110,13 +112,9 @@ func (g *gate) relay(rpc raft.RPC) (raft.RPCResponse, bool) {
 	case <-g.stop:
 		return raft.RPCResponse{}, false
 	}
-	select {
-	case a := <-answered:
-		answer <- a
-		return a, true
-	case <-g.stop:
-		return raft.RPCResponse{}, false
-	}
+	a := <-answered
+	answer <- a
+	return a, true
 }
 
 // hold pins every body that the request names, waiting for those that are not

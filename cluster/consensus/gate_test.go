@@ -265,8 +265,8 @@ func named(index uint64, ref mail.BodyRef) *raft.Log {
 	return &raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Extensions: ref.Encode()}
 }
 
-// TestGatePinsUntilRaftHasAnswered also sees that the answer is passed on and
-// nothing is answered on stop.
+// TestGatePinsUntilRaftHasAnswered, also when the node stops meanwhile: Raft may
+// be storing the entries. The answer is passed on.
 func TestGatePinsUntilRaftHasAnswered(t *testing.T) {
 	for _, stopped := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stopped %v", stopped), func(t *testing.T) {
@@ -282,25 +282,46 @@ func TestGatePinsUntilRaftHasAnswered(t *testing.T) {
 					close(ended)
 				}()
 				rpc := <-g.passed
+				if stopped {
+					close(stop)
+				}
 				synctest.Wait()
 				if bodies.pinned() != 1 || len(answer) != 0 {
 					t.Errorf("while Raft has it: %d pins, %d answers", bodies.pinned(), len(answer))
 				}
-				if stopped {
-					close(stop)
-				} else {
-					rpc.Respond("answer", nil)
-				}
+				rpc.Respond("answer", nil)
 				<-ended
 				if bodies.pinned() != 0 {
 					t.Errorf("afterwards: %d pins", bodies.pinned())
 				}
-				if got := len(answer); got == 1 == stopped {
-					t.Errorf("%d answers", got)
+				if a := <-answer; a.Response != "answer" {
+					t.Errorf("answer %v", a)
 				}
 			})
 		})
 	}
+}
+
+// TestGateAnswersNothingOnStop: what waits, for a body or for Raft, ends
+// without an answer.
+func TestGateAnswersNothingOnStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		held, missing := mail.NewBody(nil).Ref(mail.QueueID{1}), mail.NewBody(nil).Ref(mail.QueueID{2})
+		bodies := &fakeBodies{held: map[mail.BodyRef]bool{held: true}, arrived: map[mail.BodyRef]chan struct{}{missing: make(chan struct{})}}
+		g, stop := testGate(bodies)
+		answers := make(chan raft.RPCResponse, 2)
+		var running sync.WaitGroup
+		for _, ref := range []mail.BodyRef{held, missing} {
+			req := &raft.AppendEntriesRequest{Entries: []*raft.Log{named(1, ref)}}
+			g.admit(&running, raft.RPC{Command: req, RespChan: answers}, req)
+		}
+		synctest.Wait()
+		close(stop)
+		running.Wait()
+		if len(answers) != 0 || bodies.pinned() != 0 {
+			t.Errorf("%d answers, %d pins", len(answers), bodies.pinned())
+		}
+	})
 }
 
 // TestGateHoldsAllOrNothing: bodies that arrive one after the other share one
