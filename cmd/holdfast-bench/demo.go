@@ -59,9 +59,13 @@ func (a *app) demo(ctx context.Context, o sceneOptions) (err error) {
 	return s.judge()
 }
 
-// ending closes the scene after the story ended with err.
+// ending closes the scene after the story ended with err. A story that broke off
+// while mail drained still gets the ledger's word.
 func (s *scene) ending(err error) error {
 	s.failed = s.failed || err != nil
+	if s.server != nil && !s.judged {
+		s.a.printReport(s.book.Check())
+	}
 	return errors.Join(err, s.close())
 }
 

@@ -47,6 +47,7 @@ type scene struct {
 	served  chan error
 	stats   sender.Stats
 	failed  bool
+	judged  bool
 }
 
 // openScene starts the nodes, waits until they are ready, and registers the
@@ -184,31 +185,47 @@ func (s *scene) accepted(ctx context.Context, pairs int) error {
 	})
 }
 
+// errLost ends the wait for mail that nobody has any more.
+var errLost = errors.New("no node has it any more")
+
+// lostAfter is how long every node must say that its queue is empty, with mail
+// missing, until it is believed: a node that has just started knows less than
+// it will.
+const lostAfter = 10 * time.Second
+
 // drained waits until everything accepted has arrived and the queue is empty.
 func (s *scene) drained(ctx context.Context) error {
-	err := s.fleet.Until(ctx, "the queue to drain", func(ctx context.Context) error {
-		if missing, accepted := s.book.Missing(); missing > 0 {
-			return fmt.Errorf("%d of %d recipients have not arrived: %s", missing, accepted, strings.Join(s.book.MissingRecipients(), " "))
-		}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	emptySince := time.Time{}
+	return s.fleet.Until(ctx, "the queue to drain", func(ctx context.Context) error {
+		var left error
 		for _, n := range s.fleet.Running() {
 			status, err := s.fleet.Status(ctx, n)
-			if err != nil {
-				return err
+			if err == nil && (!status.Queue.Idle() || status.Queue.Held > 0) {
+				err = fmt.Errorf("%s: %v", n.Name, status.Queue)
 			}
-			if !status.Queue.Idle() || status.Queue.Held > 0 {
-				return fmt.Errorf("%s: %v", n.Name, status.Queue)
-			}
+			left = errors.Join(left, err)
 		}
-		return nil
+		missing, accepted := s.book.Missing()
+		switch {
+		case left != nil:
+			emptySince = time.Time{}
+		case missing > 0 && emptySince.IsZero():
+			emptySince = time.Now()
+		case missing > 0 && time.Since(emptySince) > lostAfter:
+			cancel(errLost)
+		}
+		if missing > 0 {
+			return fmt.Errorf("%d of %d recipients have not arrived", missing, accepted)
+		}
+		return left
 	})
-	if err != nil {
-		s.failed = true
-	}
-	return err
 }
 
 // judge prints the figures and the ledger's last word.
 func (s *scene) judge() error {
+	s.judged = true
 	report := s.book.Check()
 	s.printFigures()
 	s.a.printReport(report)
