@@ -2,9 +2,11 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/holdfast-mx/holdfast/cluster/consensus"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -26,6 +28,9 @@ func (m *Member) reclaimLoop(ctx context.Context) {
 		case <-tick.C:
 		}
 		n, err := m.reclaim()
+		if errors.Is(err, consensus.ErrNotCommitted) {
+			continue
+		}
 		if err != nil {
 			m.log.Error("bodies not freed", "cause", err)
 		} else if n > 0 {
@@ -60,7 +65,7 @@ func (m *Member) reclaim() (int, error) {
 	named := m.namedAbove(at)
 	candidates = without(candidates, named)
 	if len(candidates) == 0 {
-		return 0, nil
+		return 0, m.keepFloorClose(at)
 	}
 	doomed := m.spool.Doom(candidates)
 	// An entry appended between the first look and the doom may name one of
@@ -78,14 +83,36 @@ func (m *Member) reclaim() (int, error) {
 	if len(dying) == 0 {
 		return 0, nil
 	}
-	if err := m.node.RaiseFloor(uint64(at)); err != nil {
+	if err := m.raiseFloor(at); err != nil {
 		m.spool.Spare(dying)
-		return 0, fmt.Errorf("raise the floor to %d: %w", at, err)
+		return 0, err
 	}
 	if err := m.spool.Delete(dying); err != nil {
 		return 0, fmt.Errorf("delete %d bodies: %w", len(dying), err)
 	}
 	return len(dying), nil
+}
+
+// floorLagMax is how many entries the floor may fall behind while no body is
+// freed. A node that starts reads every body that its log names above the
+// floor.
+const floorLagMax = 1000
+
+func (m *Member) keepFloorClose(at fsm.Index) error {
+	if uint64(at) < m.node.Floor()+floorLagMax {
+		return nil
+	}
+	return m.raiseFloor(at)
+}
+
+// raiseFloor makes the floor cover at, which this node has applied. For a moment
+// after a snapshot was installed consensus does not know that it is committed:
+// the next round will do.
+func (m *Member) raiseFloor(at fsm.Index) error {
+	if err := m.node.RaiseFloor(uint64(at)); err != nil {
+		return fmt.Errorf("raise the floor to %d: %w", at, err)
+	}
+	return nil
 }
 
 // finished reports whether nobody needs the body of id by this view: its
