@@ -9,14 +9,13 @@ import (
 // accept makes a message ours, or finds that it is already.
 //
 // A known id is answered as the first time, whatever became of the message
-// since, so that its node may ask again while it does not know the outcome. A
-// refused Accept is not remembered. That is safe since its node learnt of a
-// certain refusal, or else closes without a reply and never proposes that id
-// again after it has said 451; a duplicate of the proposal that is still in
-// flight meets the same refusal, or, if the domain came back in between, makes
-// a message whose sender was told nothing or was told 451 for a transaction
-// that it then repeats under another id: an extra copy of the kind that the
-// record shows as unsettled, never a loss.
+// since, so that its node may ask again while it does not know the outcome.
+//
+// A refused Accept is not remembered: nothing bounds how many there are. Its
+// node may therefore tell the client so, with a 4yz or 5yz, only when every
+// attempt that it made with this id has been answered. While one is unknown,
+// that one may still be applied, after a PutDomain that came in between, and be
+// accepted; then the node closes without a reply, as for any unknown outcome.
 func (s *State) accept(i Index, node NodeName, a Accept) Result {
 	id := a.Body.ID
 	if m, ok := s.find(id); ok {
