@@ -151,8 +151,14 @@ func (h *History) keepSnapshot(s *fsm.State) error {
 }
 
 func (h *History) checkSnapshot() error {
-	if h.kept != nil && !bytes.Equal(h.keptBytes, encode(h.kept)) {
+	if h.kept == nil {
+		return nil
+	}
+	if !bytes.Equal(h.keptBytes, encode(h.kept)) {
 		return fmt.Errorf("the snapshot after entry %d changed under later commands", h.kept.Applied())
+	}
+	if err := h.kept.Check(); err != nil {
+		return fmt.Errorf("an index of the snapshot after entry %d changed under later commands: %w", h.kept.Applied(), err)
 	}
 	return nil
 }
