@@ -65,14 +65,18 @@ func (b *Backend) OpenBody(ref mail.BodyRef) (io.ReadSeekCloser, error) {
 	return r, err
 }
 
-// Health tells a peer how this node is.
+// Health tells a peer how this node is. Leader means that a majority has just
+// confirmed it, so that Applied is an answer about the whole cluster.
 func (b *Backend) Health() peer.Health {
 	stats := b.spool.Stats()
 	h := peer.Health{Bodies: uint64(stats.Bodies), BodyBytes: stats.BodyBytes}
 	if m, ok := b.attached(); ok {
 		h.ServerID = string(m.node.ID())
-		h.Applied = uint64(m.replica.appliedIndex())
-		h.Leader = m.leading.Load() && m.node.IsLeader()
+		ctx, cancel := context.WithTimeout(context.Background(), confirmTimeout)
+		defer cancel()
+		at, err := m.leaderIndex(ctx)
+		h.Leader = err == nil
+		h.Applied = uint64(max(at, m.replica.appliedIndex()))
 		h.Term = m.node.Term()
 	}
 	return h
@@ -80,10 +84,14 @@ func (b *Backend) Health() peer.Health {
 
 // Propose proposes, as leader, the command of a peer. peer.ErrNotAppended says
 // that it certainly was not.
-func (b *Backend) Propose(ctx context.Context, command []byte, body *mail.BodyRef) ([]byte, error) {
+func (b *Backend) Propose(ctx context.Context, from string, command []byte, body *mail.BodyRef) ([]byte, error) {
 	m, ok := b.attached()
 	if !ok || !m.node.IsLeader() {
 		return nil, fmt.Errorf("%w: not leading", peer.ErrNotAppended)
+	}
+	if err := admit(fsm.NodeName(from), command, body); err != nil {
+		m.log.Error("proposal of a peer refused", "peer", from, "cause", err)
+		return nil, fmt.Errorf("%w: %w", peer.ErrNotAppended, err)
 	}
 	if body != nil && !m.spool.Held(*body) {
 		arrived := m.spool.Arrived(*body)

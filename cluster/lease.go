@@ -91,7 +91,11 @@ func (q leaderQueue) Propose(ctx context.Context, action fsm.Action) (fsm.Index,
 	if !q.m.node.IsLeader() {
 		return 0, fsm.Result{}, dispatch.ErrNotLeading
 	}
-	got, err := q.m.attemptAt(ctx, q.m.node.ID(), fsm.Command{Node: q.m.name, Action: action}, nil)
+	data, err := fsm.EncodeCommand(fsm.Command{Node: q.m.name, Action: action})
+	if err != nil {
+		return 0, fsm.Result{}, fmt.Errorf("encode command: %w", err)
+	}
+	got, err := q.m.proposeHere(ctx, data, nil)
 	if errors.Is(err, ErrNotAccepted) {
 		err = fmt.Errorf("%w: %w", dispatch.ErrNotLeading, err)
 	}

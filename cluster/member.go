@@ -76,10 +76,12 @@ type Member struct {
 	entropyLock sync.Mutex
 	entropy     io.Reader
 
-	leading atomic.Bool // this node leads, and has applied what was committed before
-	current atomic.Bool // followLoop has caught up
+	leading  atomic.Bool // this node leads, and has applied what was committed before
+	current  atomic.Bool // followLoop has caught up
+	caughtUp flight
 
 	stopping chan struct{}
+	life     context.Context // ends with Close
 	stop     context.CancelFunc
 	loops    sync.WaitGroup
 	closing  sync.Once
@@ -99,7 +101,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 		spool: c.Spool, peers: c.Peers, directory: c.Directory,
 		replica:         newReplica(c.Log),
 		bootstrapExpect: c.BootstrapExpect, orphanAge: c.OrphanAge, now: c.Now, entropy: c.Entropy,
-		stopping: make(chan struct{}), stop: stop, failed: make(chan struct{}),
+		stopping: make(chan struct{}), life: life, stop: stop, failed: make(chan struct{}),
 	}
 	m.bodies = newBodies(life, c.Spool, c.Peers, c.ID.Name(), m.othersFrom(c.Directory), c.Log)
 	node, err := consensus.Start(ctx, consensus.Config{

@@ -53,19 +53,40 @@ func (m *Member) attempt(ctx context.Context, c fsm.Command, body *mail.BodyRef)
 	if !ok {
 		return applied{}, fmt.Errorf("%w: %w", ErrNotAccepted, ErrNoLeader)
 	}
-	c.Settled = m.settled.take()
-	got, err := m.attemptAt(ctx, leader, c, body)
+	c.Settled = m.settled.newest()
+	data, err := fsm.EncodeCommand(c)
+	if err == nil && len(c.Settled) > 0 && len(data)+mail.BodyRefBytes > consensus.EntryBytesMax {
+		// A long envelope has no room for them: they go ahead on their own.
+		if err := m.settleNow(ctx, leader, c.Settled); err != nil {
+			return applied{}, fmt.Errorf("%w: settle first: %v", ErrNotAccepted, err)
+		}
+		c.Settled = nil
+		data, err = fsm.EncodeCommand(c)
+	}
 	if err != nil {
-		m.settled.giveBack(c.Settled)
+		return applied{}, fmt.Errorf("%w: encode command: %w", ErrNotAccepted, err)
+	}
+	got, err := m.attemptAt(ctx, leader, data, body)
+	if err == nil {
+		m.settled.committed(c.Settled)
 	}
 	return got, err
 }
 
-func (m *Member) attemptAt(ctx context.Context, leader consensus.ServerID, c fsm.Command, body *mail.BodyRef) (applied, error) {
-	data, err := fsm.EncodeCommand(c)
+// settleNow has settled ids committed by a command of their own.
+func (m *Member) settleNow(ctx context.Context, leader consensus.ServerID, ids []mail.QueueID) error {
+	data, err := fsm.EncodeCommand(fsm.Command{Node: m.name, Settled: ids, Action: fsm.Settle{}})
 	if err != nil {
-		return applied{}, fmt.Errorf("%w: encode command: %w", ErrNotAccepted, err)
+		return err
 	}
+	if _, err := m.attemptAt(ctx, leader, data, nil); err != nil {
+		return err
+	}
+	m.settled.committed(ids)
+	return nil
+}
+
+func (m *Member) attemptAt(ctx context.Context, leader consensus.ServerID, data []byte, body *mail.BodyRef) (applied, error) {
 	if leader == m.node.ID() {
 		return m.proposeHere(ctx, data, body)
 	}

@@ -1,12 +1,13 @@
 package cluster
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-// settledMax bounds the ids that wait to be proposed. An id that is dropped
+// settledMax bounds the ids that wait to be committed. An id that is dropped
 // stays unsettled, which is the safe side: its repeats go on being recognised.
 const settledMax = 100_000
 
@@ -16,6 +17,11 @@ const settledPerCommand = 256
 
 // A settledSet holds the messages whose 250 was provably read, until a proposal
 // that carries their ids is known to be committed.
+//
+// Until then every proposal carries them, several at a time if need be: a
+// client's next message must never be applied before the one whose 250 it has
+// read is settled, or two legitimate identical messages become one. The same id
+// twice does no harm.
 type settledSet struct {
 	mu      sync.Mutex
 	waiting []mail.QueueID // oldest first
@@ -26,31 +32,31 @@ func (s *settledSet) add(id mail.QueueID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.waiting) >= settledMax {
-		s.waiting = s.waiting[1:]
+		s.waiting = slices.Delete(s.waiting, 0, 1)
 	}
 	s.waiting = append(s.waiting, id)
 }
 
-// take removes up to settledPerCommand ids. Who takes them gives them back if
-// the proposal that carried them is not known to be committed; ids that travel
-// twice do no harm.
-func (s *settledSet) take() []mail.QueueID {
+// newest returns up to settledPerCommand ids, those that were added last: a
+// proposal that is made now follows from them.
+func (s *settledSet) newest() []mail.QueueID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := min(len(s.waiting), settledPerCommand)
-	if n == 0 {
-		return nil
-	}
-	ids := append([]mail.QueueID(nil), s.waiting[:n]...)
-	s.waiting = s.waiting[n:]
-	return ids
+	return slices.Clone(s.waiting[max(0, len(s.waiting)-settledPerCommand):])
 }
 
-// giveBack returns ids that take removed.
-func (s *settledSet) giveBack(ids []mail.QueueID) {
-	for _, id := range ids {
-		s.add(id)
+// committed forgets ids that a committed proposal carried.
+func (s *settledSet) committed(ids []mail.QueueID) {
+	if len(ids) == 0 {
+		return
 	}
+	done := make(map[mail.QueueID]bool, len(ids))
+	for _, id := range ids {
+		done[id] = true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = slices.DeleteFunc(s.waiting, func(id mail.QueueID) bool { return done[id] })
 }
 
 func (s *settledSet) empty() bool {

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
@@ -10,24 +11,28 @@ func idOf(n int) mail.QueueID {
 	return mail.MintQueueID(uint64(n), [10]byte{})
 }
 
-func TestSettledIDsAreGivenBackAfterAFailedProposal(t *testing.T) {
+// Two sessions propose at the same moment: each proposal must carry what was
+// settled before it, whatever the other one carries.
+func TestSettledIDsTravelUntilTheyAreCommitted(t *testing.T) {
 	var s settledSet
 	for n := range settledPerCommand + 1 {
 		s.add(idOf(n))
 	}
-	taken := s.take()
-	if len(taken) != settledPerCommand {
-		t.Fatalf("took %d ids, want %d", len(taken), settledPerCommand)
+	first, second := s.newest(), s.newest()
+	if len(first) != settledPerCommand || first[len(first)-1] != idOf(settledPerCommand) {
+		t.Fatalf("%d ids travel, the last %s; want the newest %d", len(first), first[len(first)-1], settledPerCommand)
 	}
-	s.giveBack(taken)
-	seen := map[mail.QueueID]bool{}
-	for !s.empty() {
-		for _, id := range s.take() {
-			seen[id] = true
-		}
+	if !slices.Equal(first, second) {
+		t.Errorf("a second proposal made meanwhile carries other ids")
 	}
-	if len(seen) != settledPerCommand+1 {
-		t.Errorf("%d ids left, want %d", len(seen), settledPerCommand+1)
+	s.committed(first)
+	if left := s.newest(); len(left) != 1 || left[0] != idOf(0) {
+		t.Errorf("%v left, want the one that did not travel", left)
+	}
+	s.committed(second) // the same ids again
+	s.committed(s.newest())
+	if !s.empty() {
+		t.Error("ids left that were committed")
 	}
 }
 

@@ -149,7 +149,7 @@ func (m *Member) proposeAccept(ctx context.Context, a fsm.Accept) (mail.QueueID,
 			// The same id was refused now; the attempt before may have been
 			// applied earlier, and then answered() will see it.
 			last = fmt.Errorf("%w: refused after an unknown outcome: %s", ErrOutcomeUnknown, got.result.Text)
-		case errors.Is(err, ErrTooLarge):
+		case errors.Is(err, ErrTooLarge) && !unknown:
 			return id, err
 		case errors.Is(err, ErrOutcomeUnknown):
 			unknown, last = true, err

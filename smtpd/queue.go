@@ -8,14 +8,16 @@ import (
 )
 
 // Queue is where accepted mail goes. All methods may be called concurrently;
-// only Submit may block.
+// only Submit and RelayDomain may block.
 type Queue interface {
 	// Ready returns nil when this node can commit now. Any error makes new
 	// connections see 421 and open sessions 451; ErrDiskLow has a reply of its
 	// own.
 	Ready() error
-	// RelayDomain reports whether mail for d is taken.
-	RelayDomain(d mail.Domain) bool
+	// RelayDomain reports whether mail for d is taken. False is final and makes
+	// the recipient refused for good, so what is not certain is an error. It may
+	// have to ask another node, and heeds ctx.
+	RelayDomain(ctx context.Context, d mail.Domain) (bool, error)
 	// PostmasterDomain returns the relay domain that mail for <postmaster>, without
 	// a domain, goes to: the first one. False when there is none.
 	PostmasterDomain() (mail.Domain, bool)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/emersion/go-smtp"
 
@@ -89,6 +90,9 @@ func (s *session) Rcpt(string, *smtp.RcptOptions) (err error) {
 	return nil
 }
 
+// relayDomainPatience bounds the look-up of a relay domain.
+const relayDomainPatience = 5 * time.Second
+
 // recipient judges a forward-path.
 func (s *session) recipient(text string) (mail.ForwardPath, mail.Domain, mail.Reply) {
 	if strings.EqualFold(text, "postmaster") { // RFC 5321 section 4.5.1
@@ -99,14 +103,16 @@ func (s *session) recipient(text string) (mail.ForwardPath, mail.Domain, mail.Re
 		return mail.ForwardPath{}, "", replyRecipient(err)
 	}
 	domain := path.Domain()
-	if s.server.queue.RelayDomain(domain) {
+	ctx, cancel := context.WithTimeout(s.server.base, relayDomainPatience)
+	defer cancel()
+	taken, err := s.server.queue.RelayDomain(ctx, domain)
+	switch {
+	case taken:
 		return path, domain, mail.Reply{}
-	}
-	if domain == s.server.hostDomain && strings.EqualFold(path.Local, "postmaster") {
+	case domain == s.server.hostDomain && strings.EqualFold(path.Local, "postmaster"):
 		return s.postmaster(path.Local)
-	}
-	// A node that is catching up may not have heard of the domain yet.
-	if err := s.server.queue.Ready(); err != nil {
+	case err != nil:
+		s.log.Info("RCPT deferred, relay domains not certain", "domain", domain, "err", err)
 		return mail.ForwardPath{}, "", replyNotReady(err)
 	}
 	return mail.ForwardPath{}, "", replyNoRelay()

@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -86,6 +87,20 @@ func (n *Node) settle(ctx context.Context) bool {
 		case <-time.After(barrierRetry):
 		}
 	}
+}
+
+// VerifyLeader returns nil when a majority of the voters has confirmed, since
+// the call, that this node leads. What the FSM had applied before the call is
+// then no older than anything that any leader has answered before the call.
+func (n *Node) VerifyLeader(ctx context.Context) error {
+	future, err := start(n, ctx, func(time.Duration) raft.Future { return n.raft.VerifyLeader() }, func() {})
+	if err != nil {
+		return fmt.Errorf("verify leadership: %w", err)
+	}
+	if _, err := future.wait(ctx); err != nil {
+		return fmt.Errorf("verify leadership: %w", err)
+	}
+	return nil
 }
 
 // WhileLeader runs fn in each leadership of this node, the running one

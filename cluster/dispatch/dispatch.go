@@ -129,8 +129,9 @@ func (d *Dispatcher) Lead(ctx context.Context) {
 			return
 		case <-look.C:
 		}
-		now := time.Now()
-		for _, e := range leases.overdue(d.config.Queue.View().Leases(), now) {
+		view := d.config.Queue.View()
+		now := time.Now() // after the look: a lease is timed from when it was seen
+		for _, e := range leases.overdue(view.Leases(), now) {
 			if _, _, err := d.config.Queue.Propose(ctx, e); err != nil {
 				d.config.Log.Info("lease not expired", "token", e.Token, "cause", err)
 				break
@@ -139,8 +140,9 @@ func (d *Dispatcher) Lead(ctx context.Context) {
 		if elapsed := now.Sub(lastTick); elapsed >= d.config.TickEvery {
 			if _, _, err := d.config.Queue.Propose(ctx, fsm.Tick{Elapsed: fsm.Millis(elapsed.Milliseconds())}); err != nil {
 				d.config.Log.Info("log time not advanced", "cause", err)
-				continue
 			}
+			// Also where it failed: the entry may yet be committed, and time
+			// counted twice would end waits early. Time lost only lengthens them.
 			lastTick = now
 		}
 	}

@@ -44,10 +44,12 @@ type Backend interface {
 	// OpenBody returns the body for reading. The error wraps ErrNotHeld where it
 	// is not held. An error while reading means that it is damaged.
 	OpenBody(ref mail.BodyRef) (io.ReadSeekCloser, error)
-	// Propose appends the command, as leader, and returns the encoded result
-	// once it is applied. An error that wraps ErrNotAppended or ErrTooLarge means
-	// that it certainly was not appended; any other error leaves that unknown.
-	Propose(ctx context.Context, command []byte, body *mail.BodyRef) (result []byte, err error)
+	// Propose appends the command of the node called from, as leader, and returns
+	// the encoded result once it is applied. From is what the caller's
+	// certificate says; what the command says of its origin is for the backend
+	// to compare. An error that wraps ErrNotAppended or ErrTooLarge means that it
+	// certainly was not appended; any other error leaves that unknown.
+	Propose(ctx context.Context, from string, command []byte, body *mail.BodyRef) (result []byte, err error)
 	// Pull leases messages to r.Holder, as leader.
 	Pull(ctx context.Context, r PullRequest) (PullReply, error)
 	// Health tells how this node is.

@@ -104,7 +104,8 @@ func (v service) Propose(ctx context.Context, r *pb.ProposeRequest) (*pb.Propose
 		}
 		body = &ref
 	}
-	result, err := v.s.backend.Propose(ctx, r.GetCommand(), body)
+	info, _ := caller(ctx)
+	result, err := v.s.backend.Propose(ctx, info.name, r.GetCommand(), body)
 	var refusal *NotAppendedError
 	switch {
 	case err == nil:

@@ -208,7 +208,7 @@ type readCloser struct{ io.ReadSeeker }
 
 func (readCloser) Close() error { return nil }
 
-func (b *backend) Propose(ctx context.Context, command []byte, body *mail.BodyRef) ([]byte, error) {
+func (b *backend) Propose(ctx context.Context, _ string, command []byte, body *mail.BodyRef) ([]byte, error) {
 	return b.propose(ctx, command, body)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 
@@ -16,7 +17,10 @@ import (
 )
 
 // deliveryQueue is the member as the delivery agent sees it.
-type deliveryQueue struct{ m *cluster.Member }
+type deliveryQueue struct {
+	m   *cluster.Member
+	log *slog.Logger
+}
 
 func (q deliveryQueue) Work() []delivery.Work {
 	view := q.m.View()
@@ -66,7 +70,9 @@ func (q deliveryQueue) Renew(ctx context.Context, token fsm.Token, request fsm.R
 func (q deliveryQueue) Report(ctx context.Context, token fsm.Token, outcomes []fsm.MessageOutcomes) error {
 	result, err := q.m.Do(ctx, fsm.RecordOutcomes{Holder: q.m.Name(), Token: token, Messages: outcomes})
 	if err == nil && result.Verdict == fsm.Invalid {
-		// Asking again would not help, and would never end.
+		// Asking again would not help, and would never end. The lease ends by
+		// expiry, and what was begun is marked.
+		q.log.Error("report refused", "token", token, "cause", result.Text)
 		return nil
 	}
 	return err

@@ -235,7 +235,7 @@ func (n *Node) startDelivery(context.Context) error {
 	var err error
 	n.agent, err = delivery.New(delivery.Config{
 		Node: n.config.Node, Hostname: string(n.config.Hostname),
-		Queue:  deliveryQueue{n.member},
+		Queue:  deliveryQueue{n.member, n.log.With("room", "delivery")},
 		Router: route.New(route.Config{Resolver: n.seams.Resolver, Self: n.self}),
 		Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return n.seams.DialSMTP(ctx, address)

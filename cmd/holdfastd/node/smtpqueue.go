@@ -25,18 +25,11 @@ func (q smtpQueue) Ready() error {
 	return q.n.member.Ready()
 }
 
-func (q smtpQueue) RelayDomain(d mail.Domain) bool {
-	_, ok := q.n.member.View().Domain(d)
-	return ok
+func (q smtpQueue) RelayDomain(ctx context.Context, d mail.Domain) (bool, error) {
+	return q.n.member.RelayDomain(ctx, d)
 }
 
-func (q smtpQueue) PostmasterDomain() (mail.Domain, bool) {
-	domains := q.n.member.View().Domains()
-	if len(domains) == 0 {
-		return "", false
-	}
-	return domains[0].Name, true
-}
+func (q smtpQueue) PostmasterDomain() (mail.Domain, bool) { return q.n.member.FirstDomain() }
 
 func (q smtpQueue) Submit(ctx context.Context, e mail.Envelope, b *mail.Body) (mail.QueueID, error) {
 	id, err := q.n.member.Submit(ctx, e, b)
