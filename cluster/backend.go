@@ -22,14 +22,16 @@ const backendPatience = 2 * time.Second
 // a node that starts must already serve the bodies it holds.
 type Backend struct {
 	spool  *spool.Spool
+	room   func() error
 	member chan struct{} // closed once m is set
 	m      *Member
 }
 
 // NewBackend returns a Backend that serves bodies from s, and refuses
-// everything else until Attach.
-func NewBackend(s *spool.Spool) *Backend {
-	return &Backend{spool: s, member: make(chan struct{})}
+// everything else until Attach. Room returns an error when the disk is too full
+// for more bodies: a body refused costs a retry, a full disk costs the node.
+func NewBackend(s *spool.Spool, room func() error) *Backend {
+	return &Backend{spool: s, room: room, member: make(chan struct{})}
 }
 
 // Attach gives the backend its member. Call it once.
@@ -49,6 +51,9 @@ func (b *Backend) attached() (*Member, bool) {
 
 // StoreBody stores a body that a peer pushed; it is fsynced on return.
 func (b *Backend) StoreBody(ref mail.BodyRef, chunks [][]byte) error {
+	if err := b.room(); err != nil {
+		return err
+	}
 	return b.spool.Put(ref, chunks)
 }
 

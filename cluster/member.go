@@ -123,6 +123,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	m.loop(func() { m.reclaimLoop(life) })
 	m.loop(func() { m.bootstrapLoop(life) })
 	m.loop(func() { m.followLoop(life) })
+	m.loop(func() { m.hydrateLoop(life) })
 	m.loop(func() { m.watch(life) })
 	return m, nil
 }
@@ -177,6 +178,7 @@ func (m *Member) recordSettings(ctx context.Context) {
 func (m *Member) watch(ctx context.Context) {
 	select {
 	case <-ctx.Done():
+		return
 	case <-m.spool.Failed():
 		m.fail(fmt.Errorf("spool: %w", m.spool.Err()))
 	case <-m.node.Failed():
@@ -184,7 +186,18 @@ func (m *Member) watch(ctx context.Context) {
 	case <-m.replica.halted:
 		m.fail(m.replica.err())
 	}
+	// At once, before anything is wound down: a leader that can store nothing
+	// must not go on leading while its sessions end.
+	m.log.Error("leaving the cluster's log", "cause", m.failure)
+	bounded, cancel := context.WithTimeout(ctx, failPatience)
+	defer cancel()
+	if err := m.node.Shutdown(bounded); err != nil {
+		m.log.Warn("consensus not ended cleanly", "cause", err)
+	}
 }
+
+// failPatience bounds how long a failed member waits for Raft to end.
+const failPatience = 5 * time.Second
 
 func (m *Member) fail(err error) {
 	m.failOnce.Do(func() {

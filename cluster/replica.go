@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
@@ -23,6 +24,8 @@ type replica struct {
 	changed notice
 	// progressed fires after every Apply.
 	progressed notice
+	// restores counts the snapshots that replaced the state.
+	restores atomic.Uint64
 
 	mu      sync.Mutex
 	state   *fsm.State
@@ -155,6 +158,7 @@ func (r *replica) Restore(from io.Reader) error {
 	r.mu.Lock()
 	r.state = state
 	r.mu.Unlock()
+	r.restores.Add(1)
 	r.changed.signal()
 	r.progressed.signal()
 	return nil

@@ -30,6 +30,15 @@ const (
 // usually 90 s.
 const stopPatience = 30 * time.Second
 
+const (
+	// failPatience is the same for a node that has failed: it can finish
+	// nothing, and the others have what it had.
+	failPatience = 3 * time.Second
+	// hangPatience is how much longer than planned a shutdown may take before
+	// the process ends without it.
+	hangPatience = 10 * time.Second
+)
+
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // An exitError carries the exit code that belongs to an error.
@@ -169,8 +178,18 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) error {
 		log.Error("this node cannot go on", "cause", failure)
 	}
 	unhook()
-	stop, cancel := context.WithTimeout(context.Background(), stopPatience)
+	patience := stopPatience
+	if failure != nil {
+		patience = failPatience
+	}
+	stop, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	// A disk that hangs holds up whoever waits for it, for ever.
+	overdue := time.AfterFunc(patience+hangPatience, func() {
+		log.Error("something hangs; ending all the same")
+		os.Exit(max(exitFailure, exitCode(failure)))
+	})
+	defer overdue.Stop()
 	if err := n.Close(stop); err != nil {
 		log.Warn("not stopped cleanly", "cause", err)
 	}

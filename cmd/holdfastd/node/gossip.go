@@ -1,8 +1,10 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster"
 	"github.com/holdfast-mx/holdfast/cluster/admin"
@@ -40,6 +42,15 @@ func startGossip(c DirectoryConfig) (Directory, error) {
 		return nil, err
 	}
 	return gossiped{g}, nil
+}
+
+// leavePatience bounds the goodbye.
+const leavePatience = 500 * time.Millisecond
+
+// Close says goodbye first, so that the others know that this node did not
+// fail.
+func (g gossiped) Close() error {
+	return errors.Join(g.Gossip.Leave(leavePatience), g.Gossip.Close())
 }
 
 func (g gossiped) Sightings() []cluster.Sighting {

@@ -180,7 +180,7 @@ func (n *Node) openDirectory(context.Context) error {
 }
 
 func (n *Node) startMember(ctx context.Context) error {
-	backend := cluster.NewBackend(n.spool)
+	backend := cluster.NewBackend(n.spool, n.space.room)
 	n.server = peer.NewServer(backend, n.log.With("room", "peer"))
 	n.loops.Go(func() {
 		if err := n.server.Serve(n.port.GRPC()); err != nil {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 )
@@ -13,7 +14,19 @@ const spaceEvery = 2 * time.Second
 type space struct {
 	free func() (percent int, err error)
 	min  int
-	low  atomic.Bool
+	low  atomic.Bool // less than min is free: no mail is accepted here
+	full atomic.Bool // less than half of min: no body is taken from other nodes
+}
+
+var errDiskFull = errors.New("this node's disk is nearly full")
+
+// room returns an error when not even bodies from other nodes are taken, so that
+// what is left is Raft's.
+func (s *space) room() error {
+	if s.full.Load() {
+		return errDiskFull
+	}
+	return nil
 }
 
 // watch looks until ctx ends. A look that fails changes nothing: the spool will
@@ -24,6 +37,7 @@ func (s *space) watch(ctx context.Context) {
 	for {
 		if percent, err := s.free(); err == nil {
 			s.low.Store(percent < s.min)
+			s.full.Store(percent < s.min/2)
 		}
 		select {
 		case <-ctx.Done():
