@@ -42,8 +42,7 @@ type floor struct {
 func openFloor(store raft.StableStore, l *latch) (*floor, error) {
 	f := &floor{store: store, latch: l, writing: make(chan struct{}, 1)}
 	v, err := store.GetUint64(floorKey)
-	// Raft's own convention: a StableStore says "not found", or zero.
-	if err != nil && err.Error() != "not found" {
+	if err != nil && !isKeyNotFound(err) {
 		return nil, fmt.Errorf("read the floor: %w", err)
 	}
 	f.atStart = v

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -79,9 +78,8 @@ type World struct {
 
 // disks outlive the processes that use them.
 type disks struct {
-	incarnation string
-	spool       *clustertest.Disk
-	raft        *clustertest.RaftDisk
+	spool *clustertest.Disk
+	raft  *clustertest.RaftDisk
 }
 
 // A process is one life of one node.
@@ -117,7 +115,7 @@ func NewWorld(seed uint64, dir string, log *slog.Logger) (*World, error) {
 		if _, _, err := pair.WriteFiles(dir, name); err != nil {
 			return nil, err
 		}
-		w.disks[name] = newDisks(seed+uint64(i), fmt.Sprintf("%016x", i+1))
+		w.disks[name] = newDisks(seed + uint64(i))
 	}
 	return w, nil
 }
@@ -159,10 +157,9 @@ func (w *World) Start(ctx context.Context, name string) error {
 		Stores: func(string) (consensus.Stores, error) {
 			return consensus.Stores{Log: p.raft, Stable: p.raft, Snapshots: p.raft}, nil
 		},
-		Incarnation: func(string, io.Reader) (string, error) { return d.incarnation, nil },
 		Directory: func(c node.DirectoryConfig) (node.Directory, error) {
 			return &directory{registry: w.registry, self: cluster.Sighting{
-				Name: name, Incarnation: d.incarnation, Address: net.JoinHostPort(name, clusterPort), Alive: true,
+				Name: name, Incarnation: c.ServerID.Incarnation(), Address: net.JoinHostPort(name, clusterPort), Alive: true,
 			}}, nil
 		},
 		FreeSpace: func(string) (int, error) { return 50, nil },
@@ -243,14 +240,13 @@ func (w *World) PowerCut(name string) { w.end(name, (*clustertest.Disk).Crash) }
 // installed anew.
 func (w *World) Wipe(name string) {
 	w.wipes++
-	w.disks[name] = newDisks(w.seed+1000*uint64(w.wipes), fmt.Sprintf("%016x", 0x1000+w.wipes))
+	w.disks[name] = newDisks(w.seed + 1000*uint64(w.wipes))
 }
 
-func newDisks(seed uint64, incarnation string) *disks {
+func newDisks(seed uint64) *disks {
 	return &disks{
-		incarnation: incarnation,
-		spool:       clustertest.NewDisk(seed),
-		raft:        clustertest.NewRaftDisk(seed, 4*time.Millisecond),
+		spool: clustertest.NewDisk(seed),
+		raft:  clustertest.NewRaftDisk(seed, 4*time.Millisecond),
 	}
 }
 

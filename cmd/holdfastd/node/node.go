@@ -50,6 +50,7 @@ type Node struct {
 	serverID  consensus.ServerID
 	port      *transport.Port
 	spool     *spool.Spool
+	stores    consensus.Stores
 	directory Directory
 	peers     *peer.Peers
 	server    *peer.Server
@@ -90,11 +91,6 @@ func Start(ctx context.Context, c *config.Config, s Seams) (_ *Node, err error) 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	incarnation, err := s.Incarnation(c.DataDir, s.Entropy)
-	if err != nil {
-		return nil, err
-	}
-	n.serverID = consensus.ServerID(string(c.Node) + "/" + incarnation)
 	var boot [8]byte
 	if _, err := io.ReadFull(s.Entropy, boot[:]); err != nil {
 		return nil, fmt.Errorf("draw a boot id: %w", err)
@@ -103,6 +99,7 @@ func Start(ctx context.Context, c *config.Config, s Seams) (_ *Node, err error) 
 
 	for _, open := range []func(context.Context) error{
 		n.openSpool,
+		n.openStores,
 		func(context.Context) error { return n.openPort(identity) },
 		n.openDirectory,
 		n.startMember,
@@ -148,6 +145,28 @@ func (n *Node) openSpool(context.Context) error {
 	return nil
 }
 
+// openStores opens Raft's stores, which also say under which incarnation this
+// node speaks.
+func (n *Node) openStores(context.Context) error {
+	var err error
+	n.stores, err = n.seams.Stores(filepath.Join(n.config.DataDir, raftDir))
+	if err != nil {
+		return fmt.Errorf("open Raft's stores: %w", err)
+	}
+	n.closers.add(func(context.Context) error {
+		if n.stores.Close == nil { // given away, or nothing to close
+			return nil
+		}
+		return n.stores.Close()
+	})
+	incarnation, err := n.stores.Incarnation(n.seams.Entropy)
+	if err != nil {
+		return err
+	}
+	n.serverID = consensus.ServerID(string(n.config.Node) + "/" + incarnation)
+	return nil
+}
+
 func (n *Node) openPort(identity *transport.Identity) error {
 	ln, err := n.seams.Listen(n.config.ClusterListen)
 	if err != nil {
@@ -188,14 +207,13 @@ func (n *Node) startMember(ctx context.Context) error {
 		}
 	})
 	n.closers.add(func(context.Context) error { n.server.Close(); return nil })
-	stores, err := n.seams.Stores(filepath.Join(n.config.DataDir, raftDir))
-	if err != nil {
-		return fmt.Errorf("open Raft's stores: %w", err)
-	}
 	heartbeat := consensus.HeartbeatTimeoutWAN
 	if n.config.Latency == config.LAN {
 		heartbeat = consensus.HeartbeatTimeoutLAN
 	}
+	stores := n.stores
+	n.stores.Close = nil // the member closes them from here on
+	var err error
 	n.member, err = cluster.Start(ctx, cluster.Config{
 		ID: n.serverID, Log: n.log.With("room", "cluster"), Spool: n.spool, Peers: n.peers, Directory: n.directory,
 		Stores: stores, Stream: raftStream{n.port.Raft()}, HeartbeatTimeout: heartbeat,

@@ -32,8 +32,6 @@ type Seams struct {
 	Spool spool.FS
 	// Stores opens Raft's log, votes and snapshots in a directory.
 	Stores func(dir string) (consensus.Stores, error)
-	// Incarnation names the life of the data directory.
-	Incarnation func(dir string, entropy io.Reader) (string, error)
 	// Directory starts gossip.
 	Directory func(DirectoryConfig) (Directory, error)
 	// FreeSpace tells how many per cent of the disk below dir are free.
@@ -49,19 +47,18 @@ type Seams struct {
 // System returns the seams of a real host.
 func System(log *slog.Logger) Seams {
 	return Seams{
-		Log:         log,
-		Listen:      transport.ListenTCP,
-		Dial:        transport.DialTCP,
-		DialSMTP:    dialSMTP,
-		Resolver:    route.NewDNS(route.DNSConfig{}),
-		Spool:       spool.OS(),
-		Stores:      consensus.OpenStores,
-		Incarnation: loadIncarnation,
-		Directory:   startGossip,
-		FreeSpace:   freeSpace,
-		Now:         time.Now,
-		Boot:        bootTime,
-		Entropy:     rand.Reader,
+		Log:       log,
+		Listen:    transport.ListenTCP,
+		Dial:      transport.DialTCP,
+		DialSMTP:  dialSMTP,
+		Resolver:  route.NewDNS(route.DNSConfig{}),
+		Spool:     spool.OS(),
+		Stores:    consensus.OpenStores,
+		Directory: startGossip,
+		FreeSpace: freeSpace,
+		Now:       time.Now,
+		Boot:      bootTime,
+		Entropy:   rand.Reader,
 	}
 }
 
