@@ -50,7 +50,7 @@ func (h *hop) attempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Messa
 		return o.untried(true)
 	}
 	defer body.Close()
-	trace := traceFields(m.ID, m.Envelope)
+	trace := traceFields(m.ID, m.Envelope, a.c.TraceMark)
 	ctx, cancel := context.WithTimeout(a.work, attemptTimeout)
 	defer cancel()
 

@@ -451,7 +451,7 @@ func (c *cluster) exactlyOnce(ids []mail.QueueID) {
 	for _, r := range c.primary.Received() {
 		id := queueIDOf(c.t, r.Octets)
 		copies[id]++
-		if want := string(traceFields(id, c.message(id).Envelope)) + string(c.bodies[id]); string(r.Octets) != want {
+		if want := string(traceFields(id, c.message(id).Envelope, "")) + string(c.bodies[id]); string(r.Octets) != want {
 			c.t.Errorf("%s is altered: got %.300q, want %.300q", id, r.Octets, want)
 		}
 	}

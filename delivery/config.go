@@ -22,8 +22,11 @@ type Router interface {
 type Config struct {
 	Node     fsm.NodeName
 	Hostname string // what we call ourselves in EHLO
-	Queue    Queue
-	Router   Router
+	// TraceMark is a comment, parentheses included, that stands in each Received
+	// field, the same on every node. "" for none.
+	TraceMark string
+	Queue     Queue
+	Router    Router
 	// Dial connects to an IP address and port. Nil is net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Boot is CLOCK_BOOTTIME, or what stands for it in a test. It decides the

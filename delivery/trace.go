@@ -20,14 +20,19 @@ const (
 // traceFields composes the Received field of RFC 5321 section 4.4, with its
 // line end. It is made from the envelope alone, so every attempt through any
 // node sends the same octets. Nothing in it can end a line or begin another
-// clause, whatever a client said.
-func traceFields(id mail.QueueID, e mail.Envelope) []byte {
+// clause, whatever a client said. Mark is a comment by which the cluster knows
+// its own field when a message comes back.
+func traceFields(id mail.QueueID, e mail.Envelope, mark string) []byte {
 	t := e.Trace
 	from := "from " + helloName(t.Hello)
 	if t.Client.IsValid() {
 		from += " (" + addressLiteral(t.Client) + ")"
 	}
-	words := []string{"Received: " + from, "by " + hostName(t.Node), "with " + protocolName(t.Protocol)}
+	words := []string{"Received: " + from, "by " + hostName(t.Node)}
+	if mark != "" {
+		words = append(words, mark)
+	}
+	words = append(words, "with "+protocolName(t.Protocol))
 	if comment := commentText(t.TLS); comment != "" {
 		words = append(words, "("+comment+")")
 	}

@@ -42,11 +42,11 @@ func TestReceivedField(t *testing.T) {
 	want := "Received: from client.test ([IPv6:2001:db8::7]) by mx1.backup.test with ESMTPS\r\n" +
 		"\t(TLS1.3 TLS_AES_128_GCM_SHA256) id " + id.String() + "\r\n" +
 		"\tfor <user@example.test>; Tue, 14 Nov 2023 22:13:20 +0000\r\n"
-	if got := string(traceFields(id, e)); got != want {
+	if got := string(traceFields(id, e, "")); got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
 	e.Recipients = append(e.Recipients, e.Recipients[0])
-	if got := string(traceFields(id, e)); strings.Contains(got, "for <") {
+	if got := string(traceFields(id, e, "")); strings.Contains(got, "for <") {
 		t.Errorf("shows one of several recipients: %q", got)
 	}
 }
@@ -61,7 +61,7 @@ func TestReceivedFieldCannotBeInjected(t *testing.T) {
 			Recipients: []fsmmail.Recipient{{Path: fsmmail.ForwardPath{Mailbox: fsmmail.Mailbox{Local: "\"a\r\nb\"", Host: "example.test"}}}},
 			Trace:      fsmmail.Trace{Hello: h, Node: h, Protocol: h, TLS: h, Received: 1 << 62},
 		}
-		got := string(traceFields(fsmmail.QueueID{}, e))
+		got := string(traceFields(fsmmail.QueueID{}, e, ""))
 		m, err := mail.ReadMessage(strings.NewReader(got + "\r\n"))
 		if err != nil || len(m.Header) != 1 || len(m.Header["Received"]) != 1 {
 			t.Errorf("%q: %q, %v", h, got, err)

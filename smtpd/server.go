@@ -22,6 +22,9 @@ import (
 type Config struct {
 	Hostname string
 	Queue    Queue
+	// TraceMark is what stands in each Received field that this cluster writes. A
+	// message with two of them goes in circles. "" looks for none.
+	TraceMark string
 	// TLS has the certificate. nil: STARTTLS is not offered.
 	TLS *tls.Config
 

@@ -161,7 +161,7 @@ func (s *session) Data(io.Reader) (err error) {
 // receive reads the message. Each piece is taken in only when it was reserved.
 func (s *session) receive(tx *transaction, share *reservation) (*mail.Body, mail.Reply) {
 	want := max(tx.mail.size+gate.BodyRunMax, reservationStep/2)
-	body, hops := new(mail.Body), receivedCount{}
+	body, seen := new(mail.Body), hops{mark: []byte(s.server.config.TraceMark)}
 	for {
 		if need := body.Size() + gate.BodyRunMax; need > want {
 			want = max(need, want+reservationStep)
@@ -173,7 +173,7 @@ func (s *session) receive(tx *transaction, share *reservation) (*mail.Body, mail
 		piece, err := s.conn.NextBody()
 		switch {
 		case errors.Is(err, io.EOF):
-			if hops.tooMany() {
+			if seen.looping() {
 				s.server.stats.Refused.Add(1)
 				return nil, replyLoop()
 			}
@@ -188,7 +188,7 @@ func (s *session) receive(tx *transaction, share *reservation) (*mail.Body, mail
 			s.server.stats.Refused.Add(1)
 			return nil, replyTooLarge()
 		}
-		hops.write(piece)
+		seen.write(piece)
 		_, _ = body.Write(piece)
 	}
 }

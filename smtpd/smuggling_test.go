@@ -229,3 +229,36 @@ func TestReceivedLoop(t *testing.T) {
 	c.expect("554 5.4.6")
 	q.only(t)
 }
+
+// A message that this cluster has had once may come back, from a primary that
+// forwards it; one that comes a third time goes in circles.
+func TestOwnReceivedTwiceIsALoop(t *testing.T) {
+	const mark = "(Holdfast 0123456789abcdef)"
+	own := "Received: from a by b.test\r\n\t" + mark + " with ESMTP id X; now\r\n"
+	other := "Received: from b by c\r\n\t(Holdfast fedcba9876543210) id Y; now\r\n"
+	for _, x := range []struct {
+		name, content string
+		loops         bool
+	}{
+		{"never", "Subject: x\r\n\r\nbody\r\n", false},
+		{"once", own + other + other + "Subject: x\r\n\r\nbody\r\n", false},
+		{"twice", own + other + own + "Subject: x\r\n\r\nbody\r\n", true},
+		{"twice, and nothing else", own + own, true},
+		{"quoted in the body", own + "Subject: x\r\n\r\n" + own + own, false},
+		{"in another field", own + "X-Was: x\r\n\t" + mark + "\r\n\r\nbody\r\n", false},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			q := newFakeQueue()
+			_, addr := start(t, q, func(c *smtpd.Config) { c.TraceMark = mark })
+			c := dial(t, addr)
+			c.toData()
+			c.send(x.content + ".\r\n")
+			if x.loops {
+				c.expect("554 5.4.6")
+				return
+			}
+			c.expect("250 2.0.0")
+			q.only(t)
+		})
+	}
+}

@@ -1,8 +1,10 @@
 package transport
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -41,6 +43,14 @@ type Identity struct {
 
 // Cluster returns the cluster's name.
 func (id *Identity) Cluster() string { return id.cluster }
+
+// ClusterID returns 16 hexadecimal digits that no other cluster has, whatever it
+// is called: it is made from our name and the key of the CA that signed our
+// certificate.
+func (id *Identity) ClusterID() string {
+	sum := sha256.Sum256(append([]byte(id.cluster+"/"), id.cert.Leaf.AuthorityKeyId...))
+	return hex.EncodeToString(sum[:8])
+}
 
 // Name returns the node's name.
 func (id *Identity) Name() string { return id.name }

@@ -60,6 +60,7 @@ type Node struct {
 	admin     *admin.Server
 	space     *space
 	bootID    uint64
+	traceMark string // by which this cluster knows its own Received fields
 
 	stop    context.CancelFunc
 	loops   sync.WaitGroup
@@ -95,6 +96,7 @@ func Start(ctx context.Context, c *config.Config, s Seams) (_ *Node, err error) 
 	if _, err := io.ReadFull(s.Entropy, boot[:]); err != nil {
 		return nil, fmt.Errorf("draw a boot id: %w", err)
 	}
+	n.traceMark = "(Holdfast " + identity.ClusterID() + ")"
 	n.bootID = binary.BigEndian.Uint64(boot[:])
 
 	for _, open := range []func(context.Context) error{
@@ -252,7 +254,7 @@ func (n *Node) startAdmin(context.Context) error {
 func (n *Node) startDelivery(context.Context) error {
 	var err error
 	n.agent, err = delivery.New(delivery.Config{
-		Node: n.config.Node, Hostname: string(n.config.Hostname),
+		Node: n.config.Node, Hostname: string(n.config.Hostname), TraceMark: n.traceMark,
 		Queue:  deliveryQueue{n.member, n.log.With("room", "delivery")},
 		Router: route.New(route.Config{Resolver: n.seams.Resolver, Self: n.self}),
 		Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
@@ -273,7 +275,7 @@ func (n *Node) startDelivery(context.Context) error {
 func (n *Node) startSMTP(certificate *tls.Config) error {
 	var err error
 	n.smtp, err = smtpd.New(smtpd.Config{
-		Hostname: string(n.config.Hostname), Queue: smtpQueue{n}, TLS: certificate,
+		Hostname: string(n.config.Hostname), Queue: smtpQueue{n}, TLS: certificate, TraceMark: n.traceMark,
 		MaxMessageSize: n.config.MaxMessageSize, RecipientsMax: n.config.RecipientsMax,
 		CommitPatience: n.config.CommitPatience, BytesInFlight: n.config.BytesInFlight,
 		Limits:         gate.Limits{ConnectionsPerClient: n.config.ConnectionsPerClient},
