@@ -279,6 +279,37 @@ func TestConnectionLimits(t *testing.T) {
 	})
 }
 
+// TestFloodOverTheLimit: who is over a limit is told so, but not any number of
+// them at a time, since each keeps a descriptor until the farewell is over.
+func TestFloodOverTheLimit(t *testing.T) {
+	const flood, told = 200, 64
+	change := func(c *smtpd.Config) { c.Limits.ConnectionsMax = 1 }
+	bubble(t, newFakeQueue(), change, func(t *testing.T, s *smtpd.Server, l *pipeListener) {
+		first := l.connect(t, "192.0.2.1:1")
+		first.expect("220 ")
+		var all []*client
+		for range flood {
+			all = append(all, l.connect(t, "192.0.2.2:1"))
+		}
+		synctest.Wait()
+		answered := 0
+		for _, c := range all {
+			if line, err := c.r.ReadString('\n'); err == nil && strings.HasPrefix(line, "421 ") {
+				answered++
+			}
+		}
+		if answered != told {
+			t.Errorf("%d of %d were told", answered, flood)
+		}
+		if n := s.GateStats().Crowded.Load(); n != flood {
+			t.Errorf("%d counted", n)
+		}
+		time.Sleep(time.Minute) // the farewells end
+		l.connect(t, "192.0.2.2:2").expect("421 ")
+		first.do("NOOP", "250 ")
+	})
+}
+
 // TestErrorLimits is row 37 and the head of the matrix.
 func TestErrorLimits(t *testing.T) {
 	bubble(t, newFakeQueue(), nil, func(t *testing.T, s *smtpd.Server, l *pipeListener) {

@@ -162,10 +162,11 @@ func (w *World) Start(ctx context.Context, name string) error {
 				Name: name, Incarnation: c.ServerID.Incarnation(), Address: net.JoinHostPort(name, clusterPort), Alive: true,
 			}}, nil
 		},
-		FreeSpace: func(string) (int, error) { return 50, nil },
-		Now:       time.Now,
-		Boot:      func() time.Duration { return time.Since(time.Time{}.AddDate(1990, 0, 0)) },
-		Entropy:   randomReader{rand.New(rand.NewPCG(w.random.Uint64(), w.random.Uint64()))},
+		FreeSpace:   func(string) (int, error) { return 50, nil },
+		Descriptors: func() (uint64, error) { return 1 << 16, nil },
+		Now:         time.Now,
+		Boot:        func() time.Duration { return time.Since(time.Time{}.AddDate(1990, 0, 0)) },
+		Entropy:     randomReader{rand.New(rand.NewPCG(w.random.Uint64(), w.random.Uint64()))},
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", name, err)

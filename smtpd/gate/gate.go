@@ -101,15 +101,21 @@ func (g *Gate) Listen(inner net.Listener) *Listener {
 
 // Accept returns the next connection, a *Conn. One that is over a limit is
 // returned as well: it answers 421 instead of the greeting and closes, on the
-// goroutine of its own handler, so that no client can hold up this loop.
+// goroutine of its own handler, so that no client can hold up this loop. While
+// crowdedMax of these are open, more are closed without a word: each keeps a
+// file descriptor for a while, and a flood must not take the last one.
 func (l *Listener) Accept() (net.Conn, error) {
-	inner, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	for {
+		inner, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := newConn(l.gate, inner)
+		if l.gate.add(c) {
+			return c, nil
+		}
+		_ = inner.Close()
 	}
-	c := newConn(l.gate, inner)
-	l.gate.add(c)
-	return c, nil
 }
 
 // Close stops accepting. Open connections stay.
@@ -120,30 +126,36 @@ func (l *Listener) Close() error {
 	return l.Listener.Close()
 }
 
-// add registers c and judges it by the connection limits.
-func (g *Gate) add(c *Conn) {
+// add registers c and judges it by the connection limits. False: there is not
+// even room to refuse it.
+func (g *Gate) add(c *Conn) bool {
 	g.stats.Accepted.Add(1)
 	key, limited := g.clientKey(c.client)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.conns[c] = struct{}{}
-	if g.draining {
+	crowded := g.counted >= g.limits.ConnectionsMax || limited && g.perClient[key] >= g.limits.ConnectionsPerClient
+	if crowded {
+		g.stats.Crowded.Add(1)
+	}
+	switch {
+	case (crowded || g.draining) && len(g.conns)-g.counted >= crowdedMax:
+		return false
+	case g.draining:
 		c.draining = true
 		c.refusal = &replyDraining
-		return
-	}
-	if g.counted >= g.limits.ConnectionsMax || limited && g.perClient[key] >= g.limits.ConnectionsPerClient {
-		g.stats.Crowded.Add(1)
+	case crowded:
 		c.refusal = &replyCrowded
-		return
+	default:
+		c.counted = true
+		g.counted++
+		g.stats.Connections.Add(1)
+		if limited {
+			c.clientKey = key
+			g.perClient[key]++
+		}
 	}
-	c.counted = true
-	g.counted++
-	g.stats.Connections.Add(1)
-	if limited {
-		c.clientKey = key
-		g.perClient[key]++
-	}
+	g.conns[c] = struct{}{}
+	return true
 }
 
 // remove forgets c. It may be called more than once.

@@ -66,6 +66,7 @@ const (
 	outputBytesMax   = 16 << 10 // replies held back before they are flushed
 	lineDiscardMax   = 1 << 20  // of one overlong command line
 	unreadRepliesMax = 128      // 250s of one connection not yet known to be read
+	crowdedMax       = 64       // connections over a limit that are being told so
 	lingerTime       = time.Second
 	lingerBytesMax   = 1 << 20
 )

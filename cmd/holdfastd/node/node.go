@@ -60,6 +60,7 @@ type Node struct {
 	admin     *admin.Server
 	space     *space
 	bootID    uint64
+	crowd     int    // how many SMTP connections there may be, see budgetDescriptors
 	traceMark string // by which this cluster knows its own Received fields
 
 	stop    context.CancelFunc
@@ -100,6 +101,7 @@ func Start(ctx context.Context, c *config.Config, s Seams) (_ *Node, err error) 
 	n.bootID = binary.BigEndian.Uint64(boot[:])
 
 	for _, open := range []func(context.Context) error{
+		n.budgetDescriptors,
 		n.openSpool,
 		n.openStores,
 		func(context.Context) error { return n.openPort(identity) },
@@ -278,7 +280,7 @@ func (n *Node) startSMTP(certificate *tls.Config) error {
 		Hostname: string(n.config.Hostname), Queue: smtpQueue{n}, TLS: certificate, TraceMark: n.traceMark,
 		MaxMessageSize: n.config.MaxMessageSize, RecipientsMax: n.config.RecipientsMax,
 		CommitPatience: n.config.CommitPatience, BytesInFlight: n.config.BytesInFlight,
-		Limits:         gate.Limits{ConnectionsPerClient: n.config.ConnectionsPerClient},
+		Limits:         gate.Limits{ConnectionsMax: n.crowd, ConnectionsPerClient: n.config.ConnectionsPerClient},
 		ExemptNetworks: n.config.ExemptNetworks,
 		Now:            n.seams.Now, Logger: n.log.With("room", "smtpd"),
 	})

@@ -36,6 +36,9 @@ type Seams struct {
 	Directory func(DirectoryConfig) (Directory, error)
 	// FreeSpace tells how many per cent of the disk below dir are free.
 	FreeSpace func(dir string) (percent int, err error)
+	// Descriptors tells how many files and connections this process may have
+	// open.
+	Descriptors func() (uint64, error)
 	// Now is the wall clock. It decides nothing but text and queue ids.
 	Now func() time.Time
 	// Boot is CLOCK_BOOTTIME, which goes on in suspend.
@@ -47,18 +50,19 @@ type Seams struct {
 // System returns the seams of a real host.
 func System(log *slog.Logger) Seams {
 	return Seams{
-		Log:       log,
-		Listen:    transport.ListenTCP,
-		Dial:      transport.DialTCP,
-		DialSMTP:  dialSMTP,
-		Resolver:  route.NewDNS(route.DNSConfig{}),
-		Spool:     spool.OS(),
-		Stores:    consensus.OpenStores,
-		Directory: startGossip,
-		FreeSpace: freeSpace,
-		Now:       time.Now,
-		Boot:      bootTime,
-		Entropy:   rand.Reader,
+		Log:         log,
+		Listen:      transport.ListenTCP,
+		Dial:        transport.DialTCP,
+		DialSMTP:    dialSMTP,
+		Resolver:    route.NewDNS(route.DNSConfig{}),
+		Spool:       spool.OS(),
+		Stores:      consensus.OpenStores,
+		Directory:   startGossip,
+		FreeSpace:   freeSpace,
+		Descriptors: descriptors,
+		Now:         time.Now,
+		Boot:        bootTime,
+		Entropy:     rand.Reader,
 	}
 }
 
@@ -86,4 +90,14 @@ func freeSpace(dir string) (int, error) {
 		return 100, nil
 	}
 	return int(fs.Bavail * 100 / fs.Blocks), nil
+}
+
+// descriptors reads the limit that holds for this process. Go's runtime has
+// raised the soft one to the hard one by itself.
+func descriptors() (uint64, error) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, err
+	}
+	return limit.Cur, nil
 }
