@@ -57,10 +57,13 @@ var faults = []fault{
 	}},
 	{"primary misbehaves", func(_ context.Context, w *World, _ string) (func() error, error) {
 		stages := sink.Stages()
-		actions := []sink.Action{sink.Refuse, sink.Drop}
-		w.faults.Set(sink.Fault{
-			Stage: stages[w.random.IntN(len(stages))], Action: actions[w.random.IntN(len(actions))], Rate: 0.3,
-		})
+		f := sink.Fault{Stage: stages[w.random.IntN(len(stages))], Action: sink.Drop, Rate: 0.3}
+		// A primary that keeps what it refuses would be at fault itself for the
+		// second copy.
+		if f.Stage != sink.Body && f.Stage != sink.AfterDot && w.random.IntN(2) == 0 {
+			f.Action = sink.Refuse
+		}
+		w.faults.Set(f)
 		return func() error { w.faults.Set(); return nil }, nil
 	}},
 	{"primary down", func(_ context.Context, w *World, _ string) (func() error, error) {

@@ -73,6 +73,8 @@ func runSeed(t *testing.T, seed uint64) {
 			t.Fatal(err)
 		}
 		defer w.Close()
+		seen := new(copies)
+		w.arriving = seen.see
 		ctx := t.Context()
 		for _, name := range nodeNames {
 			if err := w.Start(ctx, name); err != nil {
@@ -115,6 +117,7 @@ func runSeed(t *testing.T, seed uint64) {
 		if !report.OK() || report.Accepted == 0 || report.NotAccepted > 0 {
 			t.Errorf("the ledger does not balance: %+v", report)
 		}
+		seen.check(t, w.nodes[nodeNames[0]].node.Member().View().Totals())
 		w.fellLock.Lock()
 		defer w.fellLock.Unlock()
 		if len(w.fell) > 0 {
