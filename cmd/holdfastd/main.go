@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -69,7 +70,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(stderr, "holdfastd:", err)
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(stderr, "holdfastd:", config.Printable(strings.TrimSuffix(line, "\n")))
+	}
 	var exit exitError
 	if errors.As(err, &exit) {
 		return exit.code
@@ -81,6 +84,7 @@ func configFlag(cmd *cobra.Command, file *string) {
 	cmd.Flags().StringVar(file, "config", "/etc/holdfast/holdfast.toml", "the configuration `FILE`")
 }
 
+// load reads a configuration file and looks at what it names.
 func load(file string, warn io.Writer) (*config.Config, error) {
 	c, err := config.Load(file)
 	if err != nil {
@@ -88,6 +92,9 @@ func load(file string, warn io.Writer) (*config.Config, error) {
 	}
 	for _, w := range c.Warnings {
 		fmt.Fprintln(warn, "warning:", w)
+	}
+	if err := node.Check(c); err != nil {
+		return nil, exitError{exitConfig, err}
 	}
 	return c, nil
 }
@@ -122,10 +129,7 @@ func checkCommand(stdout io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := node.Check(c); err != nil {
-				return exitError{exitConfig, err}
-			}
-			fmt.Fprintf(stdout, "%s: node %s of cluster %s: nothing wrong found\n", file, c.Node, c.Cluster)
+			fmt.Fprintf(stdout, "%s: node %s of cluster %s: nothing wrong found\n", config.Printable(file), c.Node, c.Cluster)
 			return nil
 		},
 	}

@@ -88,6 +88,20 @@ type Config struct {
 
 	// Warnings are settings that are allowed and probably not meant.
 	Warnings Problems
+
+	source source
+}
+
+// A source is where a Config came from.
+type source struct {
+	file string
+	at   lines
+}
+
+// Problem is what somebody else found wrong with the value of a key: it says
+// where that stands.
+func (c *Config) Problem(key string, err error) Problem {
+	return Problem{c.source.file, c.source.at.of(key), key, err.Error()}
 }
 
 // Default returns the settings that apply where a file is silent. What has no

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -68,13 +69,19 @@ func TestEveryFieldHasAKey(t *testing.T) {
 	for _, k := range keys() {
 		names[strings.ReplaceAll(k.name, "_", "")] = true
 	}
+	settings := 0
 	for i := range fields.NumField() {
-		if f := fields.Field(i).Name; f != "Warnings" && !names[strings.ToLower(f)] {
-			t.Errorf("field %s has no key of its name", f)
+		f := fields.Field(i)
+		if !f.IsExported() || f.Name == "Warnings" {
+			continue
+		}
+		settings++
+		if !names[strings.ToLower(f.Name)] {
+			t.Errorf("field %s has no key of its name", f.Name)
 		}
 	}
-	if got, want := len(names), fields.NumField()-1; got != want {
-		t.Errorf("%d keys for %d fields", got, want)
+	if len(names) != settings {
+		t.Errorf("%d keys for %d fields", len(names), settings)
 	}
 }
 
@@ -257,6 +264,40 @@ func TestBadFiles(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestHostileTextIsEscaped: what an administrator reads on a terminal about a
+// file must not be able to command it, wherever in the file it stands.
+func TestHostileTextIsEscaped(t *testing.T) {
+	for name, file := range map[string]string{
+		"key":           `"\u001b[31mred" = 1`,
+		"key, 8-bit":    `"\u009b31m" = 1`,
+		"key, lines":    `"a\nf:1: all is well" = 1`,
+		"key, reversed": `"\u202e" = 1`,
+		"table":         "[\"\\u001b]0;title\\u0007\"]",
+		"value":         `node = "\u001b[31m"`,
+		"log_format":    `log_format = "\u001b[2J"`,
+		"syntax":        "a = \x1b[31m",
+		"raw":           "\"\x1b\" = 1",
+		"not UTF-8":     "\xff\x1b",
+	} {
+		_, err := Parse("\x1b[31mf", []byte(file))
+		if err == nil {
+			t.Errorf("%s: accepted", name)
+			continue
+		}
+		for _, line := range strings.Split(err.Error(), "\n") {
+			if !strings.HasPrefix(line, `\x1b[31mf:`) {
+				t.Errorf("%s: a line that is no problem of ours: %q", name, line)
+			}
+			if i := strings.IndexFunc(line, func(r rune) bool { return !strconv.IsPrint(r) }); i >= 0 {
+				t.Errorf("%s: raw %q in %q", name, line[i], line)
+			}
+		}
+	}
+	if got, want := Printable("a\x1b\xff\u202e\n\"\\ü"), `a\x1b\xff\u202e\n"\ü`; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

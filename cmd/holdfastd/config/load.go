@@ -27,6 +27,7 @@ func Load(path string) (*Config, error) {
 		problems.sort()
 		return nil, problems
 	}
+	c.source = source{path, lines}
 	return c, nil
 }
 

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // A Problem is one thing that is wrong with a file.
@@ -15,7 +17,8 @@ type Problem struct {
 	Text string // what is wrong, and what to do
 }
 
-// Error returns "file:line: key: text".
+// Error returns "file:line: key: text" on one line, safe for a terminal: a file
+// may be hostile, and so may its name.
 func (p Problem) Error() string {
 	var b strings.Builder
 	b.WriteString(p.File)
@@ -27,7 +30,7 @@ func (p Problem) Error() string {
 		b.WriteString(p.Key + ": ")
 	}
 	b.WriteString(p.Text)
-	return b.String()
+	return Printable(b.String())
 }
 
 // Problems are all that is wrong with a file, in the order of its lines.
@@ -44,4 +47,20 @@ func (ps Problems) Error() string {
 
 func (ps Problems) sort() {
 	slices.SortStableFunc(ps, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
+}
+
+// Printable returns s with everything escaped that a terminal could take for a
+// command, or that would show it out of order.
+func Printable(s string) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		if strconv.IsPrint(r) && (r != utf8.RuneError || n > 1) {
+			b.WriteString(s[:n])
+		} else {
+			b.WriteString(strings.Trim(strconv.Quote(s[:n]), `"`))
+		}
+		s = s[n:]
+	}
+	return b.String()
 }
