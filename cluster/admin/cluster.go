@@ -62,7 +62,7 @@ type Status struct {
 	FewestCopies *int
 	// Alarms are those that only this node can know of, of its disk for one.
 	Alarms []Alarm
-	// SMTPAddresses are where this node takes mail, HOST:PORT: no relay domain
+	// SMTPAddresses are where the members take mail, HOST:PORT: no relay domain
 	// may be sent there.
 	SMTPAddresses []string
 	// Hostname is this node's own in SMTP.

@@ -38,7 +38,7 @@ func (s *Service) PutDomain(ctx context.Context, r *adminpb.PutDomainRequest) (*
 	}
 	reply := &adminpb.PutDomainReply{}
 	for _, t := range d.Targets {
-		if addr, err := netip.ParseAddr(t.Host); err == nil && addr.IsLoopback() {
+		if isLoopback(t.Host) {
 			reply.Warnings = append(reply.Warnings, fmt.Sprintf("target %s is a loopback address: each node will take it for its own host", addressOf(t)))
 		}
 	}
@@ -101,7 +101,8 @@ func targetHost(s string) (string, error) {
 }
 
 // ownAddress says which part of the cluster a target is, or "". It finds
-// mistakes, not every loop: delivery looks again at each attempt.
+// mistakes that show without asking the DNS, not every loop: delivery looks
+// again at each attempt.
 func ownAddress(t fsm.Target, st Status, members []Member) string {
 	if st.Hostname != "" && t.Host == string(st.Hostname) {
 		return "this node's own name"
@@ -114,23 +115,54 @@ func ownAddress(t fsm.Target, st Status, members []Member) string {
 			continue
 		}
 		smtpPort = true
-		addr, err := netip.ParseAddr(t.Host)
-		if host == t.Host || err == nil && addr.IsLoopback() && (host == "" || host == "0.0.0.0" || host == "::") {
-			return "where this node takes mail"
+		if reaches(t.Host, host) {
+			return "where this cluster takes mail"
 		}
 	}
 	for _, m := range members {
-		host, _, err := net.SplitHostPort(m.ClusterAddress)
-		// Several nodes on one host, as in a trial, share its loopback address
-		// with the primary.
-		if addr, parseErr := netip.ParseAddr(host); err != nil || host != t.Host || parseErr == nil && addr.IsLoopback() {
+		host, p, err := net.SplitHostPort(m.ClusterAddress)
+		if err != nil {
 			continue
 		}
-		if smtpPort {
+		if p == port && reaches(t.Host, host) {
+			return "the cluster port of node " + string(m.Name)
+		}
+		// Several nodes on one host, as in a trial, share its loopback address
+		// with the primary.
+		if smtpPort && sameHost(t.Host, host) && !isLoopback(host) {
 			return "node " + string(m.Name) + " of this cluster"
 		}
 	}
 	return ""
+}
+
+// reaches reports whether a target's host leads to a node's address, the port
+// being the same. A loopback address leads each node to itself, so also to a
+// node that is known by another address of its host.
+func reaches(target, host string) bool {
+	if sameHost(target, host) {
+		return true
+	}
+	return isLoopback(target) && (!isLoopback(host) || isLocalhost(target))
+}
+
+func sameHost(a, b string) bool {
+	if addr, err := netip.ParseAddr(b); err == nil {
+		b = addr.Unmap().String()
+	}
+	return strings.EqualFold(a, strings.TrimSuffix(b, "."))
+}
+
+// isLoopback reports whether a host is loopback whoever asks.
+func isLoopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return isLocalhost(host) || err == nil && addr.Unmap().IsLoopback()
+}
+
+// isLocalhost knows the names that are loopback by RFC 6761 section 6.3.
+func isLocalhost(host string) bool {
+	host = strings.ToLower(host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
 func addressOf(t fsm.Target) string {

@@ -21,6 +21,11 @@ import (
 // nothing is proposed, and nothing panics.
 func TestMalformedRequests(t *testing.T) {
 	c := newFakeCluster()
+	c.status.SMTPAddresses = append(c.status.SMTPAddresses, "192.0.2.2:2526")
+	c.members = []Member{
+		{Name: "mx2", ClusterAddress: "192.0.2.2:7420"}, {Name: "mx3", ClusterAddress: "MX3.example.net.:7430"},
+		{Name: "mx4", ClusterAddress: "[2001:DB8::4]:7420"}, {Name: "mx5", ClusterAddress: "nonsense"},
+	}
 	c.domain(t, "example.test")
 	c.accept(t, 1, "a@example.test")
 	client, logs, _ := serve(t, c)
@@ -93,8 +98,17 @@ func TestMalformedRequests(t *testing.T) {
 		"half an address":          {targets("192.0.2", 25), codes.InvalidArgument, "want a host name"},
 		"any address":              {targets("0.0.0.0", 25), codes.InvalidArgument, "want a host name"},
 		"own name":                 {targets("MX1.example.net", 25), codes.InvalidArgument, "this node's own name"},
-		"own address":              {targets("127.0.0.1", 2525), codes.InvalidArgument, "where this node takes mail"},
-		"own address, mapped":      {targets("::ffff:127.0.0.1", 2525), codes.InvalidArgument, "where this node takes mail"},
+		"own address":              {targets("127.0.0.1", 2525), codes.InvalidArgument, "where this cluster takes mail"},
+		"own address, mapped":      {targets("::ffff:127.0.0.1", 2525), codes.InvalidArgument, "where this cluster takes mail"},
+		"own port by name":         {targets("Localhost", 2525), codes.InvalidArgument, "where this cluster takes mail"},
+		"own port by a sub-name":   {targets("mail.localhost", 2525), codes.InvalidArgument, "where this cluster takes mail"},
+		"another node's listener":  {targets("192.0.2.2", 2526), codes.InvalidArgument, "where this cluster takes mail"},
+		"another node's port":      {targets("192.0.2.2", 25), codes.InvalidArgument, "node mx2 of this cluster"},
+		"another node's name":      {targets("mx3.example.net", 2525), codes.InvalidArgument, "node mx3 of this cluster"},
+		"cluster port":             {targets("192.0.2.2", 7420), codes.InvalidArgument, "the cluster port of node mx2"},
+		"cluster port by name":     {targets("localhost", 7420), codes.InvalidArgument, "the cluster port of node"},
+		"cluster port, loopback":   {targets("127.0.0.1", 7420), codes.InvalidArgument, "the cluster port of node"},
+		"cluster port, IPv6":       {targets("2001:db8:0::4", 7420), codes.InvalidArgument, "the cluster port of node mx4"},
 		"page size -1":             {list(&adminpb.ListQueueRequest{PageSize: -1}), codes.InvalidArgument, "page_size -1"},
 		"page size -2^31":          {list(&adminpb.ListQueueRequest{PageSize: -1 << 31}), codes.InvalidArgument, "page_size"},
 		"page size 1001":           {list(&adminpb.ListQueueRequest{PageSize: 1001}), codes.InvalidArgument, "page_size 1001"},
@@ -163,6 +177,26 @@ func hintOf(err error) *adminpb.Hint {
 		}
 	}
 	return nil
+}
+
+// TestPrimaryBesideTheNodes: several nodes on one host, as in a trial, do not
+// keep a primary from being there too.
+func TestPrimaryBesideTheNodes(t *testing.T) {
+	st := Status{SMTPAddresses: []string{"127.0.0.1:2501", "127.0.0.1:2502"}, Hostname: "mx1.example.net"}
+	members := []Member{{Name: "mx1", ClusterAddress: "127.0.0.1:7401"}, {Name: "mx2", ClusterAddress: "127.0.0.1:7402"}}
+	for target, want := range map[fsm.Target]string{
+		{Host: "127.0.0.1", Port: 2600}:  "",
+		{Host: "localhost", Port: 2600}:  "",
+		{Host: "127.0.0.1", Port: 25}:    "",
+		{Host: "127.0.0.9", Port: 2501}:  "",
+		{Host: "127.0.0.1", Port: 2502}:  "where this cluster takes mail",
+		{Host: "localhost", Port: 7402}:  "the cluster port of node mx2",
+		{Host: "192.0.2.10", Port: 2501}: "",
+	} {
+		if got := ownAddress(target, st, members); got != want {
+			t.Errorf("%s: %q, want %q", addressOf(target), got, want)
+		}
+	}
 }
 
 // TestFailedProposals holds that an answer never says that nothing was changed
