@@ -20,11 +20,6 @@ const copiesPatience = 20 * time.Second
 // replaced, and one that lacks the body fetches it or refuses for certain.
 const leaderPatience = 300 * time.Millisecond
 
-// certainPatience bounds how long a message is proposed again after certain
-// refusals, which is what an election looks like. A sender would rather try
-// the next MX than wait longer.
-const certainPatience = 15 * time.Second
-
 // Submit takes a message in. It returns nil when the message is committed, with
 // the queue id that the 250 names: the message's own, or that of an earlier
 // copy which it repeats. Otherwise it returns ErrNotAccepted (with ErrTooLarge
@@ -48,7 +43,23 @@ func (m *Member) Submit(ctx context.Context, e mail.Envelope, body *mail.Body) (
 		return id, fmt.Errorf("%w: body %s vanished from the spool", ErrNotAccepted, id)
 	}
 	defer release()
-	return m.proposeAccept(ctx, fsm.Accept{Envelope: e, Body: ref})
+	accept := fsm.Command{Node: m.name, Action: fsm.Accept{Envelope: e, Body: ref}}
+	return acceptance{
+		id:       id,
+		attempt:  func(ctx context.Context) (applied, error) { return m.attempt(ctx, accept, &ref) },
+		answered: func() (mail.QueueID, bool) { return m.answered(id) },
+		progress: m.replica.progressed.wait,
+		stopping: m.stopping,
+	}.ask(ctx)
+}
+
+// answered looks the id up in the applied state, which knows every committed
+// Accept that this node has caught up with, aliases included.
+func (m *Member) answered(id mail.QueueID) (mail.QueueID, bool) {
+	var found fsm.Message
+	var known bool
+	m.replica.read(func(s *fsm.State) { found, known = s.Message(id) })
+	return found.ID, known
 }
 
 // copies returns when the body is on stable storage here, at the leader and at
@@ -123,83 +134,6 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, chunks [][]byte) 
 		return fmt.Errorf("body held by %d of %d voters: %w", have, voters, errors.Join(failures...))
 	}
 	return nil
-}
-
-// proposeAccept asks until there is an answer. One attempt whose outcome is
-// unknown makes the whole unknown, whatever later attempts say, until an answer
-// or the applied state tells.
-func (m *Member) proposeAccept(ctx context.Context, a fsm.Accept) (mail.QueueID, error) {
-	id := a.Body.ID
-	unknown := false
-	var last error
-	giveUp := time.Now().Add(certainPatience)
-	for {
-		progress := m.replica.progressed.wait()
-		if result, known := m.answered(id); known {
-			return result, nil
-		}
-		got, err := m.attempt(ctx, fsm.Command{Node: m.name, Action: a}, &a.Body)
-		switch {
-		case err == nil && (got.result.Verdict == fsm.Done || got.result.Verdict == fsm.Repeat):
-			return got.result.ID, nil
-		case err == nil && !unknown:
-			// Committed, and refused by every replica alike.
-			return id, fmt.Errorf("%w: %s", ErrNotAccepted, got.result.Text)
-		case err == nil:
-			// The same id was refused now; the attempt before may have been
-			// applied earlier, and then answered() will see it.
-			last = fmt.Errorf("%w: refused after an unknown outcome: %s", ErrOutcomeUnknown, got.result.Text)
-		case errors.Is(err, ErrTooLarge) && !unknown:
-			return id, err
-		case errors.Is(err, ErrOutcomeUnknown):
-			unknown, last = true, err
-		default:
-			last = err
-		}
-		if !unknown && time.Now().After(giveUp) {
-			return id, last
-		}
-		if result, known := m.awaitAnswer(ctx, id, progress); known {
-			return result, nil
-		}
-		if ctx.Err() != nil || m.isStopping() {
-			if unknown {
-				return id, fmt.Errorf("%w: %w", ErrOutcomeUnknown, last)
-			}
-			return id, last
-		}
-	}
-}
-
-// awaitAnswer watches the applied state for a retryPause, or until ctx or the
-// member ends. progress is a wait that was taken before the last look.
-func (m *Member) awaitAnswer(ctx context.Context, id mail.QueueID, progress <-chan struct{}) (mail.QueueID, bool) {
-	pause := time.NewTimer(retryPause)
-	defer pause.Stop()
-	for {
-		if result, known := m.answered(id); known {
-			return result, true
-		}
-		select {
-		case <-progress:
-			progress = m.replica.progressed.wait()
-		case <-pause.C:
-			return mail.QueueID{}, false
-		case <-ctx.Done():
-			return mail.QueueID{}, false
-		case <-m.stopping:
-			return mail.QueueID{}, false
-		}
-	}
-}
-
-// answered looks the id up in the applied state, which knows every committed
-// Accept that this node has caught up with, aliases included.
-func (m *Member) answered(id mail.QueueID) (mail.QueueID, bool) {
-	var found fsm.Message
-	var known bool
-	m.replica.read(func(s *fsm.State) { found, known = s.Message(id) })
-	return found.ID, known
 }
 
 // Settle notes that the client has provably read the 250 that named id.

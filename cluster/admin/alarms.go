@@ -25,6 +25,7 @@ type Alarm struct {
 // The alarms that this package finds, the most urgent first. Others come from
 // the node, in Status.
 const (
+	AlarmNoCluster   = "no-cluster"
 	AlarmNoQuorum    = "no-quorum"
 	AlarmNextHopDown = "next-hop-down"
 	AlarmMessageHeld = "messages-held"
@@ -35,7 +36,7 @@ const (
 // for one, stands between the lost quorum and the next hops.
 func urgency(name string) int {
 	switch name {
-	case AlarmNoQuorum:
+	case AlarmNoCluster, AlarmNoQuorum:
 		return 0
 	case AlarmNextHopDown:
 		return 2
@@ -51,7 +52,16 @@ func urgency(name string) int {
 // neither the queue nor the node knows it.
 func Alarms(view *fsm.State, s Status, now time.Time) []Alarm {
 	alarms := slices.Clone(s.Alarms)
-	if !s.Quorum {
+	switch {
+	case s.Quorum:
+	case len(s.Voters) == 0:
+		alarms = append(alarms, Alarm{
+			Name: AlarmNoCluster, Scope: "node " + string(s.Node),
+			Cause: "this node belongs to no cluster: it has no data and knows no voters. Mail is answered 421 and goes to the next MX.",
+			Remedy: `if the cluster is new, start its other nodes and see by "holdfast members" that all know each other: they found it when there are as many as bootstrap_expect says. ` +
+				"If the cluster exists, see that data_dir is the right one and its disk is mounted; a node that lost its data cannot be taken in again yet.",
+		})
+	default:
 		cause := "it has heard from no leader since it started"
 		if !s.LastContact.IsZero() {
 			cause = fmt.Sprintf("it last heard from a leader %s ago", now.Sub(s.LastContact).Round(time.Second))
@@ -63,7 +73,8 @@ func Alarms(view *fsm.State, s Status, now time.Time) []Alarm {
 		})
 	}
 	domains := view.Domains()
-	if len(domains) == 0 {
+	// Who is out of touch or behind may just not know of any.
+	if len(domains) == 0 && s.Quorum && !s.CatchingUp {
 		alarms = append(alarms, Alarm{
 			Name: AlarmNoDomain, Scope: "cluster " + s.Cluster,
 			Cause:  "there is no relay domain, so all mail is refused.",

@@ -50,6 +50,9 @@ type Status struct {
 	// Quorum says that this node can have something committed now, as far as it
 	// knows: it leads, or it has lately heard from a leader.
 	Quorum bool
+	// CatchingUp says that this node has yet to apply what was committed before
+	// it found its leader.
+	CatchingUp bool
 	// LastContact is when this node last heard from the leader; on the leader
 	// now. Zero when it never did.
 	LastContact time.Time

@@ -125,7 +125,7 @@ func (s *Service) audit(ctx context.Context, c change, err error) {
 }
 
 func (s *Service) freshness(view *fsm.State, st Status) *adminpb.Freshness {
-	f := &adminpb.Freshness{Node: string(st.Node), AppliedIndex: uint64(view.Applied()), Quorum: st.Quorum}
+	f := &adminpb.Freshness{Node: string(st.Node), AppliedIndex: uint64(view.Applied()), Quorum: st.Quorum, CatchingUp: st.CatchingUp}
 	switch {
 	case st.IsLeader:
 		f.StaleMs = new(int64)

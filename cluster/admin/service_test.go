@@ -405,6 +405,32 @@ func TestStatusAndStaleness(t *testing.T) {
 	}
 }
 
+// TestAlarmsOfANodeThatKnowsLittle: a node that is out of touch must not say
+// that there are no relay domains, only because it has heard of none.
+func TestAlarmsOfANodeThatKnowsLittle(t *testing.T) {
+	voters := []fsm.NodeName{"mx1", "mx2", "mx3"}
+	for name, test := range map[string]struct {
+		status Status
+		want   string
+	}{
+		"wiped":            {Status{}, AlarmNoCluster},
+		"waits for quorum": {Status{Voters: voters}, AlarmNoQuorum},
+		"catches up":       {Status{Voters: voters, Quorum: true, CatchingUp: true}, ""},
+		"knows":            {Status{Voters: voters, Quorum: true}, AlarmNoDomain},
+	} {
+		var names []string
+		for _, a := range Alarms(fsm.New(), test.status, time.Now()) {
+			names = append(names, a.Name)
+			if strings.Contains(a.Remedy, "()") {
+				t.Errorf("%s: remedy %q", name, a.Remedy)
+			}
+		}
+		if got := strings.Join(names, " "); got != test.want {
+			t.Errorf("%s: alarms %q, want %q", name, got, test.want)
+		}
+	}
+}
+
 func TestStalenessOfALeaderAndOfANewNode(t *testing.T) {
 	c := newFakeCluster()
 	c.status.LastContact = time.Time{}
@@ -416,8 +442,11 @@ func TestStalenessOfALeaderAndOfANewNode(t *testing.T) {
 	c.mu.Lock()
 	c.status.IsLeader, c.status.Quorum = false, false
 	c.mu.Unlock()
+	c.mu.Lock()
+	c.status.CatchingUp = true
+	c.mu.Unlock()
 	d, err := client.ListDomains(t.Context(), &adminpb.ListDomainsRequest{})
-	if f := d.GetFreshness(); err != nil || f.StaleMs != nil {
+	if f := d.GetFreshness(); err != nil || f.StaleMs != nil || !f.GetCatchingUp() {
 		t.Errorf("new node: %v, %v", f, err)
 	}
 }

@@ -36,7 +36,7 @@ func (a adminCluster) Status(context.Context) admin.Status {
 		Cluster: n.config.Cluster, Node: n.config.Node, ServerID: string(n.serverID), Version: Version,
 		Leader: fsm.NodeName(leader.Name()), IsLeader: raft.IsLeader(), Term: raft.Term(),
 		Commit: fsm.Index(raft.CommitIndex()), Floor: fsm.Index(raft.Floor()),
-		Quorum: known, LastContact: raft.LastContact(),
+		Quorum: known, CatchingUp: errors.Is(n.member.Ready(), cluster.ErrCatchingUp), LastContact: raft.LastContact(),
 		Spool:  admin.SpoolStats{Bodies: spool.Bodies, Bytes: spool.BodyBytes, Segments: spool.Segments, DiskBytes: spool.DiskBytes},
 		Alarms: n.alarms(), Hostname: n.config.Hostname, SMTPAddresses: n.smtpAddresses(),
 	}

@@ -33,17 +33,23 @@ func (q smtpQueue) PostmasterDomain() (mail.Domain, bool) { return q.n.member.Fi
 
 func (q smtpQueue) Submit(ctx context.Context, e mail.Envelope, b *mail.Body) (mail.QueueID, error) {
 	id, err := q.n.member.Submit(ctx, e, b)
+	return id, submitError(err)
+}
+
+// submitError says in smtpd's words what a Submit ended with. What is not
+// certain is unknown, first of all.
+func submitError(err error) error {
 	switch {
 	case err == nil:
-		return id, nil
+		return nil
 	case errors.Is(err, cluster.ErrOutcomeUnknown):
-		return id, fmt.Errorf("%w: %w", smtpd.ErrOutcomeUnknown, err)
+		return fmt.Errorf("%w: %w", smtpd.ErrOutcomeUnknown, err)
 	case errors.Is(err, cluster.ErrTooLarge):
-		return id, fmt.Errorf("%w: %w", smtpd.ErrTooManyRecipients, err)
+		return fmt.Errorf("%w: %w", smtpd.ErrTooManyRecipients, err)
 	case errors.Is(err, cluster.ErrNotAccepted):
-		return id, fmt.Errorf("%w: %w", smtpd.ErrNotAccepted, err)
+		return fmt.Errorf("%w: %w", smtpd.ErrNotAccepted, err)
 	}
-	return id, fmt.Errorf("%w: %w", smtpd.ErrOutcomeUnknown, err)
+	return fmt.Errorf("%w: %w", smtpd.ErrOutcomeUnknown, err)
 }
 
 func (q smtpQueue) Settle(id mail.QueueID) { q.n.member.Settle(id) }
