@@ -56,7 +56,7 @@ type story struct {
 }
 
 // tell runs a story in a bubble. What the nodes log is shown if it fails.
-func tell(t *testing.T, seed uint64, run func(s *story)) {
+func tell(t *testing.T, seed uint64, run func(t *testing.T, s *story)) {
 	t.Helper()
 	dir := t.TempDir()
 	tail := new(tailLog)
@@ -73,7 +73,7 @@ func tell(t *testing.T, seed uint64, run func(s *story)) {
 		defer w.Close()
 		s := &story{World: w, t: t, ctx: t.Context(), arrived: new(arrivals)}
 		w.arriving = s.arrived.see
-		run(s)
+		run(t, s)
 		w.fellLock.Lock()
 		defer w.fellLock.Unlock()
 		if len(w.fell) > 0 {

@@ -79,7 +79,7 @@ func TestRetryWhileOldLeaderIsCutOffNextLogWins(t *testing.T) {
 	for _, healAfter := range []time.Duration{5 * time.Second, 20 * time.Second, 90 * time.Second} {
 		for _, givesUp := range []bool{true, false} {
 			t.Run(fmt.Sprintf("heal=%s/sender gives up=%v", healAfter, givesUp), func(t *testing.T) {
-				tell(t, 1, func(s *story) {
+				tell(t, 1, func(t *testing.T, s *story) {
 					s.begin()
 					old, others, answer := s.stranded(dora, givesUp)
 					began := time.Now()
@@ -113,7 +113,7 @@ func TestRetryWhileOldLeaderIsCutOffNextLogWins(t *testing.T) {
 // What the next node said to the retry before that, 451 or nothing, changes
 // nothing.
 func TestRetryWhileOldLeaderIsCutOffOldLogWins(t *testing.T) {
-	tell(t, 2, func(s *story) {
+	tell(t, 2, func(t *testing.T, s *story) {
 		s.begin()
 		old, others, answer := s.stranded(dora, true)
 		// No two nodes reach one another: the retry is refused or not answered.
@@ -148,7 +148,7 @@ func TestRetryWhileOldLeaderIsCutOffOldLogWins(t *testing.T) {
 // with its own id: a second message, which nobody can recognise. It stays
 // unsettled for good and can be found by that.
 func TestLateFirstAcceptIsAnUnsettledStray(t *testing.T) {
-	tell(t, 3, func(s *story) {
+	tell(t, 3, func(t *testing.T, s *story) {
 		s.begin()
 		_, others, answer := s.stranded(dora, true)
 		retry := s.giveUntilTaken(dora, thenRead, others...)
@@ -170,7 +170,7 @@ func TestLateFirstAcceptIsAnUnsettledStray(t *testing.T) {
 func TestRetryOfAMessageInEachState(t *testing.T) {
 	for _, state := range []string{"queued", "held", "held after a refusal", "delivered", "removed"} {
 		t.Run(state, func(t *testing.T) {
-			tell(t, 4, func(s *story) {
+			tell(t, 4, func(t *testing.T, s *story) {
 				s.begin()
 				_, others := s.leader()
 				a, b := others[0], others[1]
@@ -226,7 +226,7 @@ func TestSameBytesTwice(t *testing.T) {
 	for _, proven := range []bool{true, false} {
 		for _, nodes := range []int{1, 2} {
 			t.Run(fmt.Sprintf("read=%v/nodes=%d", proven, nodes), func(t *testing.T) {
-				tell(t, 5, func(s *story) {
+				tell(t, 5, func(t *testing.T, s *story) {
 					s.begin()
 					f, want := thenVanish, 1
 					if proven {
@@ -258,7 +258,7 @@ func TestSameBytesTwice(t *testing.T) {
 // On one connection the second message follows at once, so its Accept must
 // carry the first's proof itself, whatever else is under way.
 func TestSameBytesTwiceOnOneConnection(t *testing.T) {
-	tell(t, 6, func(s *story) {
+	tell(t, 6, func(t *testing.T, s *story) {
 		s.begin()
 		for _, node := range nodeNames {
 			c, err := s.dial(node)
