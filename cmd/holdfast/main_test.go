@@ -189,6 +189,8 @@ func (d *fakeDaemon) freshness() *adminpb.Freshness {
 		f.Quorum = false
 	case d.is("new"):
 		f.StaleMs, f.Quorum = nil, false
+	case d.is("behind"):
+		f.CatchingUp = true
 	}
 	return f
 }

@@ -150,7 +150,7 @@ func size(n int64) string {
 }
 
 // freshness says whose view an answer is, where that matters: when the node is
-// out of touch with the leader.
+// out of touch with the leader, or behind it.
 func freshness(f *adminpb.Freshness) string {
 	switch {
 	case f.StaleMs == nil:
@@ -158,6 +158,8 @@ func freshness(f *adminpb.Freshness) string {
 	case f.GetStaleMs() > staleNotice.Milliseconds():
 		return fmt.Sprintf("as of index %d on %s, which last heard from a leader %s ago", f.GetAppliedIndex(), f.GetNode(),
 			span(time.Duration(f.GetStaleMs())*time.Millisecond))
+	case f.GetCatchingUp():
+		return fmt.Sprintf("as of index %d on %s, which is catching up with the leader", f.GetAppliedIndex(), f.GetNode())
 	}
 	return ""
 }

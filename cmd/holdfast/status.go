@@ -224,6 +224,8 @@ func viewAge(f *adminpb.Freshness, leads bool) string {
 		return "the leader's own"
 	case f.StaleMs == nil:
 		return "this node has heard from no leader since it started"
+	case f.GetCatchingUp():
+		return "catching up with the leader"
 	}
 	return fmt.Sprintf("last heard from the leader %s ago", (time.Duration(f.GetStaleMs()) * time.Millisecond).Round(time.Millisecond))
 }

@@ -161,7 +161,10 @@ type Freshness struct {
 	// itself. Absent when it has not heard from one since it started.
 	StaleMs *int64 `protobuf:"varint,3,opt,name=stale_ms,json=staleMs,proto3,oneof" json:"stale_ms,omitempty"`
 	// False when this node can commit nothing at present.
-	Quorum        bool `protobuf:"varint,4,opt,name=quorum,proto3" json:"quorum,omitempty"`
+	Quorum bool `protobuf:"varint,4,opt,name=quorum,proto3" json:"quorum,omitempty"`
+	// True while this node has a leader and has yet to apply what was committed
+	// before it had: the view may be older than stale_ms says.
+	CatchingUp    bool `protobuf:"varint,5,opt,name=catching_up,json=catchingUp,proto3" json:"catching_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -220,6 +223,13 @@ func (x *Freshness) GetStaleMs() int64 {
 func (x *Freshness) GetQuorum() bool {
 	if x != nil {
 		return x.Quorum
+	}
+	return false
+}
+
+func (x *Freshness) GetCatchingUp() bool {
+	if x != nil {
+		return x.CatchingUp
 	}
 	return false
 }
@@ -2780,12 +2790,14 @@ var File_proto_adminpb_admin_proto protoreflect.FileDescriptor
 
 const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x19proto/adminpb/admin.proto\x12\x11holdfast.admin.v1\"\x89\x01\n" +
+	"\x19proto/adminpb/admin.proto\x12\x11holdfast.admin.v1\"\xaa\x01\n" +
 	"\tFreshness\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12#\n" +
 	"\rapplied_index\x18\x02 \x01(\x04R\fappliedIndex\x12\x1e\n" +
 	"\bstale_ms\x18\x03 \x01(\x03H\x00R\astaleMs\x88\x01\x01\x12\x16\n" +
-	"\x06quorum\x18\x04 \x01(\bR\x06quorumB\v\n" +
+	"\x06quorum\x18\x04 \x01(\bR\x06quorum\x12\x1f\n" +
+	"\vcatching_up\x18\x05 \x01(\bR\n" +
+	"catchingUpB\v\n" +
 	"\t_stale_ms\"G\n" +
 	"\x04Hint\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\x12'\n" +
