@@ -57,6 +57,8 @@ type World struct {
 	faults   *sink.Faults
 	// adjust, if not nil, changes the configuration of nodes that are started.
 	adjust func(*config.Config)
+	// record, if not nil, takes the place of the ledger for what Send records.
+	record sender.Recorder
 	// arriving, if not nil, is told of each message that the primary takes,
 	// before the primary says so.
 	arriving func(ledger.Arrival)
@@ -413,9 +415,13 @@ func (w *World) Send(ctx context.Context, count, sessions int, pause time.Durati
 	}
 	letters := letter.New(letter.Options{Seed: w.seed, Domains: domains, Sizes: letter.ShapesOfMail, BigAt: -1})
 	host := w.network.Host(senderName)
+	record := w.record
+	if record == nil {
+		record = w.ledger
+	}
 	s, err := sender.New(sender.Options{
 		Targets: targets, Letter: letters.Letter, Count: count, Sessions: sessions, PerConnection: 2, Pause: pause,
-		GiveUp: 24 * time.Hour, Record: w.ledger, Dial: host.Dial, Seed: w.seed, Hello: "sender.test",
+		GiveUp: 24 * time.Hour, Record: record, Dial: host.Dial, Seed: w.seed, Hello: "sender.test",
 	})
 	if err != nil {
 		return sender.Stats{}, err
