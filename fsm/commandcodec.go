@@ -10,9 +10,9 @@ import (
 	"github.com/holdfast-mx/holdfast/proto/queuepb"
 )
 
-// commandVersion is the version that EncodeCommand writes, and the greatest
-// that DecodeCommand reads.
-const commandVersion = 1
+// CommandVersion is the version that EncodeCommand writes, and the greatest that
+// DecodeCommand reads, and so that this node can apply.
+const CommandVersion = 1
 
 // ErrUnknownCommand says that a command is of a version or kind, or has a field
 // or value, that this version of Holdfast does not know. A node that finds one
@@ -22,7 +22,7 @@ var ErrUnknownCommand = errors.New("unknown command")
 // EncodeCommand returns the command as it stands in a Raft entry. The same
 // command gives the same bytes.
 func EncodeCommand(c Command) ([]byte, error) {
-	p := &queuepb.Command{Version: commandVersion, Node: clean(string(c.Node)), Settled: packIDs(c.Settled)}
+	p := &queuepb.Command{Version: CommandVersion, Node: clean(string(c.Node)), Settled: packIDs(c.Settled)}
 	switch a := c.Action.(type) {
 	case Accept:
 		p.Action = &queuepb.Command_Accept{Accept: &queuepb.Accept{
@@ -108,7 +108,7 @@ func DecodeCommand(b []byte) (Command, error) {
 	if err := proto.Unmarshal(b, &p); err != nil {
 		return Command{}, fmt.Errorf("decode command: %w", err)
 	}
-	if v := p.GetVersion(); v != commandVersion {
+	if v := p.GetVersion(); v != CommandVersion {
 		return Command{}, fmt.Errorf("decode command of version %d: %w", v, ErrUnknownCommand)
 	}
 	c, err := commandFromProto(&p)

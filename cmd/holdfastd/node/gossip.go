@@ -13,9 +13,6 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm"
 )
 
-// commandVersion is the newest version of commands that this node can apply.
-const commandVersion = 1
-
 // gossiped is gossip as a Directory.
 type gossiped struct{ *gossip.Gossip }
 
@@ -29,7 +26,7 @@ func startGossip(c DirectoryConfig) (Directory, error) {
 	meta := gossip.Meta{
 		Incarnation:    c.ServerID.Incarnation(),
 		ClusterAddr:    c.Config.ClusterAdvertise,
-		CommandVersion: commandVersion,
+		CommandVersion: fsm.CommandVersion,
 		Hostname:       host.Hostname, SMTP: host.SMTP,
 	}
 	g, err := gossip.Start(gossip.Config{
