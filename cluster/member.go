@@ -290,8 +290,9 @@ func (m *Member) mint() (mail.QueueID, error) {
 	return mail.MintQueueID(uint64(m.now().UnixMilli()), random), nil
 }
 
-// othersFrom returns whom to ask for a body: everybody the directory has seen
-// alive, until Raft knows its configuration.
+// othersFrom returns whom to ask for a body: everybody else whom the directory
+// sees alive, voter or not. Raft's configuration is not asked: bodies are needed
+// before Raft runs as well, and who holds one may give it whatever its vote.
 func (m *Member) othersFrom(d Directory) func() []string {
 	return func() []string {
 		var names []string

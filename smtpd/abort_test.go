@@ -16,8 +16,8 @@ var ends = map[string]func(*net.TCPConn){
 	"reset":      func(c *net.TCPConn) { _ = c.SetLinger(0); _ = c.Close() },
 }
 
-// TestTruncatedSession is row 41: the session ends behind each of its octets.
-// Nothing is stored before the last one.
+// TestTruncatedSession ends a session behind each of its octets: only the end
+// mark makes a message (RFC 5321 section 4.1.1.4). Nothing is stored before the last one.
 func TestTruncatedSession(t *testing.T) {
 	const session = "EHLO c.example\r\nMAIL FROM:<a@sender.example>\r\nRCPT TO:<b@example.test>\r\nDATA\r\n" +
 		"Subject: x\r\n\r\ntext\n..dot\r\n.\r\r\n.\x00\r\n\r\n.\r\n"
@@ -56,8 +56,8 @@ func TestTruncatedSession(t *testing.T) {
 	}
 }
 
-// TestClientGoneAfterTheDot is row 41's last case: what is being committed is
-// committed, whether the client waits for it or not.
+// TestClientGoneAfterTheDot: once the end mark has come, what is being committed
+// is committed, whether the client waits for it or not.
 func TestClientGoneAfterTheDot(t *testing.T) {
 	for name, end := range ends {
 		t.Run(name, func(t *testing.T) {

@@ -14,8 +14,8 @@ import (
 
 const someone = "192.0.2.7:4711"
 
-// TestRFC5321CommandTimeout is row 38: five minutes per command, dribbled or
-// not (section 4.5.3.2.7).
+// TestRFC5321CommandTimeout: five minutes per command, dribbled or not (RFC 5321
+// section 4.5.3.2.7).
 func TestRFC5321CommandTimeout(t *testing.T) {
 	for _, dribble := range []string{"", "NOOP but never ended, an octet at a time"} {
 		bubble(t, newFakeQueue(), nil, func(t *testing.T, s *smtpd.Server, l *pipeListener) {
@@ -44,8 +44,9 @@ func TestRFC5321CommandTimeout(t *testing.T) {
 	}
 }
 
-// TestStallInsideDATA is row 42: when the deadline fires, body lines that look
-// like commands are not executed. go-smtp alone executes them.
+// TestStallInsideDATA: when the deadline of DATA fires (RFC 5321 section
+// 4.5.3.2.5), body lines that look like commands are not executed. go-smtp alone
+// executes them.
 func TestStallInsideDATA(t *testing.T) {
 	q := newFakeQueue()
 	bubble(t, q, nil, func(t *testing.T, s *smtpd.Server, l *pipeListener) {
@@ -72,7 +73,7 @@ func TestStallInsideDATA(t *testing.T) {
 	})
 }
 
-// TestSlowDATA is row 39: below 500 octets per second the connection ends,
+// TestSlowDATA holds the least rate of a body: below 500 octets per second the connection ends,
 // above it a message may take for hours.
 func TestSlowDATA(t *testing.T) {
 	for _, test := range []struct {
@@ -108,7 +109,7 @@ func TestSlowDATA(t *testing.T) {
 	}
 }
 
-// TestHandshakeStall is row 43.
+// TestHandshakeStall: a TLS handshake has a deadline of its own.
 func TestHandshakeStall(t *testing.T) {
 	bubble(t, newFakeQueue(), withTLS(t), func(t *testing.T, s *smtpd.Server, l *pipeListener) {
 		c := l.connect(t, someone)
@@ -249,7 +250,7 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
-// TestConnectionLimits is row 40: per address, per /64, and in all.
+// TestConnectionLimits: connections are bounded per address, per /64, and in all.
 func TestConnectionLimits(t *testing.T) {
 	change := func(c *smtpd.Config) {
 		c.Limits.ConnectionsPerClient, c.Limits.ConnectionsMax = 2, 6
@@ -310,7 +311,8 @@ func TestFloodOverTheLimit(t *testing.T) {
 	})
 }
 
-// TestErrorLimits is row 37 and the head of the matrix.
+// TestErrorLimits: errors of one connection, and commands that bring no mail
+// forward, are bounded.
 func TestErrorLimits(t *testing.T) {
 	bubble(t, newFakeQueue(), nil, func(t *testing.T, s *smtpd.Server, l *pipeListener) {
 		c := l.connect(t, someone)

@@ -70,8 +70,8 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-// TestPanics is row 54: the client reads a generic text, and a panic in Submit
-// is an unknown outcome.
+// TestPanics: the client reads a generic text, and a panic in Submit is an
+// unknown outcome.
 func TestPanics(t *testing.T) {
 	q := newFakeQueue()
 	s, addr := start(t, q, nil)

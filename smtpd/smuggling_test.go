@@ -25,7 +25,7 @@ var lookAlikes = []struct{ sent, stored string }{
 	{"\r\n.\r", "\r\n "},
 	{"\r\n\x00.\r\n", "\r\n\x00.\r\n"},
 	{"\r\n.\x00\r\n", "\r\n\x00\r\n"},
-	{"\r\n.\rX", "\r\n X"}, // row 3
+	{"\r\n.\rX", "\r\n X"}, // a stray CR behind the dot
 	{"\r\n.\r\r\n", "\r\n \r\n"},
 }
 
@@ -100,8 +100,9 @@ func check(t *testing.T, q *fakeQueue, addr, sent, want string) {
 // tail cuts the padding off.
 func tail(s string) string { return s[max(0, len(s)-200):] }
 
-// TestStrayCRBeforeTheEndMark is row 2: go-smtp alone misses this end and
-// swallows the commands behind it.
+// TestStrayCRBeforeTheEndMark: CRLF.CRLF ends the mail whatever stands before it
+// (RFC 5321 section 4.1.1.4). go-smtp alone misses this end and swallows the
+// commands behind it.
 func TestStrayCRBeforeTheEndMark(t *testing.T) {
 	for _, size := range []int{1 << 20, 1} {
 		inner, err := net.Listen("tcp", "127.0.0.1:0")
@@ -135,7 +136,8 @@ func TestTwoMessagesInOneSegment(t *testing.T) {
 	}
 }
 
-// TestBodyLines is row 9: lines up to 1 MiB pass as they are.
+// TestBodyLines: lines up to 1 MiB pass as they are, more than RFC 5321 section
+// 4.5.3.1.6 asks for.
 func TestBodyLines(t *testing.T) {
 	q := newFakeQueue()
 	_, addr := start(t, q, nil)
@@ -155,7 +157,8 @@ func TestBodyLines(t *testing.T) {
 	}
 }
 
-// TestCommandLines is row 8.
+// TestCommandLines: what is too long or no command is answered (RFC 5321 sections
+// 4.5.3.1.4 and 4.3.2).
 func TestCommandLines(t *testing.T) {
 	_, addr := start(t, newFakeQueue(), nil)
 	c := dial(t, addr)
@@ -174,7 +177,7 @@ func TestCommandLines(t *testing.T) {
 	c.expect("421 4.7.0")
 }
 
-// TestMessageSize is rows 11 to 13.
+// TestMessageSize: the limit as announced, declared and found (RFC 1870 section 6).
 func TestMessageSize(t *testing.T) {
 	const sizeMax = 300_000
 	q := newFakeQueue()
@@ -216,7 +219,7 @@ func TestMessageSize(t *testing.T) {
 	}
 }
 
-// TestReceivedLoop is row 49: RFC 5321 section 6.3.
+// TestReceivedLoop counts Received fields (RFC 5321 section 6.3).
 func TestReceivedLoop(t *testing.T) {
 	q := newFakeQueue()
 	_, addr := start(t, q, nil)

@@ -55,7 +55,8 @@ func TestRFC3207(t *testing.T) {
 	}
 }
 
-// TestStartTLSInjection is row 43: CVE-2011-0411.
+// TestStartTLSInjection sends commands behind STARTTLS in the clear (RFC
+// 3207 section 4.2, CVE-2011-0411): none of them may count.
 func TestStartTLSInjection(t *testing.T) {
 	q := newFakeQueue()
 	_, addr := start(t, q, withTLS(t))
@@ -68,7 +69,8 @@ func TestStartTLSInjection(t *testing.T) {
 	}
 }
 
-// TestBrokenHandshake is row 43: go-smtp alone goes on in the clear.
+// TestBrokenHandshake: a handshake that fails ends the connection (RFC 3207
+// section 4.1). go-smtp alone goes on in the clear.
 func TestBrokenHandshake(t *testing.T) {
 	q := newFakeQueue()
 	s, addr := start(t, q, withTLS(t))

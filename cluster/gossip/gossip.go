@@ -282,11 +282,6 @@ func (g *Gossip) Announce(hasState bool, sees string) error {
 	return g.SetMeta(func(m *Meta) { m.HasState, m.Sees = hasState, sees })
 }
 
-// SetHasState tells the others whether we have state. It returns at once.
-func (g *Gossip) SetHasState(hasState bool) error {
-	return g.SetMeta(func(m *Meta) { m.HasState = hasState })
-}
-
 // SetMeta changes what we say of ourselves, and returns at once. ErrMeta: it
 // does not fit, and the old one stands.
 func (g *Gossip) SetMeta(change func(*Meta)) error {

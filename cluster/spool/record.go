@@ -155,10 +155,6 @@ func recordBytes(payload int64) int64 {
 func (r record) end() int64     { return r.offset + recordBytes(r.length) }
 func (r record) payload() int64 { return r.offset + recordHeaderBytes }
 
-func (r record) ref() mail.BodyRef {
-	return mail.BodyRef{ID: r.id, Digest: r.digest, Size: mail.ByteSize(r.length)}
-}
-
 // appendTo appends the header to b.
 func (r record) appendTo(b []byte, m mark) []byte {
 	start := len(b)

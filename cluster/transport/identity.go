@@ -55,9 +55,6 @@ func (id *Identity) ClusterID() string {
 // Name returns the node's name.
 func (id *Identity) Name() string { return id.name }
 
-// Expires returns when the node's certificate ends.
-func (id *Identity) Expires() time.Time { return id.cert.Leaf.NotAfter }
-
 // LoadIdentity reads the node's certificate and key, and the CA's certificate,
 // and refuses whatever the peers would refuse, with the reason, so that a
 // mistake shows at start and not as a node that nobody talks to. The errors are

@@ -105,14 +105,6 @@ func (t *table) flush() error { return t.tab.Flush() }
 // count prints a number of things in a cell.
 func count[N uint32 | uint64 | int64 | int](n N) string { return fmt.Sprint(n) }
 
-// yes prints a flag in a cell.
-func yes(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}
-
 // moment prints a time and how long ago it was.
 func moment(unix int64) string {
 	if unix == 0 {

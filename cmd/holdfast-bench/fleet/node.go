@@ -145,16 +145,6 @@ func (n *Node) Kill() error {
 	return nil
 }
 
-// Signal sends a signal that does not end the process, as SIGSTOP.
-func (n *Node) Signal(s syscall.Signal) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.process == nil {
-		return fmt.Errorf("signal %s: it does not run", n.Name)
-	}
-	return n.process.cmd.Process.Signal(s)
-}
-
 // Stop ends the process with SIGTERM, or with SIGKILL when that takes too long,
 // which is an error. A node that does not run is stopped.
 func (n *Node) Stop() error {

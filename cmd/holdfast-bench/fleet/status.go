@@ -78,16 +78,6 @@ func (f *Fleet) Running() []*Node {
 	return slices.DeleteFunc(slices.Clone(f.Nodes), func(n *Node) bool { return !n.Running() })
 }
 
-// Node returns the node with a name, nil if there is none.
-func (f *Fleet) Node(name string) *Node {
-	for _, n := range f.Nodes {
-		if n.Name == name {
-			return n
-		}
-	}
-	return nil
-}
-
 // Leader waits until one running node says that it leads with a quorum, and
 // returns it with its status.
 func (f *Fleet) Leader(ctx context.Context) (*Node, Status, error) {

@@ -96,12 +96,11 @@ type Faults struct {
 	mu     sync.Mutex
 	rand   *rand.Rand
 	faults []Fault
-	met    map[Stage]int
 }
 
 // NewFaults returns a plan without faults.
 func NewFaults(seed uint64) *Faults {
-	return &Faults{rand: rand.New(rand.NewPCG(seed, 0x73696e6b)), met: make(map[Stage]int)}
+	return &Faults{rand: rand.New(rand.NewPCG(seed, 0x73696e6b))}
 }
 
 // Set replaces the plan. Without arguments the server behaves.
@@ -111,20 +110,6 @@ func (f *Faults) Set(faults ...Fault) {
 	f.faults = slices.Clone(faults)
 }
 
-// Plan returns the plan.
-func (f *Faults) Plan() []Fault {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.faults)
-}
-
-// Met returns how often a fault happened at a stage.
-func (f *Faults) Met(s Stage) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.met[s]
-}
-
 // at draws what happens at a stage: an action, or "" for none. The first fault
 // that strikes wins.
 func (f *Faults) at(s Stage) Action {
@@ -132,7 +117,6 @@ func (f *Faults) at(s Stage) Action {
 	defer f.mu.Unlock()
 	for _, fault := range f.faults {
 		if fault.Stage == s && f.rand.Float64() < fault.Rate {
-			f.met[s]++
 			return fault.Action
 		}
 	}
