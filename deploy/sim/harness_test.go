@@ -395,16 +395,23 @@ func (s *story) lawful(a attempt) {
 	}
 }
 
+// settleDown waits until the queue is empty everywhere, and nothing is on its
+// way.
+func (s *story) settleDown() {
+	s.t.Helper()
+	s.await(3*time.Hour, "the queue is empty", s.empty)
+	time.Sleep(2 * time.Minute)
+}
+
 // copiesOf waits until the queue is empty everywhere and returns how often the
 // letter arrived.
 func (s *story) copiesOf(l letterTo) int {
 	s.t.Helper()
-	s.await(2*time.Hour, "the queue is empty", s.empty)
-	time.Sleep(2 * time.Minute) // of what was on its way, nothing comes late
+	s.settleDown()
 	return len(s.arrived.of(l.to))
 }
 
-// sameTotals returns the totals once all three nodes agree on them.
+// totals returns what the leader counts.
 func (s *story) totals() fsm.Totals {
 	s.t.Helper()
 	leader, _ := s.leader()

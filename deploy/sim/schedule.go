@@ -9,8 +9,8 @@ import (
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 )
 
-// A fault breaks something in a world and says how to mend it. A world has one
-// node down or cut off at a time, so a majority that could go on always exists.
+// A fault breaks something in a world and says how to mend it. But for those
+// that say so, it leaves a majority that could go on.
 type fault struct {
 	name  string
 	begin func(ctx context.Context, w *World, victim string) (mend func() error, err error)
@@ -21,6 +21,30 @@ var faults = []fault{
 	{"kill", func(ctx context.Context, w *World, victim string) (func() error, error) {
 		w.Kill(victim)
 		return func() error { return w.Start(ctx, victim) }, nil
+	}},
+	{"power cut", func(ctx context.Context, w *World, victim string) (func() error, error) {
+		w.PowerCut(victim)
+		return func() error { return w.Start(ctx, victim) }, nil
+	}},
+	// Nobody is left; the victim is the first to come back.
+	{"all crash, first back", func(ctx context.Context, w *World, victim string) (func() error, error) {
+		order := append([]string{victim}, slices.DeleteFunc(slices.Clone(nodeNames), func(n string) bool { return n == victim })...)
+		for _, name := range order {
+			if w.random.IntN(2) == 0 {
+				w.Kill(name)
+			} else {
+				w.PowerCut(name)
+			}
+		}
+		return func() error {
+			for _, name := range order {
+				if err := w.Start(ctx, name); err != nil {
+					return err
+				}
+				sleep(ctx, time.Duration(w.random.IntN(2_000))*time.Millisecond)
+			}
+			return nil
+		}, nil
 	}},
 	{"restart", func(ctx context.Context, w *World, victim string) (func() error, error) {
 		_ = w.Stop(victim) // a stop that could not finish in time is a kind of fault too
@@ -51,6 +75,11 @@ var faults = []fault{
 		w.network.Cut(victim, other)
 		return func() error { w.network.HealAll(); return nil }, nil
 	}},
+	{"one link one way", func(_ context.Context, w *World, victim string) (func() error, error) {
+		other := nodeNames[(slices.Index(nodeNames, victim)+1+w.random.IntN(2))%len(nodeNames)]
+		w.network.CutOneWay(victim, other)
+		return func() error { w.network.HealAll(); return nil }, nil
+	}},
 	{"sender cut off", func(_ context.Context, w *World, victim string) (func() error, error) {
 		w.network.Cut(victim, senderName)
 		return func() error { w.network.HealAll(); return nil }, nil
@@ -65,6 +94,10 @@ var faults = []fault{
 		}
 		w.faults.Set(f)
 		return func() error { w.faults.Set(); return nil }, nil
+	}},
+	{"primary thinks", func(_ context.Context, w *World, _ string) (func() error, error) {
+		w.SetPace(time.Duration(1+w.random.IntN(90)) * time.Second)
+		return func() error { w.SetPace(0); return nil }, nil
 	}},
 	{"primary down", func(_ context.Context, w *World, _ string) (func() error, error) {
 		w.PrimaryDown()
