@@ -6,183 +6,286 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-const domain = mail.Domain("example.org")
+const domain mail.Domain = "example.org"
 
-func idOf(n int) mail.QueueID { return mail.MintQueueID(uint64(n), [10]byte{}) }
-
-// A queue is the replicated queue of a leader that commits at once, unless it
-// is told to fail.
+// A queue is a replicated queue of one replica: Propose applies at once, unless
+// it is told to fail.
 type queue struct {
-	t     *testing.T
+	mu    sync.Mutex
 	state *fsm.State
 	index fsm.Index
-	fail  func(fsm.Action) error
-	seen  []fsm.Action // what was committed
+	// fail, if not nil, decides what becomes of an action: applied or not, and
+	// what the proposer is told.
+	fail    func(fsm.Action) (applied bool, err error)
+	actions []fsm.Action
 }
 
-func newQueue(t *testing.T, messages int) *queue {
-	q := &queue{t: t, state: fsm.New()}
-	q.commit(fsm.PutDomain{Domain: fsm.Domain{Name: domain, MX: true}})
-	for n := 1; n <= messages; n++ {
-		body := mail.NewBody(fmt.Append(nil, "message ", n))
-		q.commit(fsm.Accept{Body: body.Ref(idOf(n)), Envelope: mail.Envelope{Recipients: []mail.Recipient{{
-			Path:   mail.ForwardPath{Mailbox: mail.Mailbox{Local: "u", Host: string(domain)}},
-			Domain: domain,
-		}}}})
-	}
-	q.seen = nil
+func newQueue(t *testing.T) *queue {
+	t.Helper()
+	q := &queue{state: fsm.New()}
+	q.apply(t, fsm.PutDomain{Domain: fsm.Domain{Name: domain, Targets: []fsm.Target{{Host: "192.0.2.1", Port: 25}}}})
 	return q
 }
 
-func (q *queue) commit(a fsm.Action) (fsm.Index, fsm.Result) {
-	q.t.Helper()
-	q.index++
-	result, _ := q.state.Apply(q.index, fsm.Command{Node: "leader", Action: a})
-	if result.Verdict != fsm.Done {
-		q.t.Fatalf("%T: %s", a, result.Text)
+func (q *queue) apply(t *testing.T, a fsm.Action) fsm.Result {
+	t.Helper()
+	_, r, err := q.Propose(t.Context(), a)
+	if err != nil || r.Verdict != fsm.Done {
+		t.Fatalf("%T: %+v %v", a, r, err)
 	}
-	q.seen = append(q.seen, a)
-	return q.index, result
+	return r
 }
 
-func (q *queue) View() *fsm.State { return q.state.Snapshot() }
+func (q *queue) View() *fsm.State {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.state.Snapshot()
+}
 
 func (q *queue) Propose(_ context.Context, a fsm.Action) (fsm.Index, fsm.Result, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	if q.fail != nil {
-		if err := q.fail(a); err != nil {
+		if applied, err := q.fail(a); err != nil {
+			if applied {
+				q.index++
+				q.state.Apply(q.index, fsm.Command{Node: "n1", Action: a})
+			}
 			return 0, fsm.Result{}, err
 		}
 	}
-	index, result := q.commit(a)
-	return index, result, nil
+	q.index++
+	q.actions = append(q.actions, a)
+	r, _ := q.state.Apply(q.index, fsm.Command{Node: "n1", Action: a})
+	return q.index, r, nil
 }
 
-func newDispatcher(q Queue) *Dispatcher {
-	return New(Config{
-		Queue: q, Log: slog.New(slog.DiscardHandler), LeaseDuration: time.Minute, LeaseMargin: time.Second,
-		LeaseBatchMax: 4, TickEvery: 5 * time.Second,
-	})
+// accept puts a message into the queue. Ids descend with n, so that the order of
+// the queue is seen not to be that of the ids.
+func (q *queue) accept(t *testing.T, n int) mail.QueueID {
+	t.Helper()
+	body := new(mail.Body)
+	fmt.Fprintf(body, "body %d\r\n", n)
+	id := mail.MintQueueID(uint64(1_000_000-n), [10]byte{byte(n)})
+	path, err := mail.ParseForwardPath(fmt.Sprintf("dora%d@example.org", n), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.apply(t, fsm.Accept{Body: body.Ref(id), Envelope: mail.Envelope{Recipients: []mail.Recipient{{Path: path, Domain: domain}}}})
+	return id
 }
 
 func TestPlanIsOldestFirstAndBounded(t *testing.T) {
-	q := newQueue(t, 10)
-	for _, c := range []struct{ asked, limit, want int }{{3, 64, 3}, {64, 4, 4}, {64, 64, 10}, {0, 64, 0}, {-1, 64, 0}} {
-		got := Plan(q.View(), Request{Holder: "n1", Domain: domain, Max: c.asked}, c.limit)
-		if len(got) != c.want || !slices.IsSortedFunc(got, mail.QueueID.Compare) || len(got) > 0 && got[0] != idOf(1) {
-			t.Errorf("asked for %d of at most %d: planned %v, want the %d oldest", c.asked, c.limit, got, c.want)
-		}
+	q := newQueue(t)
+	var all []mail.QueueID
+	for n := range 10 {
+		all = append(all, q.accept(t, n))
 	}
-	if got := Plan(q.View(), Request{Holder: "n1", Domain: "other.example", Max: 5}, 64); len(got) != 0 {
-		t.Errorf("planned %v of another domain", got)
-	}
-}
-
-func TestPullGrantsNothingTwice(t *testing.T) {
-	q := newQueue(t, 6)
-	d := newDispatcher(q)
-	granted := map[mail.QueueID]fsm.Token{}
-	for _, holder := range []fsm.NodeName{"n1", "n2", "n3"} {
-		grant, err := d.Pull(t.Context(), Request{Holder: holder, Domain: domain, Max: 64})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, id := range grant.Messages {
-			if granted[id] != 0 {
-				t.Errorf("%s granted under %d and %d", id, granted[id], grant.Token)
-			}
-			granted[id] = grant.Token
-		}
-	}
-	if len(granted) != 6 {
-		t.Errorf("%d messages granted, want 6", len(granted))
-	}
-}
-
-// The leader may end a lease only D and a margin after it saw the last renewal,
-// by its own clock.
-func TestLeaseClock(t *testing.T) {
-	c := leaseClock{after: time.Minute}
-	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
-	lease := func(renewal fsm.Index) []fsm.Lease { return []fsm.Lease{{Token: 5, Renewal: renewal}} }
-	for _, step := range []struct {
-		second  int
-		leases  []fsm.Lease
-		expires bool
-	}{
-		{0, lease(5), false},
-		{60, lease(5), false},
-		{61, lease(9), false}, // renewed meanwhile: timed anew
-		{121, lease(9), false},
-		{122, lease(9), true},
-		{123, nil, false},
-		{124, lease(9), false}, // seen for the first time again
+	for _, c := range []struct{ wanted, limit, planned int }{
+		{4, 64, 4}, {64, 4, 4}, {64, 64, 10}, {0, 64, 0}, {-1, 64, 0}, {64, 0, 0}, {64, -1, 0}, {1 << 40, 3, 3},
 	} {
-		got := c.overdue(step.leases, at(step.second))
-		if (len(got) == 1) != step.expires {
-			t.Errorf("at %d s: %v, want an expiry: %v", step.second, got, step.expires)
+		got := Plan(q.View(), Request{Holder: "n1", Domain: domain, Max: c.wanted}, c.limit)
+		if !slices.Equal(got, all[:c.planned]) {
+			t.Errorf("%d wanted, at most %d: planned %v, want the oldest %d of %v", c.wanted, c.limit, got, c.planned, all)
 		}
-		if len(got) == 1 && (got[0].Token != 5 || got[0].Renewal != 9) {
-			t.Errorf("expires %v, want token 5 as of renewal 9", got[0])
+	}
+	if got := Plan(q.View(), Request{Holder: "n1", Domain: "other.example", Max: 5}, 5); len(got) != 0 {
+		t.Errorf("planned %v for a domain without mail", got)
+	}
+	// What is held or leased is passed over.
+	q.apply(t, fsm.Hold{ID: all[0]})
+	q.apply(t, fsm.GrantLeases{Holder: "n2", Domain: domain, Messages: all[2:4]})
+	want := []mail.QueueID{all[1], all[4], all[5]}
+	if got := Plan(q.View(), Request{Holder: "n1", Domain: domain, Max: 3}, 64); !slices.Equal(got, want) {
+		t.Errorf("planned %v, want %v", got, want)
+	}
+}
+
+// Nodes that ask at the same time get different messages, each message once.
+func TestPullsDoNotShareMessages(t *testing.T) {
+	q := newQueue(t)
+	for n := range 40 {
+		q.accept(t, n)
+	}
+	d := New(Config{Queue: q, Log: slog.New(slog.DiscardHandler), LeaseDuration: time.Minute, LeaseMargin: time.Second, LeaseBatchMax: 7, TickEvery: time.Second})
+	var mu sync.Mutex
+	given := map[mail.QueueID]int{}
+	var pulls sync.WaitGroup
+	for n := range 8 {
+		pulls.Go(func() {
+			g, err := d.Pull(t.Context(), Request{Holder: fsm.NodeName(fmt.Sprint("n", n)), Domain: domain, Max: 100})
+			if err != nil || len(g.Messages) > 7 {
+				t.Errorf("%d messages, %v", len(g.Messages), err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, id := range g.Messages {
+				given[id]++
+			}
+		})
+	}
+	pulls.Wait()
+	if len(given) != 40 {
+		t.Errorf("%d of 40 messages were given", len(given))
+	}
+	for id, n := range given {
+		if n != 1 {
+			t.Errorf("%s was given %d times", id, n)
 		}
 	}
 }
 
-func TestLeaderEndsLeasesAndAdvancesTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(t, 1)
-		d := newDispatcher(q)
-		if _, err := d.Pull(t.Context(), Request{Holder: "n1", Domain: domain, Max: 1}); err != nil {
-			t.Fatal(err)
+// The lease clock against a naive one: it never ends a lease before it has stood
+// unrenewed for longer than D plus the margin since this leader first saw it
+// so, and always names the renewal that it saw.
+func TestLeaseClockNeverExpiresEarly(t *testing.T) {
+	const after = 61 * time.Second
+	rapid.Check(t, func(t *rapid.T) {
+		clock := leaseClock{after: after}
+		start := time.Unix(1_000_000, 0)
+		now := start
+		type standing struct {
+			renewal fsm.Index
+			seen    time.Time
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-		defer cancel()
-		began := time.Now()
-		q.fail = func(a fsm.Action) error {
-			if e, ok := a.(fsm.ExpireLeases); ok && time.Since(began) < time.Minute+time.Second {
-				t.Errorf("lease %d ended after %s", e.Token, time.Since(began))
+		leases := map[fsm.Token]*standing{}
+		next := fsm.Index(1)
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 40_000).Draw(t, "ms")) * time.Millisecond)
+			switch rapid.IntRange(0, 3).Draw(t, "event") {
+			case 0:
+				leases[fsm.Token(next)] = &standing{renewal: next, seen: time.Time{}}
+				next++
+			case 1:
+				for _, l := range leases {
+					if rapid.Bool().Draw(t, "renewed") {
+						l.renewal, l.seen = next, time.Time{}
+						next++
+					}
+				}
+			case 2:
+				for token := range leases {
+					if rapid.IntRange(0, 3).Draw(t, "ended") == 0 {
+						delete(leases, token)
+					}
+				}
 			}
-			return nil
-		}
-		d.Lead(ctx)
-		if n := len(q.state.Leases()); n != 0 {
-			t.Errorf("%d leases stand after two minutes", n)
-		}
-		if now := time.Duration(q.state.Now()) * time.Millisecond; now > 2*time.Minute || now < 110*time.Second {
-			t.Errorf("log time went on by %s in two minutes", now)
+			var view []fsm.Lease
+			for token, l := range leases {
+				if l.seen.IsZero() {
+					l.seen = now
+				}
+				view = append(view, fsm.Lease{Token: token, Renewal: l.renewal})
+			}
+			due := map[fsm.Token]bool{}
+			for _, e := range clock.overdue(view, now) {
+				l := leases[e.Token]
+				if l == nil || l.renewal != e.Renewal {
+					t.Fatalf("ends lease %d of renewal %d, which does not stand", e.Token, e.Renewal)
+				}
+				if now.Sub(l.seen) <= after {
+					t.Fatalf("ends lease %d after %s", e.Token, now.Sub(l.seen))
+				}
+				due[e.Token] = true
+			}
+			for token, l := range leases {
+				if now.Sub(l.seen) > after && !due[token] {
+					t.Fatalf("lease %d has stood for %s and is not ended", token, now.Sub(l.seen))
+				}
+			}
+			if len(clock.seen) != len(leases) {
+				t.Fatalf("the clock remembers %d leases, and %d stand", len(clock.seen), len(leases))
+			}
 		}
 	})
 }
 
-// An entry whose outcome is unknown may yet be committed. Log time that was
-// counted in it must not be counted again: waits would end too early.
-func TestLogTimeNeverRunsFast(t *testing.T) {
+// A leader ends the lease of a holder that is gone, after D plus the margin by
+// its own clock, and not before; and starts anew in each leadership.
+func TestLeadExpiresOnlyAfterItsOwnWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(t, 0)
-		d := newDispatcher(q)
-		var pending []fsm.Action
-		q.fail = func(a fsm.Action) error {
-			pending = append(pending, a)
-			return errors.New("outcome unknown")
+		q := newQueue(t)
+		id := q.accept(t, 1)
+		d := New(Config{Queue: q, Log: slog.New(slog.DiscardHandler), LeaseDuration: time.Minute, LeaseMargin: time.Second, LeaseBatchMax: 8, TickEvery: 5 * time.Second})
+		if g, err := d.Pull(t.Context(), Request{Holder: "n2", Domain: domain, Max: 1}); err != nil || len(g.Messages) != 1 {
+			t.Fatal(g, err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-		defer cancel()
-		d.Lead(ctx)
-		for _, a := range pending { // all of them are committed in the end
-			q.commit(a)
+		leased := func() bool { m, _ := q.View().Message(id); return m.Parts[0].Lease != 0 }
+		lead := func(length time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), length)
+			defer cancel()
+			d.Lead(ctx)
 		}
-		if now := time.Duration(q.state.Now()) * time.Millisecond; now > 10*time.Minute {
-			t.Errorf("log time went on by %s in ten minutes", now)
+		lead(58 * time.Second)
+		lead(58 * time.Second)
+		if !leased() {
+			t.Fatal("the lease was ended by leaders that had each waited too short a time")
 		}
-		if len(pending) == 0 {
-			t.Error("nothing was proposed")
+		m, _ := q.View().Message(id)
+		q.apply(t, fsm.RenewLeases{Holder: "n2", Token: m.Parts[0].Lease, Begun: []mail.QueueID{id}})
+		lead(61 * time.Second)
+		if !leased() {
+			t.Fatal("the lease was ended within D plus the margin")
+		}
+		lead(66 * time.Second)
+		if leased() {
+			t.Fatal("the lease was never ended")
+		}
+		if got := q.View().Totals().DoubtsExpired; got != 1 {
+			t.Errorf("%d doubts are counted, want 1", got)
 		}
 	})
+}
+
+// Log time never runs ahead of the time that passed, whatever becomes of the
+// ticks: an entry whose outcome is not known may have been committed.
+func TestLogTimeNeverRunsAhead(t *testing.T) {
+	errUnknown := errors.New("outcome unknown")
+	for name, fail := range map[string]func(n int) (bool, error){
+		"all go well":       func(int) (bool, error) { return false, nil },
+		"each second lost":  func(n int) (bool, error) { return false, map[bool]error{true: ErrNotLeading}[n%2 == 0] },
+		"unknown, applied":  func(n int) (bool, error) { return true, map[bool]error{true: errUnknown}[n%2 == 0] },
+		"all unknown":       func(int) (bool, error) { return true, errUnknown },
+		"unknown, and lost": func(n int) (bool, error) { return n%3 == 0, errUnknown },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := newQueue(t)
+				n := 0
+				q.fail = func(a fsm.Action) (bool, error) {
+					if _, ok := a.(fsm.Tick); !ok {
+						return false, nil
+					}
+					n++
+					return fail(n)
+				}
+				began := time.Now()
+				d := New(Config{Queue: q, Log: slog.New(slog.DiscardHandler), LeaseDuration: time.Minute, LeaseMargin: time.Second, LeaseBatchMax: 8, TickEvery: 5 * time.Second})
+				for range 5 { // leaderships, with pauses in between
+					ctx, cancel := context.WithTimeout(t.Context(), 93*time.Second)
+					d.Lead(ctx)
+					cancel()
+					passed, logged := time.Since(began), time.Duration(q.View().Now())*time.Millisecond
+					if logged > passed {
+						t.Fatalf("log time is %s after %s", logged, passed)
+					}
+					time.Sleep(7 * time.Second)
+				}
+				if name == "all go well" && q.View().Now() < 5*80_000 {
+					t.Errorf("log time is only %d ms", q.View().Now())
+				}
+			})
+		})
+	}
 }
