@@ -138,18 +138,10 @@ func (a *app) domainRemoveCommand() *cobra.Command {
 it delivered, or remove it, first.`,
 		Example: `  holdfast domain remove example.test`,
 		Args:    exactly("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := mail.ParseDomain(args[0])
-			if err != nil {
-				return usage(cmd, "NAME: %v", err)
-			}
-			return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
-				if _, err := c.RemoveDomain(ctx, &adminpb.RemoveDomainRequest{Name: string(name)}); err != nil {
-					return err
-				}
-				return a.done(fmt.Sprintf("Mail for %s is no longer accepted.", name), map[string]any{"domain": string(name)})
-			})
-		},
+		RunE: a.onDomain("Mail for %s is no longer accepted.", func(ctx context.Context, c adminpb.AdminServiceClient, name string) error {
+			_, err := c.RemoveDomain(ctx, &adminpb.RemoveDomainRequest{Name: name})
+			return err
+		}),
 	}
 }
 
@@ -162,18 +154,28 @@ hop now. Mail in doubt still waits: a node may be about to report that it was
 delivered.`,
 		Example: `  holdfast domain flush example.test`,
 		Args:    exactly("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := mail.ParseDomain(args[0])
-			if err != nil {
-				return usage(cmd, "NAME: %v", err)
+		RunE: a.onDomain("The next hop of %s is tried now.", func(ctx context.Context, c adminpb.AdminServiceClient, name string) error {
+			_, err := c.FlushDomain(ctx, &adminpb.FlushDomainRequest{Name: name})
+			return err
+		}),
+	}
+}
+
+// onDomain runs a change of the domain that is the only argument, and then prints
+// done with its name.
+func (a *app) onDomain(done string, change func(ctx context.Context, c adminpb.AdminServiceClient, name string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		d, err := mail.ParseDomain(args[0])
+		if err != nil {
+			return usage(cmd, "NAME: %v", err)
+		}
+		name := string(d)
+		return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
+			if err := change(ctx, c, name); err != nil {
+				return err
 			}
-			return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
-				if _, err := c.FlushDomain(ctx, &adminpb.FlushDomainRequest{Name: string(name)}); err != nil {
-					return err
-				}
-				return a.done(fmt.Sprintf("The next hop of %s is tried now.", name), map[string]any{"domain": string(name)})
-			})
-		},
+			return a.done(fmt.Sprintf(done, name), map[string]any{"domain": name})
+		})
 	}
 }
 

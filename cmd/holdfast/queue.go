@@ -134,6 +134,17 @@ func (a *app) listQueue(ctx context.Context, c adminpb.AdminServiceClient, q *ad
 	}
 }
 
+// onMessage runs a call about the message whose id is the only argument.
+func (a *app) onMessage(run func(ctx context.Context, c adminpb.AdminServiceClient, id mail.QueueID) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		id, err := mail.ParseQueueID(args[0])
+		if err != nil {
+			return usage(cmd, "ID: %v", err)
+		}
+		return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error { return run(ctx, c, id) })
+	}
+}
+
 func (a *app) queueShowCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show ID",
@@ -143,23 +154,17 @@ of it, the last reply, and what it waits for. The id of a repeat shows the messa
 that it repeats.`,
 		Example: `  holdfast queue show 01JZ0000000000000000000000`,
 		Args:    exactly("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := mail.ParseQueueID(args[0])
+		RunE: a.onMessage(func(ctx context.Context, c adminpb.AdminServiceClient, id mail.QueueID) error {
+			r, err := c.ShowMessage(ctx, &adminpb.ShowMessageRequest{QueueId: id.String()})
 			if err != nil {
-				return usage(cmd, "ID: %v", err)
+				return err
 			}
-			return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
-				r, err := c.ShowMessage(ctx, &adminpb.ShowMessageRequest{QueueId: id.String()})
-				if err != nil {
-					return err
-				}
-				if a.output == "json" {
-					return writeJSON(a.out, toMessageJSON(r.GetMessage(), r.GetFreshness()))
-				}
-				a.noteFreshness(r.GetFreshness())
-				return a.printMessage(id.String(), r.GetMessage())
-			})
-		},
+			if a.output == "json" {
+				return writeJSON(a.out, toMessageJSON(r.GetMessage(), r.GetFreshness()))
+			}
+			a.noteFreshness(r.GetFreshness())
+			return a.printMessage(id.String(), r.GetMessage())
+		}),
 	}
 }
 
@@ -175,19 +180,13 @@ func (a *app) queueHoldCommand() *cobra.Command {
 attempt that is under way may still deliver it; the answer says so.`,
 		Example: `  holdfast queue hold 01JZ0000000000000000000000 --reason "asked by legal"`,
 		Args:    exactly("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := mail.ParseQueueID(args[0])
+		RunE: a.onMessage(func(ctx context.Context, c adminpb.AdminServiceClient, id mail.QueueID) error {
+			r, err := c.HoldMessage(ctx, &adminpb.HoldMessageRequest{QueueId: id.String(), Reason: reason})
 			if err != nil {
-				return usage(cmd, "ID: %v", err)
+				return err
 			}
-			return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
-				r, err := c.HoldMessage(ctx, &adminpb.HoldMessageRequest{QueueId: id.String(), Reason: reason})
-				if err != nil {
-					return err
-				}
-				return a.doneMessage("Held "+id.String()+".", id, r.GetMayStillArrive())
-			})
-		},
+			return a.doneMessage("Held "+id.String()+".", id, r.GetMayStillArrive())
+		}),
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for whoever looks later")
 	return cmd
@@ -201,18 +200,12 @@ func (a *app) queueReleaseCommand() *cobra.Command {
 next hop refused.`,
 		Example: `  holdfast queue release 01JZ0000000000000000000000`,
 		Args:    exactly("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := mail.ParseQueueID(args[0])
-			if err != nil {
-				return usage(cmd, "ID: %v", err)
+		RunE: a.onMessage(func(ctx context.Context, c adminpb.AdminServiceClient, id mail.QueueID) error {
+			if _, err := c.ReleaseMessage(ctx, &adminpb.ReleaseMessageRequest{QueueId: id.String()}); err != nil {
+				return err
 			}
-			return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
-				if _, err := c.ReleaseMessage(ctx, &adminpb.ReleaseMessageRequest{QueueId: id.String()}); err != nil {
-					return err
-				}
-				return a.doneMessage("Released "+id.String()+".", id, false)
-			})
-		},
+			return a.doneMessage("Released "+id.String()+".", id, false)
+		}),
 	}
 }
 
