@@ -146,6 +146,35 @@ func TestPullsDoNotShareMessages(t *testing.T) {
 	}
 }
 
+// The leader may end a lease only D and a margin after it saw the last renewal,
+// by its own clock.
+func TestLeaseClock(t *testing.T) {
+	c := leaseClock{after: time.Minute}
+	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
+	lease := func(renewal fsm.Index) []fsm.Lease { return []fsm.Lease{{Token: 5, Renewal: renewal}} }
+	for _, step := range []struct {
+		second  int
+		leases  []fsm.Lease
+		expires bool
+	}{
+		{0, lease(5), false},
+		{60, lease(5), false},
+		{61, lease(9), false}, // renewed meanwhile: timed anew
+		{121, lease(9), false},
+		{122, lease(9), true},
+		{123, nil, false},
+		{124, lease(9), false}, // seen for the first time again
+	} {
+		got := c.overdue(step.leases, at(step.second))
+		if (len(got) == 1) != step.expires {
+			t.Errorf("at %d s: %v, want an expiry: %v", step.second, got, step.expires)
+		}
+		if len(got) == 1 && (got[0].Token != 5 || got[0].Renewal != 9) {
+			t.Errorf("expires %v, want token 5 as of renewal 9", got[0])
+		}
+	}
+}
+
 // The lease clock against a naive one: it never ends a lease before it has stood
 // unrenewed for longer than D plus the margin since this leader first saw it
 // so, and always names the renewal that it saw.
