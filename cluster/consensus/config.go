@@ -138,7 +138,7 @@ const (
 	// covers gateWait and a slow write.
 	rpcHeartbeats = 3
 	// repairPatience is how long a node whose log names a lost body tries to
-	// get it from its peers before it stops.
+	// get it from its peers before it stops, or gives up its start.
 	repairPatience = 30 * time.Second
 )
 

@@ -34,6 +34,9 @@
 //   - It never looks into a command: the name of a body travels in the
 //     entry's Extensions. An Extensions that it cannot read is an error, never
 //     an entry without a body.
+//   - A request that no member sends (nil entries, gaps, configurations of
+//     garbage, more octets or values than any request has) never reaches Raft,
+//     which would believe it. A member that lies in good form is believed.
 //   - It has no heartbeat fast path (hashicorp/raft#695: with it, logs can
 //     diverge) and no pipelining (a follower's disk error would wedge it).
 //   - It never bootstraps by itself.

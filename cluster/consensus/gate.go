@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,11 +40,16 @@ type gate struct {
 	stop     <-chan struct{}
 	controls *controls
 	hasVote  func() bool // for a control only
+	logger   *slog.Logger
 	stats    gateStats
+	// unlogged is how many malformed requests were refused since loggedAt, when
+	// the last one was logged. Only the pump uses them.
+	unlogged uint64
+	loggedAt time.Time
 }
 
 type gateStats struct {
-	waits, refusals, exempt atomic.Uint64
+	waits, refusals, exempt, malformed atomic.Uint64
 	// refusingSince is when the gate began to refuse without letting any
 	// request pass, in Unix nanoseconds; zero when it does not.
 	refusingSince atomic.Int64
@@ -57,7 +63,37 @@ func newGate(c Config, f *floor, log raft.LogStore) *gate {
 		passed:   make(chan raft.RPC),
 		waiting:  make(chan struct{}, gateRequestsMax),
 		controls: c.controls,
+		logger:   c.Logger,
 	}
+}
+
+// malformedLogInterval is how often a malformed request is logged: a member
+// that sends one may send many.
+const malformedLogInterval = time.Minute
+
+// refuseMalformed answers a request that no member sends. It must not block.
+func (g *gate) refuseMalformed(running *sync.WaitGroup, rpc raft.RPC, err error) {
+	g.stats.malformed.Add(1)
+	g.unlogged++
+	if now := time.Now(); now.Sub(g.loggedAt) >= malformedLogInterval {
+		var from []byte
+		if r, ok := rpc.Command.(raft.WithRPCHeader); ok {
+			from = r.GetRPCHeader().ID
+		}
+		g.logger.Error("a member sends what no member sends; refused", "says_it_is", string(from[:min(len(from), senderBytesMax)]),
+			"requests", g.unlogged, "error", err)
+		g.unlogged, g.loggedAt = 0, now
+	}
+	if rpc.Reader == nil {
+		rpc.Respond(nil, err)
+		return
+	}
+	// The data of a snapshot has to be read away, or it would be taken for
+	// requests. The connection bounds how much that is.
+	running.Go(func() {
+		_, _ = io.Copy(io.Discard, rpc.Reader)
+		rpc.Respond(nil, err)
+	})
 }
 
 // forward gives a request to Raft as it is.

@@ -290,6 +290,7 @@ func (n *Node) suspect(refused *raft.AppendEntriesRequest) {
 type Stats struct {
 	GateWaits    uint64 // requests that waited for a body
 	GateRefusals uint64 // requests refused
+	Malformed    uint64 // requests refused that no member sends: an attack, or a fault in a peer
 	Exempt       uint64 // entries appended without their body, as committed
 	FloorRaises  uint64 // requests sent with a commit index from the floor
 	// RefusingSince is when the gate began to refuse without letting anything
@@ -306,6 +307,7 @@ func (n *Node) Stats() Stats {
 	s := Stats{
 		GateWaits:    n.gate.stats.waits.Load(),
 		GateRefusals: n.gate.stats.refusals.Load(),
+		Malformed:    n.gate.stats.malformed.Load(),
 		Exempt:       n.gate.stats.exempt.Load(),
 		FloorRaises:  n.sender.raised.Load(),
 		StoreStalled: n.log.stalled(),

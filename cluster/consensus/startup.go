@@ -5,50 +5,110 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
-// lostNamedMax is how many lost bodies an error spells out.
-const lostNamedMax = 10
+const (
+	// lostNamedMax is how many lost bodies an error spells out.
+	lostNamedMax = 10
+	// repairPause is how long the start-up check waits before it asks the peers
+	// again for what they could not give.
+	repairPause = 500 * time.Millisecond
+)
+
+// A damage is a body that the log names and that is not here, whole.
+type damage struct {
+	namedBody
+	err error // of the last look at it and the last attempt to repair it
+}
 
 // checkBodies is the start-up check: each entry above the floor that names a
 // body must have it here, whole. Otherwise this node would, as a follower,
 // acknowledge by its log alone a copy that it has not got, and as a leader
 // could neither commit the entry nor be replaced.
+//
+// What is not here is asked of the peers again and again until repairPatience
+// has passed, since the start or the last body that was repaired: after a power
+// cut of all nodes the first one has nobody to ask for a while.
 func checkBodies(ctx context.Context, c Config, s *logStore, f *floor) error {
-	var lost []string
-	more := 0
+	patience := time.Now().Add(repairPatience)
+	var damaged []damage
 	for _, b := range s.names.above(f.atStart) {
-		if err := ctx.Err(); err != nil && lost == nil {
-			return fmt.Errorf("start-up check: %w", err)
-		} else if err != nil {
-			break // what is lost is worth more than the rest of the list
+		if ctx.Err() != nil {
+			break
 		}
-		err := c.Bodies.Verify(b.ref)
-		if err == nil {
-			continue
+		if err := c.Bodies.Verify(b.ref); err != nil {
+			c.Logger.Warn("start-up check: a body that the log names is missing or unreadable; repairing it from the other members",
+				"queue_id", b.ref.ID.String(), "index", b.index, "error", err)
+			damaged = append(damaged, damage{b, err})
 		}
-		log := c.Logger.With("queue_id", b.ref.ID.String(), "index", b.index)
-		log.Warn("start-up check: a body that the log names is missing or unreadable; repairing it from the other members", "error", err)
-		if repair := c.Bodies.Repair(ctx, b.ref); repair != nil {
-			err = errors.Join(err, repair)
-		} else if err = c.Bodies.Verify(b.ref); err == nil {
-			log.Info("start-up check: body repaired")
-			continue
-		}
-		log.Error("start-up check: body not repaired", "error", err)
-		if len(lost) == lostNamedMax {
-			more++
-			continue
-		}
-		lost = append(lost, fmt.Sprintf("%s (entry %d: %v)", b.ref, b.index, err))
 	}
-	if lost == nil {
+	for len(damaged) > 0 && ctx.Err() == nil {
+		left := repairRound(ctx, c, damaged, patience)
+		if len(left) < len(damaged) {
+			patience = time.Now().Add(repairPatience)
+		} else if !time.Now().Before(patience) {
+			break
+		}
+		damaged = left
+		if len(damaged) > 0 {
+			select {
+			case <-time.After(min(repairPause, time.Until(patience))):
+			case <-ctx.Done():
+			}
+		}
+	}
+	if len(damaged) == 0 {
+		if ctx.Err() != nil {
+			return fmt.Errorf("start-up check: %w", context.Cause(ctx))
+		}
 		return nil
 	}
-	if more > 0 {
-		lost = append(lost, fmt.Sprintf("and %d more", more))
+	if context.Cause(ctx) == context.Canceled {
+		return fmt.Errorf("start-up check: %w while it waited for %s", context.Canceled, listed(damaged))
+	}
+	for _, d := range damaged {
+		c.Logger.Error("start-up check: body not repaired", "queue_id", d.ref.ID.String(), "index", d.index, "error", d.err)
 	}
 	return fmt.Errorf("%w: %s. Start another member that holds them and then this one again; "+
 		"if there is none, remove this member and add it again with an empty data directory",
-		ErrBodyLost, strings.Join(lost, "; "))
+		ErrBodyLost, listed(damaged))
+}
+
+// repairRound tries once to repair each body, and returns what is still
+// damaged.
+func repairRound(ctx context.Context, c Config, damaged []damage, until time.Time) (left []damage) {
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	for _, d := range damaged {
+		if ctx.Err() == nil {
+			d.err = repair(ctx, c, d)
+		}
+		if d.err == nil {
+			c.Logger.Info("start-up check: body repaired", "queue_id", d.ref.ID.String(), "index", d.index)
+			continue
+		}
+		left = append(left, d)
+	}
+	return left
+}
+
+func repair(ctx context.Context, c Config, d damage) error {
+	failed := c.Bodies.Repair(ctx, d.ref)
+	if err := c.Bodies.Verify(d.ref); err != nil {
+		return errors.Join(err, failed)
+	}
+	return nil // also when it came by another route
+}
+
+// listed names the damaged bodies, the first ones with what is wrong.
+func listed(damaged []damage) string {
+	var names []string
+	for _, d := range damaged[:min(len(damaged), lostNamedMax)] {
+		names = append(names, fmt.Sprintf("%s (entry %d: %v)", d.ref, d.index, d.err))
+	}
+	if more := len(damaged) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(names, "; ")
 }

@@ -3,9 +3,11 @@ package consensus
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -60,7 +62,7 @@ func (s *stream) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.track(c)
+	return s.track(c, true)
 }
 
 func (s *stream) Dial(target raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
@@ -74,7 +76,7 @@ func (s *stream) Dial(target raft.ServerAddress, timeout time.Duration) (net.Con
 	if err != nil {
 		return nil, fmt.Errorf("dial %s at %s: %w", id, address, err)
 	}
-	return s.track(c)
+	return s.track(c, false)
 }
 
 // Close closes the listener and every connection.
@@ -91,8 +93,8 @@ func (s *stream) Close() error {
 	return s.layer.Close()
 }
 
-func (s *stream) track(c net.Conn) (net.Conn, error) {
-	t := &conn{Conn: c, stream: s}
+func (s *stream) track(c net.Conn, accepted bool) (net.Conn, error) {
+	t := &conn{Conn: c, stream: s, in: meter{requests: accepted}}
 	s.mu.Lock()
 	closed := s.closed
 	if !closed {
@@ -106,9 +108,43 @@ func (s *stream) track(c net.Conn) (net.Conn, error) {
 	return t, nil
 }
 
+// A conn bounds what the peer may send before we write again: the protocol is
+// one request, one answer.
+//
+// What remains possible for a peer with a proven name: as many connections as
+// the port allows it, each with one request of requestBytesMax in memory, and
+// one that sends its snapshot so slowly that Raft waits for it.
 type conn struct {
 	net.Conn
 	stream *stream
+
+	in      meter       // of the one goroutine that reads
+	written atomic.Bool // since the last read
+}
+
+// Read fails, and closes the connection, before anybody sees an octet too many.
+func (c *conn) Read(p []byte) (int, error) {
+	if c.written.Swap(false) {
+		if c.in.inData {
+			// The snapshot was answered, and no member asks for anything more
+			// on such a connection (net_transport.go:508). We could not tell
+			// where its data ended.
+			_ = c.Close()
+			return 0, io.EOF
+		}
+		c.in.start()
+	}
+	n, err := c.Conn.Read(p)
+	if over := c.in.take(p[:n]); over != nil {
+		_ = c.Close()
+		return 0, over
+	}
+	return n, err
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	c.written.Store(true)
+	return c.Conn.Write(p)
 }
 
 func (c *conn) Close() error {

@@ -119,7 +119,7 @@ func (t *transport) Close() error {
 	return err
 }
 
-// pump hands the requests on. Only those that carry entries wait at the gate,
+// pump hands the requests on, those that are well-formed. Only those that carry entries wait at the gate,
 // each in its own goroutine, so that heartbeats, votes and snapshots never
 // wait behind one. The reordering is harmless: Raft judges each request by its
 // term and index.
@@ -130,6 +130,10 @@ func (t *transport) pump() {
 		case <-t.stop:
 			return
 		case rpc := <-requests:
+			if err := wellFormed(rpc.Command); err != nil {
+				t.gate.refuseMalformed(&t.running, rpc, err)
+				continue
+			}
 			switch cmd := rpc.Command.(type) {
 			case *raft.AppendEntriesRequest:
 				if len(cmd.Entries) > 0 {
