@@ -168,7 +168,7 @@ func (w *World) Start(ctx context.Context, name string) error {
 		Descriptors: func() (uint64, error) { return 1 << 16, nil },
 		Now:         time.Now,
 		Boot:        func() time.Duration { return time.Since(time.Time{}.AddDate(1990, 0, 0)) },
-		Entropy:     randomReader{rand.New(rand.NewPCG(w.random.Uint64(), w.random.Uint64()))},
+		Entropy:     &randomReader{random: rand.New(rand.NewPCG(w.random.Uint64(), w.random.Uint64()))},
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
@@ -449,11 +449,17 @@ func (noResolver) Addresses(context.Context, string) ([]netip.Addr, error) {
 	return nil, os.ErrNotExist
 }
 
-type randomReader struct{ *rand.Rand }
+// A randomReader yields random bytes to all rooms of a node at once.
+type randomReader struct {
+	mu     sync.Mutex
+	random *rand.Rand
+}
 
-func (r randomReader) Read(p []byte) (int, error) {
+func (r *randomReader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for i := range p {
-		p[i] = byte(r.Uint32())
+		p[i] = byte(r.random.Uint32())
 	}
 	return len(p), nil
 }

@@ -43,7 +43,7 @@ type Seams struct {
 	Now func() time.Time
 	// Boot is CLOCK_BOOTTIME, which goes on in suspend.
 	Boot func() time.Duration
-	// Entropy yields random bytes.
+	// Entropy yields random bytes. It is read concurrently.
 	Entropy io.Reader
 }
 
