@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
+	"github.com/holdfast-mx/holdfast/cluster/consensus"
 	"github.com/holdfast-mx/holdfast/cluster/dispatch"
 	"github.com/holdfast-mx/holdfast/cluster/peer"
 	"github.com/holdfast-mx/holdfast/cluster/spool"
@@ -49,12 +51,21 @@ func (b *Backend) attached() (*Member, bool) {
 	}
 }
 
-// StoreBody stores a body that a peer pushed; it is fsynced on return.
-func (b *Backend) StoreBody(ref mail.BodyRef, chunks [][]byte) error {
+// StoreBodies stores bodies that a peer pushed; they are fsynced on return.
+func (b *Backend) StoreBodies(bodies []peer.Arrived) []error {
+	errs := make([]error, len(bodies))
 	if err := b.room(); err != nil {
-		return err
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
 	}
-	return b.spool.Put(ref, chunks)
+	var storing sync.WaitGroup
+	for i, a := range bodies {
+		storing.Go(func() { errs[i] = b.spool.Put(a.Ref, a.Body.Chunks()) })
+	}
+	storing.Wait()
+	return errs
 }
 
 // OpenBody serves a fetch. A body that cannot be served is looked after: where
@@ -87,38 +98,95 @@ func (b *Backend) Health() peer.Health {
 	return h
 }
 
-// Propose proposes, as leader, the command of a peer. peer.ErrNotAppended says
-// that it certainly was not.
-func (b *Backend) Propose(ctx context.Context, from string, command []byte, body *mail.BodyRef) ([]byte, error) {
-	m, ok := b.attached()
-	if !ok || !m.node.IsLeader() {
-		return nil, fmt.Errorf("%w: not leading", peer.ErrNotAppended)
-	}
-	if err := admit(fsm.NodeName(from), command, body); err != nil {
-		m.log.Error("proposal of a peer refused", "peer", from, "cause", err)
-		return nil, fmt.Errorf("%w: %w", peer.ErrNotAppended, err)
-	}
-	if body != nil && !m.spool.Held(*body) {
-		arrived := m.spool.Arrived(*body)
-		m.bodies.Want(*body, "")
-		select {
-		case <-arrived:
-		case <-time.After(backendPatience):
-			return nil, fmt.Errorf("%w: the leader does not hold body %s", peer.ErrNotAppended, body.ID)
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", peer.ErrNotAppended, ctx.Err())
+// Propose proposes, as leader, the commands of a peer. What names a body that has
+// not arrived yet is proposed when it has.
+func (b *Backend) Propose(ctx context.Context, from string, proposals []peer.Proposal) []peer.Outcome {
+	outcomes := make([]peer.Outcome, len(proposals))
+	refuse := func(from int, cause error) {
+		for i := from; i < len(outcomes); i++ {
+			outcomes[i].Err = fmt.Errorf("%w: %w", peer.ErrNotAppended, cause)
 		}
 	}
-	got, err := m.proposeHere(ctx, command, body)
-	switch {
-	case errors.Is(err, ErrTooLarge):
-		return nil, fmt.Errorf("%w: %w", peer.ErrTooLarge, err)
-	case errors.Is(err, ErrNotAccepted):
-		return nil, fmt.Errorf("%w: %w", peer.ErrNotAppended, err)
-	case err != nil:
-		return nil, err
+	m, ok := b.attached()
+	if !ok || !m.node.IsLeader() {
+		refuse(0, errNotLeading)
+		return outcomes
 	}
-	return fsm.EncodeResult(got.result), nil
+	var open []int // which proposals are still to be made
+	for i, p := range proposals {
+		if err := admit(fsm.NodeName(from), p.Command, p.Body); err != nil {
+			m.log.Error("proposal of a peer refused", "peer", from, "cause", err)
+			outcomes[i].Err = fmt.Errorf("%w: %w", peer.ErrNotAppended, err)
+			if p.Body == nil { // What follows it must not go without it.
+				refuse(i+1, err)
+				break
+			}
+			continue
+		}
+		open = append(open, i)
+	}
+	late, complete := m.proposeFor(ctx, proposals, open, outcomes)
+	if len(late) > 0 && complete {
+		m.awaitBodies(ctx, proposals, late)
+		m.proposeFor(ctx, proposals, late, outcomes)
+	}
+	return outcomes
+}
+
+var errNotLeading = errors.New("not leading")
+
+// proposeFor proposes the chosen ones of a peer's proposals and enters what came
+// of them. Late are those whose body is not here; they were not appended.
+// Complete says that everything that names no body took effect.
+func (m *Member) proposeFor(ctx context.Context, proposals []peer.Proposal, chosen []int, outcomes []peer.Outcome) (late []int, complete bool) {
+	own := make([]consensus.Proposal, len(chosen))
+	for k, i := range chosen {
+		own[k] = consensus.Proposal{Data: proposals[i].Command, Body: proposals[i].Body}
+	}
+	complete = true
+	for k, a := range m.node.ProposeAll(ctx, own) {
+		i := chosen[k]
+		outcomes[i] = outcomeFor(a)
+		switch {
+		case errors.Is(a.Err, consensus.ErrBodyNotHeld):
+			late = append(late, i)
+		case a.Err != nil && proposals[i].Body == nil:
+			complete = false
+		}
+	}
+	return late, complete
+}
+
+// outcomeFor is what a peer is told of its proposal.
+func outcomeFor(a consensus.Answer) peer.Outcome {
+	o := outcomeHere(a)
+	switch {
+	case o.err == nil:
+		return peer.Outcome{Result: fsm.EncodeResult(o.applied.result)}
+	case errors.Is(o.err, ErrTooLarge):
+		return peer.Outcome{Err: fmt.Errorf("%w: %w", peer.ErrTooLarge, o.err)}
+	case errors.Is(o.err, ErrNotAccepted):
+		return peer.Outcome{Err: fmt.Errorf("%w: %w", peer.ErrNotAppended, o.err)}
+	}
+	return peer.Outcome{Err: o.err}
+}
+
+// awaitBodies waits until the bodies are here, for backendPatience at most.
+func (m *Member) awaitBodies(ctx context.Context, proposals []peer.Proposal, late []int) {
+	ctx, cancel := context.WithTimeout(ctx, backendPatience)
+	defer cancel()
+	arrived := make([]<-chan struct{}, len(late))
+	for k, i := range late {
+		arrived[k] = m.spool.Arrived(*proposals[i].Body)
+		m.bodies.Want(*proposals[i].Body, "")
+	}
+	for _, one := range arrived {
+		select {
+		case <-one:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Pull serves a peer's wish for a lease.

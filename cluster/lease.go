@@ -95,7 +95,7 @@ func (q leaderQueue) Propose(ctx context.Context, action fsm.Action) (fsm.Index,
 	if err != nil {
 		return 0, fsm.Result{}, fmt.Errorf("encode command: %w", err)
 	}
-	got, err := q.m.proposeHere(ctx, data, nil)
+	got, err := q.m.proposeHere(ctx, data)
 	if errors.Is(err, ErrNotAccepted) {
 		err = fmt.Errorf("%w: %w", dispatch.ErrNotLeading, err)
 	}

@@ -69,6 +69,7 @@ type Member struct {
 	bodies          *bodies
 	dispatcher      *dispatch.Dispatcher
 	settled         settledSet
+	proposer        *proposer
 	bootstrapExpect int
 	orphanAge       time.Duration
 	now             func() time.Time
@@ -114,6 +115,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 		return nil, fmt.Errorf("start consensus: %w", err)
 	}
 	m.node = node
+	m.proposer = &proposer{propose: m.proposeBatch}
 	m.dispatcher = dispatch.New(dispatch.Config{
 		Queue: leaderQueue{m}, Log: c.Log,
 		LeaseDuration: c.LeaseDuration, LeaseMargin: leaseMargin, LeaseBatchMax: c.LeaseBatchMax, TickEvery: c.TickEvery,

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
-	"github.com/holdfast-mx/holdfast/cluster/peer"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -44,82 +43,23 @@ func (m *Member) Do(ctx context.Context, action fsm.Action) (fsm.Result, error) 
 	}
 }
 
-// attempt proposes a command once, at whoever leads now. Settled ids travel
-// with it. The index in the answer is known only where the proposal was local.
+// attempt proposes a command once, at whoever leads now. The index in the answer
+// is known only where the proposal was local.
 func (m *Member) attempt(ctx context.Context, c fsm.Command, body *mail.BodyRef) (applied, error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
-	defer cancel()
-	leader, ok := m.node.Leader()
-	if !ok {
-		return applied{}, fmt.Errorf("%w: %w", ErrNotAccepted, ErrNoLeader)
-	}
-	c.Settled = m.settled.newest()
 	data, err := fsm.EncodeCommand(c)
-	if err == nil && len(c.Settled) > 0 && len(data)+mail.BodyRefBytes > consensus.EntryBytesMax {
-		// A long envelope has no room for them: they go ahead on their own.
-		if err := m.settleNow(ctx, leader, c.Settled); err != nil {
-			return applied{}, fmt.Errorf("%w: settle first: %v", ErrNotAccepted, err)
-		}
-		c.Settled = nil
-		data, err = fsm.EncodeCommand(c)
-	}
 	if err != nil {
 		return applied{}, fmt.Errorf("%w: encode command: %w", ErrNotAccepted, err)
 	}
-	got, err := m.attemptAt(ctx, leader, data, body)
-	if err == nil {
-		m.settled.committed(c.Settled)
-	}
-	return got, err
-}
-
-// settleNow has settled ids committed by a command of their own.
-func (m *Member) settleNow(ctx context.Context, leader consensus.ServerID, ids []mail.QueueID) error {
-	data, err := fsm.EncodeCommand(fsm.Command{Node: m.name, Settled: ids, Action: fsm.Settle{}})
-	if err != nil {
-		return err
-	}
-	if _, err := m.attemptAt(ctx, leader, data, nil); err != nil {
-		return err
-	}
-	m.settled.committed(ids)
-	return nil
-}
-
-func (m *Member) attemptAt(ctx context.Context, leader consensus.ServerID, data []byte, body *mail.BodyRef) (applied, error) {
-	if leader == m.node.ID() {
-		return m.proposeHere(ctx, data, body)
-	}
-	answer, err := m.peers.Propose(ctx, leader.Name(), data, body)
-	switch {
-	case errors.Is(err, peer.ErrTooLarge):
+	if len(data) > consensus.EntryBytesMax {
 		return applied{}, fmt.Errorf("%w: %w", ErrNotAccepted, ErrTooLarge)
-	case errors.Is(err, peer.ErrNotAppended):
-		return applied{}, fmt.Errorf("%w: %w", ErrNotAccepted, err)
-	case err != nil:
-		return applied{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 	}
-	result, err := fsm.DecodeResult(answer)
-	if err != nil {
-		return applied{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
-	}
-	return applied{result: result}, nil
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	return m.proposer.do(ctx, data, body)
 }
 
 // proposeHere proposes at this node, which must lead.
-func (m *Member) proposeHere(ctx context.Context, data []byte, body *mail.BodyRef) (applied, error) {
-	got, err := m.node.Propose(ctx, data, body)
-	switch {
-	case errors.Is(err, consensus.ErrTooLarge):
-		return applied{}, fmt.Errorf("%w: %w", ErrNotAccepted, ErrTooLarge)
-	case errors.Is(err, consensus.ErrNotAppended):
-		return applied{}, fmt.Errorf("%w: %w", ErrNotAccepted, err)
-	case err != nil:
-		return applied{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
-	}
-	a, ok := got.(applied)
-	if !ok { // The replica stopped: the entry is committed, and this node is not to be asked.
-		return applied{}, fmt.Errorf("%w: %v", ErrOutcomeUnknown, got)
-	}
-	return a, nil
+func (m *Member) proposeHere(ctx context.Context, data []byte) (applied, error) {
+	o := outcomeHere(m.node.ProposeAll(ctx, []consensus.Proposal{{Data: data}})[0])
+	return o.applied, o.err
 }

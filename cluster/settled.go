@@ -11,14 +11,17 @@ import (
 // stays unsettled, which is the safe side: its repeats go on being recognised.
 const settledMax = 100_000
 
-// settledPerCommand bounds how many ids travel with one command, so that an
-// entry stays small.
-const settledPerCommand = 256
+// settledPerCommand bounds how many ids travel with one batch of proposals, so
+// that their entry stays small; settledBytesMax is more than they take.
+const (
+	settledPerCommand = 256
+	settledBytesMax   = 8 << 10
+)
 
 // A settledSet holds the messages whose 250 was provably read, until a proposal
 // that carries their ids is known to be committed.
 //
-// Until then every proposal carries them, several at a time if need be: a
+// Until then every batch of proposals carries them, ahead of everything else: a
 // client's next message must never be applied before the one whose 250 it has
 // read is settled, or two legitimate identical messages become one. The same id
 // twice does no harm.
@@ -37,8 +40,8 @@ func (s *settledSet) add(id mail.QueueID) {
 	s.waiting = append(s.waiting, id)
 }
 
-// newest returns up to settledPerCommand ids, those that were added last: a
-// proposal that is made now follows from them.
+// newest returns up to settledPerCommand ids, those that were added last: what
+// is proposed now follows from them.
 func (s *settledSet) newest() []mail.QueueID {
 	s.mu.Lock()
 	defer s.mu.Unlock()

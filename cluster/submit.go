@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/holdfast-mx/holdfast/cluster/peer"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -35,7 +36,7 @@ func (m *Member) Submit(ctx context.Context, e mail.Envelope, body *mail.Body) (
 		return mail.QueueID{}, fmt.Errorf("%w: draw a queue id: %w", ErrNotAccepted, err)
 	}
 	ref := body.Ref(id)
-	if err := m.copies(ctx, ref, body.Chunks()); err != nil {
+	if err := m.copies(ctx, ref, body); err != nil {
 		return id, fmt.Errorf("%w: %w", ErrNotAccepted, err)
 	}
 	release, held := m.spool.Pin(ref)
@@ -63,76 +64,108 @@ func (m *Member) answered(id mail.QueueID) (mail.QueueID, bool) {
 }
 
 // copies returns when the body is on stable storage here, at the leader and at
-// a majority of the voters. Pushes that are still under way then go on.
-func (m *Member) copies(ctx context.Context, ref mail.BodyRef, chunks [][]byte) error {
+// a majority of the voters. Pushes that are still under way then go on, as far
+// as a peer that lags is waited for.
+func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body) (err error) {
 	leader, ok := m.node.Leader()
 	if !ok {
 		return ErrNoLeader
 	}
-	ctx, cancel := context.WithTimeout(ctx, copiesPatience)
-	voters := 0
-	type ack struct {
-		name string
-		err  error
-	}
 	servers := m.node.Servers()
+	c := copies{self: m.node.ID().Name(), leader: leader.Name(), votes: make(map[string]bool, len(servers)), pending: 1}
 	acks := make(chan ack, len(servers)+1)
-	pending := 1
-	go func() { acks <- ack{m.node.ID().Name(), m.spool.Put(ref, chunks)} }()
-	votes := map[string]bool{}
+	pushes := make([]*peer.Push, 0, len(servers))
+	defer func() {
+		for _, p := range pushes {
+			if err != nil {
+				p.Abandon()
+			} else {
+				p.Detach()
+			}
+		}
+	}()
+	go func() { acks <- ack{c.self, m.spool.Put(ref, body.Chunks())} }()
 	for _, s := range servers {
-		if s.Voter {
-			voters++
-			votes[s.ID.Name()] = true
+		name := s.ID.Name()
+		if s.Voter && !c.votes[name] {
+			c.votes[name] = true
+			c.voters++
 		}
 		if s.ID == m.node.ID() {
 			continue
 		}
-		pending++
-		go func() { acks <- ack{s.ID.Name(), m.peers.Push(ctx, ref, chunks, s.ID.Name())} }()
+		c.pending++
+		pushes = append(pushes, m.peers.Push(ref, body, name, func(err error) { acks <- ack{name, err} }))
 	}
-	// The pushes to a slow peer outlive this call, but not its patience: a
-	// follower that gets the body late still spares its gate a fetch.
-	defer func() {
-		go func() {
-			for ; pending > 0; pending-- {
-				<-acks
-			}
-			cancel()
-		}()
-	}()
-	have, atLeader, here := 0, false, false
-	var failures []error
+	patience := time.NewTimer(copiesPatience)
+	defer patience.Stop()
 	var leaderLate <-chan time.Time
-	for pending > 0 && !(here && atLeader && have > voters/2) {
-		if here && have > voters/2 && leaderLate == nil {
+	for !c.enough() {
+		if c.here && c.have > c.voters/2 && leaderLate == nil {
 			late := time.NewTimer(leaderPatience)
 			defer late.Stop()
 			leaderLate = late.C
 		}
-		var a ack
-		select {
-		case a = <-acks:
-		case <-leaderLate:
-			return nil
-		}
-		pending--
-		if a.err != nil {
-			failures = append(failures, fmt.Errorf("%s: %w", a.name, a.err))
-			if a.name == m.node.ID().Name() {
-				return errors.Join(failures...)
+		var cause error
+		switch {
+		case c.pending == 0:
+			cause = errNoMoreCopies
+		default:
+			select {
+			case a := <-acks:
+				cause = c.count(a)
+			case <-leaderLate:
+				return nil
+			case <-patience.C:
+				cause = context.DeadlineExceeded
+			case <-ctx.Done():
+				cause = ctx.Err()
 			}
-			continue
 		}
-		if votes[a.name] {
-			have++
+		if cause != nil {
+			return fmt.Errorf("body held by %d of %d voters: %w", c.have, c.voters, errors.Join(append(c.failures, cause)...))
 		}
-		atLeader = atLeader || a.name == leader.Name()
-		here = here || a.name == m.node.ID().Name()
 	}
-	if !here || have <= voters/2 {
-		return fmt.Errorf("body held by %d of %d voters: %w", have, voters, errors.Join(failures...))
+	return nil
+}
+
+var errNoMoreCopies = errors.New("no other voter takes it now")
+
+// An ack says that a node holds the body, or why not.
+type ack struct {
+	name string
+	err  error
+}
+
+// copies counts where a body is on stable storage.
+type copies struct {
+	self, leader string
+	votes        map[string]bool // the voters' names
+	voters       int
+	pending      int // acks to come
+
+	have           int // voters that hold it
+	here, atLeader bool
+	failures       []error
+}
+
+func (c *copies) enough() bool { return c.here && c.atLeader && c.have > c.voters/2 }
+
+// count takes an ack. Its error ends the wait: this node cannot store the body.
+func (c *copies) count(a ack) error {
+	c.pending--
+	if a.err != nil {
+		if a.name == c.self {
+			return a.err
+		}
+		c.failures = append(c.failures, fmt.Errorf("%s: %w", a.name, a.err))
+		return nil
 	}
+	if c.votes[a.name] {
+		c.have++
+	}
+	c.atLeader = c.atLeader || a.name == c.leader
+	c.here = c.here || a.name == c.self
 	return nil
 }
 
@@ -153,7 +186,7 @@ func (m *Member) settleIdle(ctx context.Context) {
 		case <-tick.C:
 		}
 		for !m.settled.empty() {
-			if _, err := m.attempt(ctx, fsm.Command{Node: m.name, Action: fsm.Settle{}}, nil); err != nil {
+			if _, err := m.proposer.do(ctx, nil, nil); err != nil {
 				break
 			}
 		}

@@ -241,8 +241,9 @@ func (c Config) raftConfig(notify chan<- bool) *raft.Config {
 	r.SnapshotInterval = c.SnapshotInterval
 	// A removed server may be added again without a restart.
 	r.ShutdownOnRemove = false
-	// With a buffered apply channel, Apply after Shutdown can hang for ever.
-	r.BatchApplyCh = false
+	// So that what is proposed together is written together. An Apply after
+	// Shutdown can then be left without an answer; endWith gives it one.
+	r.BatchApplyCh = true
 	r.NoLegacyTelemetry = true
 	r.NotifyCh = notify
 	r.Logger = newLogger(c.Logger)

@@ -31,6 +31,10 @@ var (
 // errStalled is why nothing is sent to followers while a log write hangs.
 var errStalled = errors.New("a write to the log has been running for too long; giving up leadership")
 
+// errOtherTerm is why an entry of a batch has no effect: leadership changed while
+// the batch was appended.
+var errOtherTerm = errors.New("appended in another term than the entries before it")
+
 // errLogReplaced is why a node ends that installed a snapshot over a log that
 // conflicted with it.
 var errLogReplaced = errors.New("a snapshot replaced a log that was longer and conflicted with it; " +

@@ -26,16 +26,23 @@ func (a *fsmAdapter) Apply(l *raft.Log) any {
 	if a.stopped != nil {
 		return a.stopped
 	}
-	ref, err := bodyOf(l)
+	x, err := extensionOf(l)
 	if err != nil {
 		a.stopped = a.latch.fail(fmt.Errorf("apply: %w", err))
 		return a.stopped
 	}
-	return result{a.fsm.Apply(l.Index, l.Data, ref)}
+	if x.term != 0 && x.term != l.Term {
+		return void{}
+	}
+	return result{a.fsm.Apply(l.Index, l.Data, x.body)}
 }
 
 // A result is what the FSM answered, told apart from what the adapter did.
 type result struct{ value any }
+
+// A void is the answer to an entry that counts in another term only. Every node
+// passes over it.
+type void struct{}
 
 func (a *fsmAdapter) Snapshot() (raft.FSMSnapshot, error) {
 	if a.stopped != nil {

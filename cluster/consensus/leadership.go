@@ -71,7 +71,7 @@ func (n *Node) watchLeadership() {
 // committed. False means that leadership ended first.
 func (n *Node) settle(ctx context.Context) bool {
 	for {
-		p, err := start(n, ctx, func(timeout time.Duration) raft.Future { return n.raft.Barrier(timeout) }, func() {})
+		p, err := start(n, ctx, func(timeout time.Duration) raft.Future { return n.raft.Barrier(timeout) })
 		if err == nil {
 			_, err = p.wait(ctx)
 		}
@@ -93,7 +93,7 @@ func (n *Node) settle(ctx context.Context) bool {
 // the call, that this node leads. What the FSM had applied before the call is
 // then no older than anything that any leader has answered before the call.
 func (n *Node) VerifyLeader(ctx context.Context) error {
-	future, err := start(n, ctx, func(time.Duration) raft.Future { return n.raft.VerifyLeader() }, func() {})
+	future, err := start(n, ctx, func(time.Duration) raft.Future { return n.raft.VerifyLeader() })
 	if err != nil {
 		return fmt.Errorf("verify leadership: %w", err)
 	}

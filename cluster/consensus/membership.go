@@ -79,7 +79,7 @@ func (n *Node) RemoveServer(ctx context.Context, id ServerID) error {
 // change asks for a change of the configuration. Raft takes one at a time and
 // none before it has committed an entry of its term.
 func (n *Node) change(ctx context.Context, ask func(timeout time.Duration) raft.IndexFuture) error {
-	p, err := start(n, ctx, ask, func() {})
+	p, err := start(n, ctx, ask)
 	if err != nil {
 		return notAppended(err)
 	}
@@ -90,7 +90,7 @@ func (n *Node) change(ctx context.Context, ask func(timeout time.Duration) raft.
 // Snapshot takes a snapshot now and drops the log behind it, but for the
 // trailing entries. It returns nil where there is nothing new.
 func (n *Node) Snapshot(ctx context.Context) error {
-	p, err := start(n, ctx, func(time.Duration) raft.Future { return n.raft.Snapshot() }, func() {})
+	p, err := start(n, ctx, func(time.Duration) raft.Future { return n.raft.Snapshot() })
 	if err != nil {
 		return err
 	}

@@ -11,23 +11,6 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-// bodyOf returns the body that an entry names, nil for none. An Extensions
-// that cannot be read is an error: it may be the name of a body in the words
-// of a newer version.
-func bodyOf(l *raft.Log) (*mail.BodyRef, error) {
-	if len(l.Extensions) == 0 {
-		return nil, nil
-	}
-	if l.Type != raft.LogCommand {
-		return nil, fmt.Errorf("entry %d: a %v with extensions", l.Index, l.Type)
-	}
-	ref, err := mail.DecodeBodyRef(l.Extensions)
-	if err != nil {
-		return nil, fmt.Errorf("entry %d: extensions: %w", l.Index, err)
-	}
-	return &ref, nil
-}
-
 // A namedBody is a body and the index of an entry that names it.
 type namedBody struct {
 	index uint64

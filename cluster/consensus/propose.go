@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -11,51 +12,228 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-// Propose appends an entry here, which must be the leader, and returns what the
-// FSM answered once the entry is committed and applied.
+// A Proposal is a command to be appended, with the body that it names, if any.
+type Proposal struct {
+	Data []byte
+	Body *mail.BodyRef
+}
+
+// An Answer is what came of a Proposal: what the FSM answered once the entry
+// was committed and applied, or an error.
 //
-// An error that is ErrNotAppended is certain: the entry is in no log. Any
-// other is ErrOutcomeUnknown, an ended ctx included: the entry goes on by
-// itself, and its body stays pinned until Raft has decided. Ask again with the
-// same queue id.
+// An error that is ErrNotAppended is certain: the entry is in no log, or has no
+// effect. Any other is ErrOutcomeUnknown: the entry goes on by itself, and its
+// body stays pinned until Raft has decided. Ask again with the same queue id.
+type Answer struct {
+	Value any
+	Err   error
+}
+
+// Propose is ProposeAll for one command.
 func (n *Node) Propose(ctx context.Context, data []byte, body *mail.BodyRef) (any, error) {
-	entry := raft.Log{Data: data}
-	if body != nil {
-		entry.Extensions = body.Encode()
+	a := n.ProposeAll(ctx, []Proposal{{Data: data, Body: body}})[0]
+	return a.Value, a.Err
+}
+
+// ProposeAll appends commands here, which must be the leader, and returns an
+// Answer for each. The end of ctx leaves those unknown that are not decided.
+//
+// What is too large, or names a body that is not held, is refused by itself. Of
+// the others, in their order, none has an effect unless those before it were
+// appended before it: they share a term, and what Raft does not take ends the
+// batch.
+func (n *Node) ProposeAll(ctx context.Context, proposals []Proposal) []Answer {
+	answers := make([]Answer, len(proposals))
+	cause := n.latch.Err()
+	if cause == nil && n.raft.State() != raft.Leader {
+		cause = ErrNotLeader
 	}
-	if bytes := len(entry.Data) + len(entry.Extensions); bytes > EntryBytesMax {
-		return nil, notAppended(fmt.Errorf("%w: %d octets, at most %d", ErrTooLarge, bytes, EntryBytesMax))
-	}
-	if n.raft.State() != raft.Leader {
-		return nil, notAppended(ErrNotLeader)
-	}
-	if err := n.latch.Err(); err != nil {
-		return nil, notAppended(err)
-	}
-	release := func() {}
-	if body != nil && !n.config.controls.ruleOff {
-		unpin, held := n.config.Bodies.Pin(*body)
-		if !held {
-			return nil, notAppended(fmt.Errorf("%w: %s", ErrBodyNotHeld, body))
+	if cause != nil {
+		for i := range answers {
+			answers[i].Err = notAppended(cause)
 		}
-		release = unpin
+		return answers
 	}
-	future, err := start(n, ctx, func(timeout time.Duration) raft.ApplyFuture { return n.raft.ApplyLog(entry, timeout) }, release)
-	if err != nil {
-		release()
-		return nil, notAppended(err)
+	b := &batch{node: n, term: n.raft.CurrentTerm(), decided: make(chan decision, len(proposals))}
+	for i, p := range proposals {
+		if err := b.add(i, p, len(proposals) > 1); err != nil {
+			answers[i].Err = notAppended(err)
+		}
 	}
-	f, err := future.wait(ctx)
+	left := len(b.entries)
+	if left > 0 && !n.begin() {
+		b.refuse(0, ErrShutdown)
+	} else if left > 0 {
+		go b.run(ctx)
+	}
+	decided := make([]bool, len(proposals))
+	for ; left > 0; left-- {
+		select {
+		case d := <-b.decided:
+			answers[d.position], decided[d.position] = d.Answer, true
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	if left > 0 {
+		b.giveUp(context.Cause(ctx), answers, decided)
+	}
+	return answers
+}
+
+// A batch is proposals on their way through Raft. One goroutine asks for all,
+// then waits for each in turn: a future can be neither given up nor left alone,
+// and that of an entry which is not committed never ends while the leader stays.
+type batch struct {
+	node    *Node
+	term    uint64
+	entries []batchEntry
+	decided chan decision // has room for every entry
+
+	mu      sync.Mutex
+	given   int  // how many entries Raft was given
+	stopped bool // it is given no more
+}
+
+type batchEntry struct {
+	position int // among the proposals
+	entry    raft.Log
+	release  func() // the pin
+	future   raft.ApplyFuture
+}
+
+type decision struct {
+	position int
+	Answer
+}
+
+// add takes a proposal in, its body pinned, or returns why it must not be
+// appended.
+func (b *batch) add(position int, p Proposal, several bool) error {
+	name := extension{body: p.Body}
+	if several {
+		name.term = b.term
+	}
+	e := batchEntry{position: position, entry: raft.Log{Data: p.Data, Extensions: name.encode()}, release: func() {}}
+	if bytes := len(e.entry.Data) + len(e.entry.Extensions); bytes > EntryBytesMax {
+		return fmt.Errorf("%w: %d octets, at most %d", ErrTooLarge, bytes, EntryBytesMax)
+	}
+	if p.Body != nil && !b.node.config.controls.ruleOff {
+		unpin, held := b.node.config.Bodies.Pin(*p.Body)
+		if !held {
+			return fmt.Errorf("%w: %s", ErrBodyNotHeld, p.Body)
+		}
+		e.release = unpin
+	}
+	b.entries = append(b.entries, e)
+	return nil
+}
+
+// run has Raft append the entries and sees each to its end.
+func (b *batch) run(ctx context.Context) {
+	n := b.node
+	defer n.running.Done()
+	asked := 0
+	var cause error
+	for ; asked < len(b.entries) && cause == nil; asked++ {
+		cause = b.ask(ctx, &b.entries[asked])
+	}
+	if cause != nil {
+		asked--
+		b.refuse(asked, cause)
+	}
+	for _, e := range b.entries[:asked] {
+		err := e.future.Error()
+		e.release()
+		<-n.proposals
+		b.decided <- decision{e.position, answerOf(e.future, err)}
+	}
+}
+
+// ask gives Raft one entry. An error means that it did not take it.
+func (b *batch) ask(ctx context.Context, e *batchEntry) error {
+	n := b.node
+	select {
+	case n.proposals <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-n.closing:
+		return ErrShutdown
+	}
+	timeout := enqueueMax
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, time.Until(deadline))
+	}
+	var err error
+	switch {
+	case timeout <= 0 || !b.give():
+		err = context.DeadlineExceeded
+	default:
+		e.future = n.raft.ApplyLog(e.entry, timeout)
+		if endWith(e.future, n.ended) {
+			return nil
+		}
+		err = e.future.Error() // of a future that was none: at once
+	}
+	<-n.proposals
+	return err
+}
+
+// give counts one more entry as given to Raft. It reports false when nobody
+// waits any more: what was not given then is in no log.
+func (b *batch) give() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopped {
+		return false
+	}
+	b.given++
+	return true
+}
+
+// giveUp answers what is not decided when the caller's ctx ends.
+func (b *batch) giveUp(cause error, answers []Answer, decided []bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stopped = true
+	for i := range b.entries {
+		position := b.entries[i].position // the rest is run's
+		switch {
+		case decided[position]:
+		case i < b.given:
+			answers[position].Err = outcomeUnknown(cause)
+		default:
+			answers[position].Err = notAppended(cause)
+		}
+	}
+}
+
+// refuse answers the entries from the given one on: they are in no log.
+func (b *batch) refuse(from int, cause error) {
+	if errors.Is(cause, raft.ErrNotLeader) {
+		cause = ErrNotLeader
+	}
+	for _, e := range b.entries[from:] {
+		e.release()
+		b.decided <- decision{e.position, Answer{Err: notAppended(cause)}}
+	}
+}
+
+// answerOf is the answer to an entry whose future has ended.
+func answerOf(f raft.ApplyFuture, err error) Answer {
 	if err != nil {
-		return nil, err
+		return Answer{Err: classify(err)}
 	}
 	switch r := f.Response().(type) {
 	case result:
-		return r.value, nil
+		return Answer{Value: r.value}
+	case void:
+		return Answer{Err: notAppended(errOtherTerm)}
 	case error: // The adapter has stopped, and the node with it.
-		return nil, outcomeUnknown(r)
+		return Answer{Err: outcomeUnknown(r)}
 	default:
-		return nil, outcomeUnknown(fmt.Errorf("no result but %T", r))
+		return Answer{Err: outcomeUnknown(fmt.Errorf("no result but %T", r))}
 	}
 }
 
@@ -88,11 +266,9 @@ type pending[F raft.Future] struct {
 	err    error
 }
 
-// start asks Raft for something and waits for the outcome in a goroutine of
-// its own, since a future can be neither given up nor left alone: the future
-// of an entry that is not committed never ends while the leader stays. After
-// is called when it ends. An error means that Raft was not asked.
-func start[F raft.Future](n *Node, ctx context.Context, ask func(timeout time.Duration) F, after func()) (*pending[F], error) {
+// start asks Raft for something other than an entry and waits for the outcome in
+// a goroutine of its own. An error means that Raft was not asked.
+func start[F raft.Future](n *Node, ctx context.Context, ask func(timeout time.Duration) F) (*pending[F], error) {
 	select {
 	case n.proposals <- struct{}{}:
 	case <-ctx.Done():
@@ -118,7 +294,6 @@ func start[F raft.Future](n *Node, ctx context.Context, ask func(timeout time.Du
 		p.future = ask(timeout)
 		endWith(p.future, n.ended)
 		p.err = p.future.Error()
-		after()
 		<-n.proposals
 		close(p.done)
 	}()

@@ -37,23 +37,41 @@ var (
 // A Backend is what a Server answers from. Its methods are called from many
 // goroutines at once.
 type Backend interface {
-	// StoreBody returns nil once the body is on stable storage. Storing a body
-	// that is held already succeeds. The chunks are the backend's to keep; they
-	// match ref.
-	StoreBody(ref mail.BodyRef, chunks [][]byte) error
+	// StoreBodies returns once each of the bodies is on stable storage, or has an
+	// error of its own. Storing a body that is held already succeeds. The bodies
+	// are the backend's to keep; they match their references.
+	StoreBodies(bodies []Arrived) []error
 	// OpenBody returns the body for reading. The error wraps ErrNotHeld where it
 	// is not held. An error while reading means that it is damaged.
 	OpenBody(ref mail.BodyRef) (io.ReadSeekCloser, error)
-	// Propose appends the command of the node called from, as leader, and returns
-	// the encoded result once it is applied. From is what the caller's
-	// certificate says; what the command says of its origin is for the backend
-	// to compare. An error that wraps ErrNotAppended or ErrTooLarge means that it
-	// certainly was not appended; any other error leaves that unknown.
-	Propose(ctx context.Context, from string, command []byte, body *mail.BodyRef) (result []byte, err error)
+	// Propose appends the commands of the node called from, as leader, in their
+	// order, and returns what came of each. From is what the caller's certificate
+	// says; what a command says of its origin is for the backend to compare.
+	Propose(ctx context.Context, from string, proposals []Proposal) []Outcome
 	// Pull leases messages to r.Holder, as leader.
 	Pull(ctx context.Context, r PullRequest) (PullReply, error)
 	// Health tells how this node is.
 	Health() Health
+}
+
+// An Arrived body is one that a peer pushed.
+type Arrived struct {
+	Ref  mail.BodyRef
+	Body *mail.Body
+}
+
+// A Proposal is an encoded command and the body that it names, if any.
+type Proposal struct {
+	Command []byte
+	Body    *mail.BodyRef
+}
+
+// An Outcome is what came of a Proposal: the encoded result once it is applied,
+// or an error. One that wraps ErrNotAppended or ErrTooLarge means that it
+// certainly was not appended; any other leaves that unknown.
+type Outcome struct {
+	Result []byte
+	Err    error
 }
 
 // A PullRequest asks for up to Max messages of a relay domain. Holder is the

@@ -18,7 +18,7 @@ func TestFetch(t *testing.T) {
 		defer a.close()
 		for i, size := range []int{0, 1, frameBytesMax, 3<<20 + 17} {
 			ref, body := body(byte(i), size)
-			if err := at.StoreBody(ref, body.Chunks()); err != nil {
+			if err := at.store(Arrived{ref, body}); err != nil {
 				t.Fatal(err)
 			}
 			got, err := a.peers.Fetch(t.Context(), "b", ref)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
@@ -26,7 +27,7 @@ type inbox struct {
 	// acks is what waits to be sent. A body keeps its place in the window until
 	// its ack leaves here, so that a place is always free and storing never
 	// waits for the stream.
-	acks    chan *pb.PushAck
+	acks    chan []*pb.PushAck
 	storing sync.WaitGroup
 
 	mu sync.Mutex
@@ -42,19 +43,20 @@ type inbox struct {
 
 // An arrival is a body of which not all frames are here.
 type arrival struct {
-	ref  mail.BodyRef
-	body *mail.Body // nil once it is longer than its reference says
+	number uint64
+	ref    mail.BodyRef
+	body   *mail.Body // nil once it is longer than its reference says
 }
 
-// Push implements the call: one goroutine receives, one per complete body
-// stores, one acknowledges.
-func (v service) Push(stream grpc.BidiStreamingServer[pb.PushFrame, pb.PushAck]) error {
+// Push implements the call: one goroutine receives, one per message that
+// completed bodies stores them, one acknowledges.
+func (v service) Push(stream grpc.BidiStreamingServer[pb.PushFrames, pb.PushAcks]) error {
 	info, _ := caller(stream.Context())
 	in := &inbox{
 		conn:     info.conn,
 		done:     make(chan struct{}),
 		arriving: make(map[uint64]*arrival),
-		acks:     make(chan *pb.PushAck, windowBodiesMax),
+		acks:     make(chan []*pb.PushAck, windowBodiesMax),
 		sizes:    make(map[uint64]mail.ByteSize),
 	}
 	if err := v.s.succeed(stream.Context(), info.name, in); err != nil {
@@ -66,11 +68,20 @@ func (v service) Push(stream grpc.BidiStreamingServer[pb.PushFrame, pb.PushAck])
 	go func() {
 		defer close(acknowledged)
 		broken := false
-		for ack := range in.acks {
-			in.release(ack.GetNumber())
+		for acks := range in.acks {
+			runtime.Gosched()
+			for more := true; more; { // what waits goes in one message
+				select {
+				case next, open := <-in.acks:
+					acks, more = append(acks, next...), open
+				default:
+					more = false
+				}
+			}
+			in.release(acks)
 			// Once the stream is broken the acks are drained: the peer sends the
 			// bodies again.
-			broken = broken || stream.Send(ack) != nil
+			broken = broken || stream.Send(&pb.PushAcks{Acks: acks}) != nil
 		}
 	}()
 	err := in.receive(stream, v.s)
@@ -112,23 +123,28 @@ func (s *Server) leave(name string, in *inbox) {
 }
 
 // receive takes frames until the stream ends.
-func (in *inbox) receive(stream grpc.BidiStreamingServer[pb.PushFrame, pb.PushAck], s *Server) error {
+func (in *inbox) receive(stream grpc.BidiStreamingServer[pb.PushFrames, pb.PushAcks], s *Server) error {
 	for {
-		frame, err := stream.Recv()
+		message, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
 		}
-		a, err := in.take(frame)
-		if err != nil {
-			s.log.Warn("push stream refused", "cause", err)
-			return err
+		var complete []*arrival
+		for _, frame := range message.GetFrames() {
+			a, err := in.take(frame)
+			if err != nil {
+				s.log.Warn("push stream refused", "cause", err)
+				return err
+			}
+			if a != nil {
+				complete = append(complete, a)
+			}
 		}
-		if a == nil {
-			continue
+		if len(complete) > 0 {
+			in.storing.Go(func() { in.acks <- s.store(complete) })
 		}
-		in.storing.Go(func() { in.acks <- s.store(frame.GetNumber(), a) })
 	}
 }
 
@@ -147,12 +163,12 @@ func (in *inbox) take(f *pb.PushFrame) (*arrival, error) {
 		if err := in.reserve(n, ref); err != nil {
 			return nil, err
 		}
-		a = &arrival{ref: ref, body: new(mail.Body)}
+		a = &arrival{number: n, ref: ref, body: new(mail.Body)}
 		in.arriving[n], in.last = a, n
 	}
 	if f.GetAbandoned() {
 		delete(in.arriving, n)
-		in.release(n)
+		in.release([]*pb.PushAck{{Number: n}})
 		return nil, nil
 	}
 	if a.body != nil && a.body.Size()+mail.ByteSize(len(f.GetData())) > a.ref.Size {
@@ -184,25 +200,38 @@ func (in *inbox) reserve(n uint64, ref mail.BodyRef) error {
 	return nil
 }
 
-func (in *inbox) release(n uint64) {
+func (in *inbox) release(acks []*pb.PushAck) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.bodies--
-	in.octets -= in.sizes[n]
-	delete(in.sizes, n)
+	for _, ack := range acks {
+		n := ack.GetNumber()
+		in.bodies--
+		in.octets -= in.sizes[n]
+		delete(in.sizes, n)
+	}
 }
 
-// store stores a complete body and returns its ack.
-func (s *Server) store(n uint64, a *arrival) *pb.PushAck {
-	ack := &pb.PushAck{Number: n, QueueId: a.ref.ID[:], Code: pb.PushAck_STORED}
-	if a.body == nil || a.body.Ref(a.ref.ID) != a.ref {
-		ack.Code, ack.Detail = pb.PushAck_MISMATCH, "size or digest"
-		s.log.Warn("pushed body refused", "queue_id", a.ref.ID, "cause", ErrMismatch)
-		return ack
+// store stores complete bodies, so that they share a sync, and returns their
+// acks.
+func (s *Server) store(complete []*arrival) []*pb.PushAck {
+	acks := make([]*pb.PushAck, len(complete))
+	var bodies []Arrived
+	var at []int
+	for i, a := range complete {
+		acks[i] = &pb.PushAck{Number: a.number, QueueId: a.ref.ID[:], Code: pb.PushAck_STORED}
+		if a.body == nil || a.body.Ref(a.ref.ID) != a.ref {
+			acks[i].Code, acks[i].Detail = pb.PushAck_MISMATCH, "size or digest"
+			s.log.Warn("pushed body refused", "queue_id", a.ref.ID, "cause", ErrMismatch)
+			continue
+		}
+		bodies, at = append(bodies, Arrived{a.ref, a.body}), append(at, i)
 	}
-	if err := s.backend.StoreBody(a.ref, a.body.Chunks()); err != nil {
-		ack.Code, ack.Detail = pb.PushAck_FAILED, reason(err)
-		s.log.Warn("pushed body not stored", "queue_id", a.ref.ID, "cause", fmt.Errorf("store: %w", err))
+	for k, err := range s.backend.StoreBodies(bodies) {
+		if err != nil {
+			ack := acks[at[k]]
+			ack.Code, ack.Detail = pb.PushAck_FAILED, reason(err)
+			s.log.Warn("pushed body not stored", "queue_id", bodies[k].Ref.ID, "cause", fmt.Errorf("store: %w", err))
+		}
 	}
-	return ack
+	return acks
 }

@@ -8,15 +8,22 @@ import (
 
 // Both sides of the wire obey these.
 const (
-	// frameBytesMax is the most octets of a body in one message: little enough
+	// frameBytesMax is the most octets of bodies in one message: little enough
 	// that bodies interleave well, enough that the overhead does not show.
 	frameBytesMax = 256 << 10
+
+	// framesMax is the most pieces of bodies in one message.
+	framesMax = 512
 
 	// messageBytesMax is the largest gRPC message, in both directions.
 	messageBytesMax = 1 << 20
 
 	// ProposeBytesMax is the largest command, as the log's entries are bounded.
 	ProposeBytesMax = 64 << 10
+
+	// ProposalsMax and ProposalsBytesMax bound the commands of one call.
+	ProposalsMax      = 256
+	ProposalsBytesMax = 512 << 10
 
 	// BodyBytesMax is the largest body that moves between nodes. It is above any
 	// max_message_size, which a node decides where mail comes in; here it only
@@ -25,7 +32,7 @@ const (
 
 	// The push window: the bodies begun and not yet acknowledged.
 	windowBodiesMax = 256
-	windowBytesMax  = 64 * mail.MiB
+	windowBytesMax  = 16 * mail.MiB
 
 	// reasonBytesMax is the longest error text that crosses the wire.
 	reasonBytesMax = 512
@@ -57,6 +64,11 @@ const (
 	// queueBytesMax bounds what lies in line for one peer, unless it is a single
 	// body. It does not count what is in the window.
 	queueBytesMax = 64 * mail.MiB
+
+	// laggingBytesMax bounds the bodies that lie in line for one peer although
+	// nobody waits for them any more: a majority has them without it. What is
+	// dropped, that peer fetches when it needs it.
+	laggingBytesMax = 16 * mail.MiB
 
 	// activeBodiesMax is how many bodies take turns on a push stream, so that a
 	// large one does not keep small ones waiting.

@@ -191,20 +191,24 @@ func (p *Peers) Ready(name string) bool {
 	return err == nil && r.calls.GetState() == connectivity.Ready
 }
 
-// Push returns nil once the named node has the body on stable storage. It ends
-// early with ctx; a body of which nothing has been sent is then not sent. A
-// connection that breaks is made again and the body sent again, so without a
-// deadline Push waits for ever for a node that is gone. ErrQueueFull: too much
-// lies in line for that node already.
-func (p *Peers) Push(ctx context.Context, ref mail.BodyRef, chunks [][]byte, to string) error {
+// Push puts a body in line for the named node and returns at once. Done is
+// called once, with nil when that node has the body on stable storage; it must
+// not block. A connection that breaks is made again and the body sent again, so
+// a Push to a node that is gone goes on until it is abandoned or detached.
+// ErrQueueFull: too much lies in line for that node already.
+func (p *Peers) Push(ref mail.BodyRef, body *mail.Body, to string, done func(error)) *Push {
+	told := func(err error) {
+		if err != nil {
+			err = fmt.Errorf("push body %s to %s: %w", ref.ID, to, err)
+		}
+		done(err)
+	}
 	r, err := p.remote(to)
 	if err != nil {
-		return fmt.Errorf("push body %s to %s: %w", ref.ID, to, err)
+		told(err)
+		return nil
 	}
-	if err := r.pusher.push(ctx, ref, chunks); err != nil {
-		return fmt.Errorf("push body %s to %s: %w", ref.ID, to, err)
-	}
-	return nil
+	return r.pusher.push(ref, body, told)
 }
 
 // Fetch gets a body from the named node, and checks its size and digest. It
@@ -261,29 +265,47 @@ func (p *Peers) fetch(ctx context.Context, from string, ref mail.BodyRef, body *
 	}
 }
 
-// Propose has the named node, the leader, append a command, and returns the
-// encoded result. ErrNotAppended (with ErrTooLarge where that is why) is
+// Propose has the named node, the leader, append commands, and returns what came
+// of each. Of those that name no body, none is passed over: what follows one has
+// no effect without it. ErrNotAppended (with ErrTooLarge where that is why) is
 // certain: nothing was sent, or the leader itself said so. Everything else that
-// can go wrong is ErrOutcomeUnknown.
-func (p *Peers) Propose(ctx context.Context, name string, command []byte, body *mail.BodyRef) ([]byte, error) {
-	result, err := p.propose(ctx, name, command, body)
-	if err != nil {
-		return nil, fmt.Errorf("propose at %s: %w", name, err)
+// can go wrong is ErrOutcomeUnknown. The caller keeps to ProposalsMax and
+// ProposalsBytesMax.
+func (p *Peers) Propose(ctx context.Context, name string, proposals []Proposal) []Outcome {
+	outcomes := make([]Outcome, len(proposals))
+	request := &pb.ProposeRequest{Proposals: make([]*pb.Proposal, 0, len(proposals))}
+	at := make([]int, 0, len(proposals))
+	for i, proposal := range proposals {
+		if len(proposal.Command) > ProposeBytesMax {
+			outcomes[i].Err = &NotAppendedError{Reason: fmt.Sprintf("command of %d bytes", len(proposal.Command)), TooLarge: true}
+			continue
+		}
+		sent := &pb.Proposal{Command: proposal.Command}
+		if proposal.Body != nil {
+			sent.BodyRef = proposal.Body.Encode()
+		}
+		request.Proposals, at = append(request.Proposals, sent), append(at, i)
 	}
-	return result, nil
+	replies, err := p.propose(ctx, name, request)
+	for k, i := range at {
+		if err != nil {
+			outcomes[i].Err = fmt.Errorf("propose at %s: %w", name, err)
+			continue
+		}
+		outcomes[i] = outcomeFromProto(replies[k])
+	}
+	return outcomes
 }
 
-func (p *Peers) propose(ctx context.Context, name string, command []byte, body *mail.BodyRef) ([]byte, error) {
-	if len(command) > ProposeBytesMax {
-		return nil, &NotAppendedError{Reason: fmt.Sprintf("command of %d bytes", len(command)), TooLarge: true}
+// propose returns as many outcomes as there are proposals, or an error that
+// holds for all of them.
+func (p *Peers) propose(ctx context.Context, name string, request *pb.ProposeRequest) ([]*pb.ProposeOutcome, error) {
+	if len(request.GetProposals()) == 0 {
+		return nil, nil
 	}
 	client, err := p.ready(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotAppended, err)
-	}
-	request := &pb.ProposeRequest{Command: command}
-	if body != nil {
-		request.BodyRef = body.Encode()
 	}
 	// From here on the request may have left, whatever gRPC says: its
 	// "unavailable" is the same before and after.
@@ -291,14 +313,21 @@ func (p *Peers) propose(ctx context.Context, name string, command []byte, body *
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 	}
-	switch outcome := reply.GetOutcome().(type) {
-	case *pb.ProposeReply_Result:
-		return outcome.Result, nil
-	case *pb.ProposeReply_NotAppended:
+	if got, want := len(reply.GetOutcomes()), len(request.GetProposals()); got != want {
+		return nil, fmt.Errorf("%w: %d outcomes of %d proposals", ErrOutcomeUnknown, got, want)
+	}
+	return reply.GetOutcomes(), nil
+}
+
+func outcomeFromProto(o *pb.ProposeOutcome) Outcome {
+	switch outcome := o.GetOutcome().(type) {
+	case *pb.ProposeOutcome_Result:
+		return Outcome{Result: outcome.Result}
+	case *pb.ProposeOutcome_NotAppended:
 		n := outcome.NotAppended
-		return nil, &NotAppendedError{Reason: clip(n.GetReason()), Leader: clip(n.GetLeader()), TooLarge: n.GetTooLarge()}
+		return Outcome{Err: &NotAppendedError{Reason: clip(n.GetReason()), Leader: clip(n.GetLeader()), TooLarge: n.GetTooLarge()}}
 	default: // Unknown, or something newer than this node.
-		return nil, fmt.Errorf("%w: %s", ErrOutcomeUnknown, clip(reply.GetUnknown().GetReason()))
+		return Outcome{Err: fmt.Errorf("%w: %s", ErrOutcomeUnknown, clip(o.GetUnknown().GetReason()))}
 	}
 }
 

@@ -50,7 +50,7 @@ func TestProposeErrors(t *testing.T) {
 				defer a.close()
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
-				_, err := a.peers.Propose(ctx, "b", []byte("command"), &ref)
+				_, err := a.propose(ctx, "b", []byte("command"), &ref)
 				if !errors.Is(err, tt.want) {
 					t.Fatalf("%v, want %v", err, tt.want)
 				}
@@ -81,35 +81,35 @@ func TestProposeCertainties(t *testing.T) {
 		}}
 		a, b := w.start("a", new(backend)), w.start("b", at)
 		defer a.close()
-		got, err := a.peers.Propose(t.Context(), "b", []byte("c"), nil)
+		got, err := a.propose(t.Context(), "b", []byte("c"), nil)
 		if err != nil || string(got) != "result of c" {
 			t.Fatalf("%q, %v", got, err)
 		}
-		_, err = a.peers.Propose(t.Context(), "b", make([]byte, ProposeBytesMax+1), nil)
+		_, err = a.propose(t.Context(), "b", make([]byte, ProposeBytesMax+1), nil)
 		if !errors.Is(err, ErrTooLarge) || !errors.Is(err, ErrNotAppended) {
 			t.Errorf("too large: %v", err)
 		}
 		for _, dead := range []string{"dead", "nowhere"} {
-			if _, err := a.peers.Propose(t.Context(), dead, []byte("c"), nil); !errors.Is(err, ErrNotAppended) {
+			if _, err := a.propose(t.Context(), dead, []byte("c"), nil); !errors.Is(err, ErrNotAppended) {
 				t.Errorf("%s: %v, want ErrNotAppended: nothing was sent", dead, err)
 			}
 		}
 		b.close()
 		synctest.Wait()
-		if _, err := a.peers.Propose(t.Context(), "b", []byte("c"), nil); !errors.Is(err, ErrNotAppended) {
+		if _, err := a.propose(t.Context(), "b", []byte("c"), nil); !errors.Is(err, ErrNotAppended) {
 			t.Errorf("leader gone before the call: %v, want ErrNotAppended", err)
 		}
 		b = w.start("b", at)
 		defer b.close()
 		time.Sleep(2 * reconnectMax) // The bubble's clock.
-		if _, err := a.peers.Propose(t.Context(), "b", []byte("c"), nil); err != nil {
+		if _, err := a.propose(t.Context(), "b", []byte("c"), nil); err != nil {
 			t.Errorf("leader back: %v", err)
 		}
 		_ = a.peers.Close()
-		if _, err := a.peers.Propose(t.Context(), "b", []byte("c"), nil); !errors.Is(err, ErrNotAppended) || !errors.Is(err, ErrClosed) {
+		if _, err := a.propose(t.Context(), "b", []byte("c"), nil); !errors.Is(err, ErrNotAppended) || !errors.Is(err, ErrClosed) {
 			t.Errorf("after Close: %v", err)
 		}
-		if err := a.peers.Push(t.Context(), mail.BodyRef{}, nil, "b"); !errors.Is(err, ErrClosed) {
+		if err := a.push(t.Context(), mail.BodyRef{}, new(mail.Body), "b"); !errors.Is(err, ErrClosed) {
 			t.Errorf("push after Close: %v", err)
 		}
 	})

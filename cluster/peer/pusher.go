@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -16,10 +17,9 @@ import (
 
 // A pusher sends bodies to one peer, over one stream at a time.
 //
-// A parcel is in line, then active (its frames take turns with those of the
-// other active ones), then sent, until its ack comes. Active and sent ones
-// make up the window. When the stream breaks, the window goes back to the head
-// of the line.
+// A push is in line, then active (its frames take turns with those of the other
+// active ones), then sent, until its ack comes. Active and sent ones make up the
+// window. When the stream breaks, the window goes back to the head of the line.
 type pusher struct {
 	name string
 	conn *grpc.ClientConn
@@ -31,81 +31,128 @@ type pusher struct {
 	//
 	// Invariant: lineOctets is the sum of the sizes in it, and at most
 	// queueBytesMax when something was added, or there was nothing else.
-	line       []*parcel
+	line       []*Push
 	lineOctets mail.ByteSize
-	active     []*parcel
-	turn       int // whose turn it is in active
-	// window has the active and the sent parcels by number.
+	// laggingOctets are those of the detached ones in line.
+	//
+	// Invariant: at most laggingBytesMax.
+	laggingOctets mail.ByteSize
+	active        []*Push
+	turn          int // whose turn it is in active
+	// window has the active and the sent pushes by number.
 	//
 	// Invariant: at most windowBodiesMax of them, and more than one only with
 	// at most windowBytesMax together.
-	window       map[uint64]*parcel
+	window       map[uint64]*Push
 	windowOctets mail.ByteSize
 	number       uint64 // the last one given out on this stream
 	closed       bool
 }
 
-// A parcel is one body on its way.
-type parcel struct {
+// A Push is one body on its way to one peer. A nil Push has failed already.
+type Push struct {
 	ref    mail.BodyRef
-	chunks [][]byte
-	done   chan error // capacity 1
+	pusher *pusher
+	done   func(error)
 
 	// The rest is guarded by pusher.mu.
-	number uint64
-	left   bool // nobody waits for it any more
-	begun  bool // its reference has been sent on this stream
-	chunk  int  // the next octet to send
-	offset int
+	chunks    [][]byte
+	number    uint64
+	abandoned bool // nobody wants it any more
+	detached  bool // nobody waits for it any more
+	begun     bool // its reference has been sent on this stream
+	chunk     int  // the next octet to send
+	offset    int
 }
 
 func newPusher(name string, conn *grpc.ClientConn, log *slog.Logger) *pusher {
-	return &pusher{name: name, conn: conn, log: log, wake: make(chan struct{}, 1), window: make(map[uint64]*parcel)}
+	return &pusher{name: name, conn: conn, log: log, wake: make(chan struct{}, 1), window: make(map[uint64]*Push)}
 }
 
-// push puts a body in line and waits for its ack.
-func (p *pusher) push(ctx context.Context, ref mail.BodyRef, chunks [][]byte) error {
+// push puts a body in line.
+func (p *pusher) push(ref mail.BodyRef, body *mail.Body, done func(error)) *Push {
 	if ref.Size > BodyBytesMax {
-		return ErrTooLarge
+		done(ErrTooLarge)
+		return nil
 	}
-	if err := ctx.Err(); err != nil {
-		return err
+	c := &Push{ref: ref, pusher: p, chunks: body.Chunks(), done: done}
+	if err := p.enqueue(c); err != nil {
+		done(err)
+		return nil
 	}
-	c := &parcel{ref: ref, chunks: chunks, done: make(chan error, 1)}
-	p.mu.Lock()
-	switch {
-	case p.closed:
-		p.mu.Unlock()
-		return ErrClosed
-	case len(p.line) > 0 && p.lineOctets+ref.Size > queueBytesMax:
-		octets := p.lineOctets
-		p.mu.Unlock()
-		return fmt.Errorf("%w: %d octets in line", ErrQueueFull, octets)
-	}
-	p.line = append(p.line, c)
-	p.lineOctets += ref.Size
-	p.mu.Unlock()
 	p.nudge()
-	select {
-	case err := <-c.done:
-		return err
-	case <-ctx.Done():
-		p.leave(c)
-		return ctx.Err()
-	}
+	return c
 }
 
-// leave gives up a parcel: one in line goes, one that is active is abandoned at
-// its next turn, one that was sent keeps its place until the ack.
-func (p *pusher) leave(c *parcel) {
+func (p *pusher) enqueue(c *Push) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c.left = true
-	if i := slices.Index(p.line, c); i >= 0 {
-		p.line = slices.Delete(p.line, i, i+1)
-		p.lineOctets -= c.ref.Size
+	switch {
+	case p.closed:
+		return ErrClosed
+	case len(p.line) > 0 && p.lineOctets+c.ref.Size > queueBytesMax:
+		return fmt.Errorf("%w: %d octets in line", ErrQueueFull, p.lineOctets)
 	}
+	p.line = append(p.line, c)
+	p.lineOctets += c.ref.Size
+	return nil
+}
+
+// Abandon gives a push up: one in line goes, one that is active is broken off at
+// its next turn, one that was sent keeps its place until the ack. Done is not
+// called any more, but may be running.
+func (c *Push) Abandon() {
+	if c == nil {
+		return
+	}
+	p := c.pusher
+	p.mu.Lock()
+	c.abandoned = true
+	p.dropLocked(c)
+	p.mu.Unlock()
 	p.nudge()
+}
+
+// Detach says that nobody waits for a push any more. It goes on as long as its
+// peer is not too far behind: see laggingBytesMax.
+func (c *Push) Detach() {
+	if c == nil {
+		return
+	}
+	p := c.pusher
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.detached || c.abandoned {
+		return
+	}
+	c.detached = true
+	if !slices.Contains(p.line, c) {
+		return
+	}
+	p.laggingOctets += c.ref.Size
+	for p.laggingOctets > laggingBytesMax {
+		oldest := p.line[slices.IndexFunc(p.line, func(c *Push) bool { return c.detached })]
+		oldest.abandoned = true
+		p.dropLocked(oldest)
+	}
+}
+
+// dropLocked takes a push out of the line, if it is there.
+func (p *pusher) dropLocked(c *Push) {
+	if i := slices.Index(p.line, c); i >= 0 {
+		p.takeLocked(i)
+	}
+}
+
+// takeLocked takes the push at i out of the line.
+func (p *pusher) takeLocked(i int) *Push {
+	c := p.line[i]
+	p.line = slices.Delete(p.line, i, i+1)
+	p.lineOctets -= c.ref.Size
+	if c.detached {
+		p.laggingOctets -= c.ref.Size
+	}
+	return c
 }
 
 func (p *pusher) nudge() {
@@ -144,12 +191,13 @@ func (p *pusher) run(ctx context.Context) {
 // close fails whatever is still waited for.
 func (p *pusher) close() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	line := p.line
 	p.closed = true
-	for _, c := range p.line {
-		c.done <- ErrClosed
+	p.line, p.lineOctets, p.laggingOctets = nil, 0, 0
+	p.mu.Unlock()
+	for _, c := range line {
+		c.done(ErrClosed)
 	}
-	p.line, p.lineOctets = nil, 0
 }
 
 // stream opens a push stream and works it until it breaks.
@@ -173,26 +221,43 @@ func (p *pusher) stream(ctx context.Context) error {
 }
 
 // send sends frames as the window allows, until ctx ends or the stream breaks.
-func (p *pusher) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.PushFrame, pb.PushAck]) error {
+func (p *pusher) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.PushFrames, pb.PushAcks]) error {
 	for {
-		if frame := p.next(); frame != nil {
-			if err := stream.Send(frame); err != nil {
+		if frames := p.next(); len(frames) > 0 {
+			if err := stream.Send(&pb.PushFrames{Frames: frames}); err != nil {
 				return fmt.Errorf("send: %w", err)
 			}
 			continue
 		}
 		select {
 		case <-p.wake:
+			// Whoever is about to push goes first: one message then carries it all.
+			runtime.Gosched()
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// next returns the frame to send now, or nil when there is none.
-func (p *pusher) next() *pb.PushFrame {
+// next returns the frames to send now, none when there are none: as many as one
+// message may have.
+func (p *pusher) next() []*pb.PushFrame {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	var frames []*pb.PushFrame
+	for room := frameBytesMax; room > 0 && len(frames) < framesMax; {
+		f := p.frameLocked(room)
+		if f == nil {
+			break
+		}
+		room -= len(f.GetData())
+		frames = append(frames, f)
+	}
+	return frames
+}
+
+// frameLocked returns the next frame, with at most room octets.
+func (p *pusher) frameLocked(room int) *pb.PushFrame {
 	p.activate()
 	if len(p.active) == 0 {
 		return nil
@@ -203,13 +268,13 @@ func (p *pusher) next() *pb.PushFrame {
 	if !c.begun {
 		f.Ref, c.begun = c.ref.Encode(), true
 	}
-	if c.left {
+	if c.abandoned {
 		f.Abandoned = true
 		p.retire(p.turn)
 		p.unwindow(c)
 		return f
 	}
-	f.Data = c.take()
+	f.Data = c.take(room)
 	if c.chunk == len(c.chunks) {
 		f.Last = true
 		p.retire(p.turn)
@@ -219,15 +284,13 @@ func (p *pusher) next() *pb.PushFrame {
 	return f
 }
 
-// activate moves parcels from the line into the window while there is room.
+// activate moves pushes from the line into the window while there is room.
 func (p *pusher) activate() {
 	for len(p.line) > 0 && len(p.active) < activeBodiesMax && len(p.window) < windowBodiesMax {
-		c := p.line[0]
-		if len(p.window) > 0 && p.windowOctets+c.ref.Size > windowBytesMax {
+		if len(p.window) > 0 && p.windowOctets+p.line[0].ref.Size > windowBytesMax {
 			return
 		}
-		p.line = slices.Delete(p.line, 0, 1)
-		p.lineOctets -= c.ref.Size
+		c := p.takeLocked(0)
 		p.number++
 		c.number = p.number
 		p.window[c.number] = c
@@ -236,17 +299,17 @@ func (p *pusher) activate() {
 	}
 }
 
-// retire takes the parcel at i out of the turns. The next one moves up to i.
+// retire takes the push at i out of the turns. The next one moves up to i.
 func (p *pusher) retire(i int) { p.active = slices.Delete(p.active, i, i+1) }
 
-func (p *pusher) unwindow(c *parcel) {
+func (p *pusher) unwindow(c *Push) {
 	delete(p.window, c.number)
 	p.windowOctets -= c.ref.Size
 	c.chunks = nil
 }
 
-// take returns the next octets of the body, at most frameBytesMax.
-func (c *parcel) take() []byte {
+// take returns the next octets of the body, at most room.
+func (c *Push) take(room int) []byte {
 	for c.chunk < len(c.chunks) && c.offset == len(c.chunks[c.chunk]) {
 		c.chunk, c.offset = c.chunk+1, 0
 	}
@@ -254,7 +317,7 @@ func (c *parcel) take() []byte {
 		return nil
 	}
 	rest := c.chunks[c.chunk][c.offset:]
-	n := min(len(rest), frameBytesMax)
+	n := min(len(rest), room)
 	if c.offset += n; c.offset == len(c.chunks[c.chunk]) {
 		c.chunk, c.offset = c.chunk+1, 0
 	}
@@ -262,57 +325,74 @@ func (c *parcel) take() []byte {
 }
 
 // receive takes acks until the stream breaks.
-func (p *pusher) receive(stream grpc.BidiStreamingClient[pb.PushFrame, pb.PushAck]) error {
+func (p *pusher) receive(stream grpc.BidiStreamingClient[pb.PushFrames, pb.PushAcks]) error {
 	for {
-		ack, err := stream.Recv()
+		acks, err := stream.Recv()
 		if err != nil {
 			return err
 		}
-		if err := p.acknowledged(ack); err != nil {
-			return err
+		for _, ack := range acks.GetAcks() {
+			if err := p.acknowledged(ack); err != nil {
+				return err
+			}
 		}
+		p.nudge()
 	}
 }
 
 var errAck = errors.New("acknowledgement of a body that was not sent")
 
 func (p *pusher) acknowledged(ack *pb.PushAck) error {
+	c, err := p.sent(ack)
+	if err != nil || c == nil {
+		return err
+	}
+	switch ack.GetCode() {
+	case pb.PushAck_STORED:
+		c.done(nil)
+	case pb.PushAck_MISMATCH:
+		c.done(fmt.Errorf("%w: %s", ErrMismatch, clip(ack.GetDetail())))
+	default:
+		c.done(fmt.Errorf("%w: %s", ErrNotStored, clip(ack.GetDetail())))
+	}
+	return nil
+}
+
+// sent takes the push that an ack is about out of the window. It is nil where
+// nobody wants it any more.
+func (p *pusher) sent(ack *pb.PushAck) (*Push, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := p.window[ack.GetNumber()]
 	// A peer that answers for another body, or before the whole body was sent,
 	// cannot be believed about any.
 	if c == nil || slices.Contains(p.active, c) || string(ack.GetQueueId()) != string(c.ref.ID[:]) {
-		return fmt.Errorf("%w: number %d", errAck, ack.GetNumber())
+		return nil, fmt.Errorf("%w: number %d", errAck, ack.GetNumber())
 	}
 	p.unwindow(c)
-	switch ack.GetCode() {
-	case pb.PushAck_STORED:
-		c.done <- nil
-	case pb.PushAck_MISMATCH:
-		c.done <- fmt.Errorf("%w: %s", ErrMismatch, clip(ack.GetDetail()))
-	default:
-		c.done <- fmt.Errorf("%w: %s", ErrNotStored, clip(ack.GetDetail()))
+	if c.abandoned {
+		return nil, nil
 	}
-	p.nudge()
-	return nil
+	return c, nil
 }
 
 // recall puts what the broken stream carried back to the head of the line, in
-// the old order. Storing a body twice is harmless.
+// the old order. Storing a body twice is harmless. What nobody waits for is left
+// to the peer to fetch.
 func (p *pusher) recall() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var again []*parcel
+	var again []*Push
 	for _, c := range p.window {
-		if c.left {
+		if c.abandoned || c.detached {
+			c.chunks = nil
 			continue
 		}
 		c.begun, c.chunk, c.offset = false, 0, 0
 		again = append(again, c)
 		p.lineOctets += c.ref.Size
 	}
-	slices.SortFunc(again, func(a, b *parcel) int { return int(a.number) - int(b.number) })
+	slices.SortFunc(again, func(a, b *Push) int { return int(a.number) - int(b.number) })
 	p.line = append(again, p.line...)
 	p.active, p.turn, p.number = nil, 0, 0
 	clear(p.window)

@@ -93,35 +93,64 @@ type service struct {
 // Propose implements the call. It never fails with a status of its own, since
 // the caller has to take that for an unknown outcome.
 func (v service) Propose(ctx context.Context, r *pb.ProposeRequest) (*pb.ProposeReply, error) {
-	if len(r.GetCommand()) > ProposeBytesMax {
-		return notAppended(&NotAppendedError{Reason: fmt.Sprintf("command of %d bytes", len(r.GetCommand())), TooLarge: true}), nil
-	}
-	var body *mail.BodyRef
-	if len(r.GetBodyRef()) > 0 {
-		ref, err := mail.DecodeBodyRef(r.GetBodyRef())
-		if err != nil {
-			return notAppended(&NotAppendedError{Reason: err.Error()}), nil
+	reply := &pb.ProposeReply{Outcomes: make([]*pb.ProposeOutcome, len(r.GetProposals()))}
+	if len(r.GetProposals()) > ProposalsMax {
+		for i := range reply.Outcomes {
+			reply.Outcomes[i] = notAppended(&NotAppendedError{Reason: fmt.Sprintf("%d commands", len(r.GetProposals()))})
 		}
-		body = &ref
+		return reply, nil
 	}
-	info, _ := caller(ctx)
-	result, err := v.s.backend.Propose(ctx, info.name, r.GetCommand(), body)
-	var refusal *NotAppendedError
-	switch {
-	case err == nil:
-		return &pb.ProposeReply{Outcome: &pb.ProposeReply_Result{Result: result}}, nil
-	case errors.As(err, &refusal):
-		return notAppended(refusal), nil
-	case errors.Is(err, ErrTooLarge):
-		return notAppended(&NotAppendedError{Reason: reason(err), TooLarge: true}), nil
-	case errors.Is(err, ErrNotAppended):
-		return notAppended(&NotAppendedError{Reason: reason(err)}), nil
+	proposals := make([]Proposal, 0, len(r.GetProposals()))
+	at := make([]int, 0, len(r.GetProposals())) // where in the reply each one stands
+	for i, p := range r.GetProposals() {
+		proposal, refusal := proposalOf(p)
+		if refusal != nil {
+			reply.Outcomes[i] = notAppended(refusal)
+			continue
+		}
+		proposals, at = append(proposals, proposal), append(at, i)
 	}
-	return &pb.ProposeReply{Outcome: &pb.ProposeReply_Unknown{Unknown: &pb.Unknown{Reason: reason(err)}}}, nil
+	if len(proposals) > 0 {
+		info, _ := caller(ctx)
+		for i, o := range v.s.backend.Propose(ctx, info.name, proposals) {
+			reply.Outcomes[at[i]] = outcomeToProto(o)
+		}
+	}
+	return reply, nil
 }
 
-func notAppended(e *NotAppendedError) *pb.ProposeReply {
-	return &pb.ProposeReply{Outcome: &pb.ProposeReply_NotAppended{NotAppended: &pb.NotAppended{
+func proposalOf(p *pb.Proposal) (Proposal, *NotAppendedError) {
+	if len(p.GetCommand()) > ProposeBytesMax {
+		return Proposal{}, &NotAppendedError{Reason: fmt.Sprintf("command of %d bytes", len(p.GetCommand())), TooLarge: true}
+	}
+	proposal := Proposal{Command: p.GetCommand()}
+	if len(p.GetBodyRef()) > 0 {
+		ref, err := mail.DecodeBodyRef(p.GetBodyRef())
+		if err != nil {
+			return Proposal{}, &NotAppendedError{Reason: err.Error()}
+		}
+		proposal.Body = &ref
+	}
+	return proposal, nil
+}
+
+func outcomeToProto(o Outcome) *pb.ProposeOutcome {
+	var refusal *NotAppendedError
+	switch {
+	case o.Err == nil:
+		return &pb.ProposeOutcome{Outcome: &pb.ProposeOutcome_Result{Result: o.Result}}
+	case errors.As(o.Err, &refusal):
+		return notAppended(refusal)
+	case errors.Is(o.Err, ErrTooLarge):
+		return notAppended(&NotAppendedError{Reason: reason(o.Err), TooLarge: true})
+	case errors.Is(o.Err, ErrNotAppended):
+		return notAppended(&NotAppendedError{Reason: reason(o.Err)})
+	}
+	return &pb.ProposeOutcome{Outcome: &pb.ProposeOutcome_Unknown{Unknown: &pb.Unknown{Reason: reason(o.Err)}}}
+}
+
+func notAppended(e *NotAppendedError) *pb.ProposeOutcome {
+	return &pb.ProposeOutcome{Outcome: &pb.ProposeOutcome_NotAppended{NotAppended: &pb.NotAppended{
 		Reason: clip(e.Reason), Leader: clip(e.Leader), TooLarge: e.TooLarge,
 	}}}
 }

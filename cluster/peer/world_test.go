@@ -177,9 +177,19 @@ type backend struct {
 	pull      func(ctx context.Context, r PullRequest) (PullReply, error)
 }
 
-func (b *backend) StoreBody(ref mail.BodyRef, chunks [][]byte) error {
+func (b *backend) StoreBodies(bodies []Arrived) []error {
+	errs := make([]error, len(bodies))
+	var storing sync.WaitGroup
+	for i, a := range bodies {
+		storing.Go(func() { errs[i] = b.store(a) })
+	}
+	storing.Wait()
+	return errs
+}
+
+func (b *backend) store(a Arrived) error {
 	if b.storeBody != nil {
-		if err := b.storeBody(ref); err != nil {
+		if err := b.storeBody(a.Ref); err != nil {
 			return err
 		}
 	}
@@ -188,7 +198,7 @@ func (b *backend) StoreBody(ref mail.BodyRef, chunks [][]byte) error {
 	if b.bodies == nil {
 		b.bodies = map[mail.BodyRef][]byte{}
 	}
-	b.bodies[ref] = bytes.Join(chunks, nil)
+	b.bodies[a.Ref] = bytes.Join(a.Body.Chunks(), nil)
 	b.stored++
 	return nil
 }
@@ -208,8 +218,12 @@ type readCloser struct{ io.ReadSeeker }
 
 func (readCloser) Close() error { return nil }
 
-func (b *backend) Propose(ctx context.Context, _ string, command []byte, body *mail.BodyRef) ([]byte, error) {
-	return b.propose(ctx, command, body)
+func (b *backend) Propose(ctx context.Context, _ string, proposals []Proposal) []Outcome {
+	outcomes := make([]Outcome, len(proposals))
+	for i, p := range proposals {
+		outcomes[i].Result, outcomes[i].Err = b.propose(ctx, p.Command, p.Body)
+	}
+	return outcomes
 }
 
 func (b *backend) Pull(ctx context.Context, r PullRequest) (PullReply, error) { return b.pull(ctx, r) }
@@ -231,4 +245,23 @@ func body(n byte, size int) (mail.BodyRef, *mail.Body) {
 	_, _ = rand.NewChaCha8([32]byte{n}).Read(data) // Never fails.
 	b := mail.NewBody(data)
 	return b.Ref(mail.MintQueueID(1, [10]byte{n})), b
+}
+
+// push pushes a body and waits for what comes of it; the end of ctx abandons it.
+func (n *node) push(ctx context.Context, ref mail.BodyRef, b *mail.Body, to string) error {
+	done := make(chan error, 1)
+	p := n.peers.Push(ref, b, to, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		p.Abandon()
+		return ctx.Err()
+	}
+}
+
+// propose proposes one command.
+func (n *node) propose(ctx context.Context, to string, command []byte, ref *mail.BodyRef) ([]byte, error) {
+	o := n.peers.Propose(ctx, to, []Proposal{{Command: command, Body: ref}})[0]
+	return o.Result, o.Err
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"runtime"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -56,6 +57,8 @@ func (s *Spool) write() {
 
 // gather returns first and all jobs that wait behind it, up to the bounds.
 func (s *Spool) gather(first *job) []*job {
+	// Whoever is about to put goes first: one sync then serves them all.
+	runtime.Gosched()
 	batch := []*job{first}
 	for size := first.ref.Size; len(batch) < batchJobsMax && size < batchBytesMax; {
 		select {

@@ -88,7 +88,53 @@ func (x PushAck_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PushAck_Code.Descriptor instead.
 func (PushAck_Code) EnumDescriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{1, 0}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{3, 0}
+}
+
+// PushFrames are pieces of one or several bodies, in order, at most 512 of them
+// with at most 256 KiB of octets together.
+type PushFrames struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Frames        []*PushFrame           `protobuf:"bytes,1,rep,name=frames,proto3" json:"frames,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushFrames) Reset() {
+	*x = PushFrames{}
+	mi := &file_proto_peerpb_peer_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushFrames) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushFrames) ProtoMessage() {}
+
+func (x *PushFrames) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_peerpb_peer_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushFrames.ProtoReflect.Descriptor instead.
+func (*PushFrames) Descriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *PushFrames) GetFrames() []*PushFrame {
+	if x != nil {
+		return x.Frames
+	}
+	return nil
 }
 
 // A PushFrame is a piece of one body.
@@ -111,7 +157,7 @@ type PushFrame struct {
 
 func (x *PushFrame) Reset() {
 	*x = PushFrame{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[0]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -123,7 +169,7 @@ func (x *PushFrame) String() string {
 func (*PushFrame) ProtoMessage() {}
 
 func (x *PushFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[0]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -136,7 +182,7 @@ func (x *PushFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushFrame.ProtoReflect.Descriptor instead.
 func (*PushFrame) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{0}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *PushFrame) GetNumber() uint64 {
@@ -174,6 +220,51 @@ func (x *PushFrame) GetAbandoned() bool {
 	return false
 }
 
+// PushAcks are acknowledgements in no particular order.
+type PushAcks struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Acks          []*PushAck             `protobuf:"bytes,1,rep,name=acks,proto3" json:"acks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushAcks) Reset() {
+	*x = PushAcks{}
+	mi := &file_proto_peerpb_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushAcks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushAcks) ProtoMessage() {}
+
+func (x *PushAcks) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_peerpb_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushAcks.ProtoReflect.Descriptor instead.
+func (*PushAcks) Descriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PushAcks) GetAcks() []*PushAck {
+	if x != nil {
+		return x.Acks
+	}
+	return nil
+}
+
 // A PushAck is the fate of one complete body.
 type PushAck struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -188,7 +279,7 @@ type PushAck struct {
 
 func (x *PushAck) Reset() {
 	*x = PushAck{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[1]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -200,7 +291,7 @@ func (x *PushAck) String() string {
 func (*PushAck) ProtoMessage() {}
 
 func (x *PushAck) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[1]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -213,7 +304,7 @@ func (x *PushAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushAck.ProtoReflect.Descriptor instead.
 func (*PushAck) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{1}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PushAck) GetNumber() uint64 {
@@ -255,7 +346,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[2]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -267,7 +358,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[2]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -280,7 +371,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{2}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FetchRequest) GetRef() []byte {
@@ -307,7 +398,7 @@ type FetchFrame struct {
 
 func (x *FetchFrame) Reset() {
 	*x = FetchFrame{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[3]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -319,7 +410,7 @@ func (x *FetchFrame) String() string {
 func (*FetchFrame) ProtoMessage() {}
 
 func (x *FetchFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[3]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -332,7 +423,7 @@ func (x *FetchFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchFrame.ProtoReflect.Descriptor instead.
 func (*FetchFrame) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{3}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FetchFrame) GetData() []byte {
@@ -344,17 +435,15 @@ func (x *FetchFrame) GetData() []byte {
 
 type ProposeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// An encoded command, at most 64 KiB.
-	Command []byte `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// The reference of the body that the command names, or empty.
-	BodyRef       []byte `protobuf:"bytes,2,opt,name=body_ref,json=bodyRef,proto3" json:"body_ref,omitempty"`
+	// At most 256 of them, with at most 512 KiB together.
+	Proposals     []*Proposal `protobuf:"bytes,1,rep,name=proposals,proto3" json:"proposals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[4]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -366,7 +455,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[4]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -379,17 +468,64 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{4}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *ProposeRequest) GetCommand() []byte {
+func (x *ProposeRequest) GetProposals() []*Proposal {
+	if x != nil {
+		return x.Proposals
+	}
+	return nil
+}
+
+type Proposal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An encoded command, at most 64 KiB.
+	Command []byte `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// The reference of the body that the command names, or empty.
+	BodyRef       []byte `protobuf:"bytes,2,opt,name=body_ref,json=bodyRef,proto3" json:"body_ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Proposal) Reset() {
+	*x = Proposal{}
+	mi := &file_proto_peerpb_peer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Proposal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Proposal) ProtoMessage() {}
+
+func (x *Proposal) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_peerpb_peer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Proposal.ProtoReflect.Descriptor instead.
+func (*Proposal) Descriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Proposal) GetCommand() []byte {
 	if x != nil {
 		return x.Command
 	}
 	return nil
 }
 
-func (x *ProposeRequest) GetBodyRef() []byte {
+func (x *Proposal) GetBodyRef() []byte {
 	if x != nil {
 		return x.BodyRef
 	}
@@ -398,19 +534,15 @@ func (x *ProposeRequest) GetBodyRef() []byte {
 
 type ProposeReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Types that are valid to be assigned to Outcome:
-	//
-	//	*ProposeReply_Result
-	//	*ProposeReply_NotAppended
-	//	*ProposeReply_Unknown
-	Outcome       isProposeReply_Outcome `protobuf_oneof:"outcome"`
+	// One for each proposal, in their order.
+	Outcomes      []*ProposeOutcome `protobuf:"bytes,1,rep,name=outcomes,proto3" json:"outcomes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProposeReply) Reset() {
 	*x = ProposeReply{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[5]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +554,7 @@ func (x *ProposeReply) String() string {
 func (*ProposeReply) ProtoMessage() {}
 
 func (x *ProposeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[5]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,67 +567,116 @@ func (x *ProposeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeReply.ProtoReflect.Descriptor instead.
 func (*ProposeReply) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{5}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{8}
 }
 
-func (x *ProposeReply) GetOutcome() isProposeReply_Outcome {
+func (x *ProposeReply) GetOutcomes() []*ProposeOutcome {
+	if x != nil {
+		return x.Outcomes
+	}
+	return nil
+}
+
+type ProposeOutcome struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Outcome:
+	//
+	//	*ProposeOutcome_Result
+	//	*ProposeOutcome_NotAppended
+	//	*ProposeOutcome_Unknown
+	Outcome       isProposeOutcome_Outcome `protobuf_oneof:"outcome"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProposeOutcome) Reset() {
+	*x = ProposeOutcome{}
+	mi := &file_proto_peerpb_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProposeOutcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProposeOutcome) ProtoMessage() {}
+
+func (x *ProposeOutcome) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_peerpb_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProposeOutcome.ProtoReflect.Descriptor instead.
+func (*ProposeOutcome) Descriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ProposeOutcome) GetOutcome() isProposeOutcome_Outcome {
 	if x != nil {
 		return x.Outcome
 	}
 	return nil
 }
 
-func (x *ProposeReply) GetResult() []byte {
+func (x *ProposeOutcome) GetResult() []byte {
 	if x != nil {
-		if x, ok := x.Outcome.(*ProposeReply_Result); ok {
+		if x, ok := x.Outcome.(*ProposeOutcome_Result); ok {
 			return x.Result
 		}
 	}
 	return nil
 }
 
-func (x *ProposeReply) GetNotAppended() *NotAppended {
+func (x *ProposeOutcome) GetNotAppended() *NotAppended {
 	if x != nil {
-		if x, ok := x.Outcome.(*ProposeReply_NotAppended); ok {
+		if x, ok := x.Outcome.(*ProposeOutcome_NotAppended); ok {
 			return x.NotAppended
 		}
 	}
 	return nil
 }
 
-func (x *ProposeReply) GetUnknown() *Unknown {
+func (x *ProposeOutcome) GetUnknown() *Unknown {
 	if x != nil {
-		if x, ok := x.Outcome.(*ProposeReply_Unknown); ok {
+		if x, ok := x.Outcome.(*ProposeOutcome_Unknown); ok {
 			return x.Unknown
 		}
 	}
 	return nil
 }
 
-type isProposeReply_Outcome interface {
-	isProposeReply_Outcome()
+type isProposeOutcome_Outcome interface {
+	isProposeOutcome_Outcome()
 }
 
-type ProposeReply_Result struct {
+type ProposeOutcome_Result struct {
 	// The command was applied with this encoded result.
 	Result []byte `protobuf:"bytes,1,opt,name=result,proto3,oneof"`
 }
 
-type ProposeReply_NotAppended struct {
+type ProposeOutcome_NotAppended struct {
 	// The command was certainly never appended, and never will be by this call.
 	NotAppended *NotAppended `protobuf:"bytes,2,opt,name=not_appended,json=notAppended,proto3,oneof"`
 }
 
-type ProposeReply_Unknown struct {
+type ProposeOutcome_Unknown struct {
 	// It may have been appended. Ask again with the same queue id.
 	Unknown *Unknown `protobuf:"bytes,3,opt,name=unknown,proto3,oneof"`
 }
 
-func (*ProposeReply_Result) isProposeReply_Outcome() {}
+func (*ProposeOutcome_Result) isProposeOutcome_Outcome() {}
 
-func (*ProposeReply_NotAppended) isProposeReply_Outcome() {}
+func (*ProposeOutcome_NotAppended) isProposeOutcome_Outcome() {}
 
-func (*ProposeReply_Unknown) isProposeReply_Outcome() {}
+func (*ProposeOutcome_Unknown) isProposeOutcome_Outcome() {}
 
 type NotAppended struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -510,7 +691,7 @@ type NotAppended struct {
 
 func (x *NotAppended) Reset() {
 	*x = NotAppended{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[6]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +703,7 @@ func (x *NotAppended) String() string {
 func (*NotAppended) ProtoMessage() {}
 
 func (x *NotAppended) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[6]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +716,7 @@ func (x *NotAppended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotAppended.ProtoReflect.Descriptor instead.
 func (*NotAppended) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{6}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NotAppended) GetReason() string {
@@ -568,7 +749,7 @@ type Unknown struct {
 
 func (x *Unknown) Reset() {
 	*x = Unknown{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[7]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -580,7 +761,7 @@ func (x *Unknown) String() string {
 func (*Unknown) ProtoMessage() {}
 
 func (x *Unknown) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[7]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -593,7 +774,7 @@ func (x *Unknown) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unknown.ProtoReflect.Descriptor instead.
 func (*Unknown) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{7}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Unknown) GetReason() string {
@@ -617,7 +798,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[8]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +810,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[8]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +823,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{8}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PullRequest) GetHolder() string {
@@ -679,7 +860,7 @@ type PullReply struct {
 
 func (x *PullReply) Reset() {
 	*x = PullReply{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[9]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -691,7 +872,7 @@ func (x *PullReply) String() string {
 func (*PullReply) ProtoMessage() {}
 
 func (x *PullReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[9]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -704,7 +885,7 @@ func (x *PullReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullReply.ProtoReflect.Descriptor instead.
 func (*PullReply) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{9}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PullReply) GetToken() uint64 {
@@ -729,7 +910,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[10]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +922,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[10]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,7 +935,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{10}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{14}
 }
 
 type HealthReply struct {
@@ -780,7 +961,7 @@ type HealthReply struct {
 
 func (x *HealthReply) Reset() {
 	*x = HealthReply{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[11]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -792,7 +973,7 @@ func (x *HealthReply) String() string {
 func (*HealthReply) ProtoMessage() {}
 
 func (x *HealthReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[11]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -805,7 +986,7 @@ func (x *HealthReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthReply.ProtoReflect.Descriptor instead.
 func (*HealthReply) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{11}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HealthReply) GetServerId() string {
@@ -875,13 +1056,18 @@ var File_proto_peerpb_peer_proto protoreflect.FileDescriptor
 
 const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x17proto/peerpb/peer.proto\x12\x10holdfast.peer.v1\"{\n" +
+	"\x17proto/peerpb/peer.proto\x12\x10holdfast.peer.v1\"A\n" +
+	"\n" +
+	"PushFrames\x123\n" +
+	"\x06frames\x18\x01 \x03(\v2\x1b.holdfast.peer.v1.PushFrameR\x06frames\"{\n" +
 	"\tPushFrame\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\fR\x03ref\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12\x12\n" +
 	"\x04last\x18\x04 \x01(\bR\x04last\x12\x1c\n" +
-	"\tabandoned\x18\x05 \x01(\bR\tabandoned\"\xcc\x01\n" +
+	"\tabandoned\x18\x05 \x01(\bR\tabandoned\"9\n" +
+	"\bPushAcks\x12-\n" +
+	"\x04acks\x18\x01 \x03(\v2\x19.holdfast.peer.v1.PushAckR\x04acks\"\xcc\x01\n" +
 	"\aPushAck\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x19\n" +
 	"\bqueue_id\x18\x02 \x01(\fR\aqueueId\x122\n" +
@@ -899,11 +1085,15 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\" \n" +
 	"\n" +
 	"FetchFrame\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"E\n" +
-	"\x0eProposeRequest\x12\x18\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"J\n" +
+	"\x0eProposeRequest\x128\n" +
+	"\tproposals\x18\x01 \x03(\v2\x1a.holdfast.peer.v1.ProposalR\tproposals\"?\n" +
+	"\bProposal\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\fR\acommand\x12\x19\n" +
-	"\bbody_ref\x18\x02 \x01(\fR\abodyRef\"\xae\x01\n" +
-	"\fProposeReply\x12\x18\n" +
+	"\bbody_ref\x18\x02 \x01(\fR\abodyRef\"L\n" +
+	"\fProposeReply\x12<\n" +
+	"\boutcomes\x18\x01 \x03(\v2 .holdfast.peer.v1.ProposeOutcomeR\boutcomes\"\xb0\x01\n" +
+	"\x0eProposeOutcome\x12\x18\n" +
 	"\x06result\x18\x01 \x01(\fH\x00R\x06result\x12B\n" +
 	"\fnot_appended\x18\x02 \x01(\v2\x1d.holdfast.peer.v1.NotAppendedH\x00R\vnotAppended\x125\n" +
 	"\aunknown\x18\x03 \x01(\v2\x19.holdfast.peer.v1.UnknownH\x00R\aunknownB\t\n" +
@@ -932,9 +1122,9 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\n" +
 	"body_bytes\x18\a \x01(\x04R\tbodyBytes\x12&\n" +
 	"\x0fdisk_free_bytes\x18\b \x01(\x04R\rdiskFreeBytes\x12'\n" +
-	"\x0fcommand_version\x18\t \x01(\rR\x0ecommandVersion2\xee\x02\n" +
-	"\x04Peer\x12B\n" +
-	"\x04Push\x12\x1b.holdfast.peer.v1.PushFrame\x1a\x19.holdfast.peer.v1.PushAck(\x010\x01\x12G\n" +
+	"\x0fcommand_version\x18\t \x01(\rR\x0ecommandVersion2\xf0\x02\n" +
+	"\x04Peer\x12D\n" +
+	"\x04Push\x12\x1c.holdfast.peer.v1.PushFrames\x1a\x1a.holdfast.peer.v1.PushAcks(\x010\x01\x12G\n" +
 	"\x05Fetch\x12\x1e.holdfast.peer.v1.FetchRequest\x1a\x1c.holdfast.peer.v1.FetchFrame0\x01\x12K\n" +
 	"\aPropose\x12 .holdfast.peer.v1.ProposeRequest\x1a\x1e.holdfast.peer.v1.ProposeReply\x12B\n" +
 	"\x04Pull\x12\x1d.holdfast.peer.v1.PullRequest\x1a\x1b.holdfast.peer.v1.PullReply\x12H\n" +
@@ -953,41 +1143,49 @@ func file_proto_peerpb_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_peerpb_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_proto_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_proto_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_proto_peerpb_peer_proto_goTypes = []any{
 	(PushAck_Code)(0),      // 0: holdfast.peer.v1.PushAck.Code
-	(*PushFrame)(nil),      // 1: holdfast.peer.v1.PushFrame
-	(*PushAck)(nil),        // 2: holdfast.peer.v1.PushAck
-	(*FetchRequest)(nil),   // 3: holdfast.peer.v1.FetchRequest
-	(*FetchFrame)(nil),     // 4: holdfast.peer.v1.FetchFrame
-	(*ProposeRequest)(nil), // 5: holdfast.peer.v1.ProposeRequest
-	(*ProposeReply)(nil),   // 6: holdfast.peer.v1.ProposeReply
-	(*NotAppended)(nil),    // 7: holdfast.peer.v1.NotAppended
-	(*Unknown)(nil),        // 8: holdfast.peer.v1.Unknown
-	(*PullRequest)(nil),    // 9: holdfast.peer.v1.PullRequest
-	(*PullReply)(nil),      // 10: holdfast.peer.v1.PullReply
-	(*HealthRequest)(nil),  // 11: holdfast.peer.v1.HealthRequest
-	(*HealthReply)(nil),    // 12: holdfast.peer.v1.HealthReply
+	(*PushFrames)(nil),     // 1: holdfast.peer.v1.PushFrames
+	(*PushFrame)(nil),      // 2: holdfast.peer.v1.PushFrame
+	(*PushAcks)(nil),       // 3: holdfast.peer.v1.PushAcks
+	(*PushAck)(nil),        // 4: holdfast.peer.v1.PushAck
+	(*FetchRequest)(nil),   // 5: holdfast.peer.v1.FetchRequest
+	(*FetchFrame)(nil),     // 6: holdfast.peer.v1.FetchFrame
+	(*ProposeRequest)(nil), // 7: holdfast.peer.v1.ProposeRequest
+	(*Proposal)(nil),       // 8: holdfast.peer.v1.Proposal
+	(*ProposeReply)(nil),   // 9: holdfast.peer.v1.ProposeReply
+	(*ProposeOutcome)(nil), // 10: holdfast.peer.v1.ProposeOutcome
+	(*NotAppended)(nil),    // 11: holdfast.peer.v1.NotAppended
+	(*Unknown)(nil),        // 12: holdfast.peer.v1.Unknown
+	(*PullRequest)(nil),    // 13: holdfast.peer.v1.PullRequest
+	(*PullReply)(nil),      // 14: holdfast.peer.v1.PullReply
+	(*HealthRequest)(nil),  // 15: holdfast.peer.v1.HealthRequest
+	(*HealthReply)(nil),    // 16: holdfast.peer.v1.HealthReply
 }
 var file_proto_peerpb_peer_proto_depIdxs = []int32{
-	0,  // 0: holdfast.peer.v1.PushAck.code:type_name -> holdfast.peer.v1.PushAck.Code
-	7,  // 1: holdfast.peer.v1.ProposeReply.not_appended:type_name -> holdfast.peer.v1.NotAppended
-	8,  // 2: holdfast.peer.v1.ProposeReply.unknown:type_name -> holdfast.peer.v1.Unknown
-	1,  // 3: holdfast.peer.v1.Peer.Push:input_type -> holdfast.peer.v1.PushFrame
-	3,  // 4: holdfast.peer.v1.Peer.Fetch:input_type -> holdfast.peer.v1.FetchRequest
-	5,  // 5: holdfast.peer.v1.Peer.Propose:input_type -> holdfast.peer.v1.ProposeRequest
-	9,  // 6: holdfast.peer.v1.Peer.Pull:input_type -> holdfast.peer.v1.PullRequest
-	11, // 7: holdfast.peer.v1.Peer.Health:input_type -> holdfast.peer.v1.HealthRequest
-	2,  // 8: holdfast.peer.v1.Peer.Push:output_type -> holdfast.peer.v1.PushAck
-	4,  // 9: holdfast.peer.v1.Peer.Fetch:output_type -> holdfast.peer.v1.FetchFrame
-	6,  // 10: holdfast.peer.v1.Peer.Propose:output_type -> holdfast.peer.v1.ProposeReply
-	10, // 11: holdfast.peer.v1.Peer.Pull:output_type -> holdfast.peer.v1.PullReply
-	12, // 12: holdfast.peer.v1.Peer.Health:output_type -> holdfast.peer.v1.HealthReply
-	8,  // [8:13] is the sub-list for method output_type
-	3,  // [3:8] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	2,  // 0: holdfast.peer.v1.PushFrames.frames:type_name -> holdfast.peer.v1.PushFrame
+	4,  // 1: holdfast.peer.v1.PushAcks.acks:type_name -> holdfast.peer.v1.PushAck
+	0,  // 2: holdfast.peer.v1.PushAck.code:type_name -> holdfast.peer.v1.PushAck.Code
+	8,  // 3: holdfast.peer.v1.ProposeRequest.proposals:type_name -> holdfast.peer.v1.Proposal
+	10, // 4: holdfast.peer.v1.ProposeReply.outcomes:type_name -> holdfast.peer.v1.ProposeOutcome
+	11, // 5: holdfast.peer.v1.ProposeOutcome.not_appended:type_name -> holdfast.peer.v1.NotAppended
+	12, // 6: holdfast.peer.v1.ProposeOutcome.unknown:type_name -> holdfast.peer.v1.Unknown
+	1,  // 7: holdfast.peer.v1.Peer.Push:input_type -> holdfast.peer.v1.PushFrames
+	5,  // 8: holdfast.peer.v1.Peer.Fetch:input_type -> holdfast.peer.v1.FetchRequest
+	7,  // 9: holdfast.peer.v1.Peer.Propose:input_type -> holdfast.peer.v1.ProposeRequest
+	13, // 10: holdfast.peer.v1.Peer.Pull:input_type -> holdfast.peer.v1.PullRequest
+	15, // 11: holdfast.peer.v1.Peer.Health:input_type -> holdfast.peer.v1.HealthRequest
+	3,  // 12: holdfast.peer.v1.Peer.Push:output_type -> holdfast.peer.v1.PushAcks
+	6,  // 13: holdfast.peer.v1.Peer.Fetch:output_type -> holdfast.peer.v1.FetchFrame
+	9,  // 14: holdfast.peer.v1.Peer.Propose:output_type -> holdfast.peer.v1.ProposeReply
+	14, // 15: holdfast.peer.v1.Peer.Pull:output_type -> holdfast.peer.v1.PullReply
+	16, // 16: holdfast.peer.v1.Peer.Health:output_type -> holdfast.peer.v1.HealthReply
+	12, // [12:17] is the sub-list for method output_type
+	7,  // [7:12] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_proto_peerpb_peer_proto_init() }
@@ -995,10 +1193,10 @@ func file_proto_peerpb_peer_proto_init() {
 	if File_proto_peerpb_peer_proto != nil {
 		return
 	}
-	file_proto_peerpb_peer_proto_msgTypes[5].OneofWrappers = []any{
-		(*ProposeReply_Result)(nil),
-		(*ProposeReply_NotAppended)(nil),
-		(*ProposeReply_Unknown)(nil),
+	file_proto_peerpb_peer_proto_msgTypes[9].OneofWrappers = []any{
+		(*ProposeOutcome_Result)(nil),
+		(*ProposeOutcome_NotAppended)(nil),
+		(*ProposeOutcome_Unknown)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1006,7 +1204,7 @@ func file_proto_peerpb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_peerpb_peer_proto_rawDesc), len(file_proto_peerpb_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

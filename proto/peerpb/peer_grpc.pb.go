@@ -51,16 +51,17 @@ type PeerClient interface {
 	//
 	// Bodies may be interleaved, frame by frame. The sender keeps the window: the
 	// bodies it has begun and that are not yet acknowledged or abandoned number
-	// at most 256, and have at most 64 MiB together unless there is only one. A
+	// at most 256, and have at most 16 MiB together unless there is only one. A
 	// sender that breaks it gets RESOURCE_EXHAUSTED and loses the stream.
-	Push(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PushFrame, PushAck], error)
+	Push(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PushFrames, PushAcks], error)
 	// Fetch sends a body that the node holds, from an offset on. NOT_FOUND: it is
 	// not held. DATA_LOSS: it is held, and damaged.
 	Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchFrame], error)
-	// Propose has the leader append a command for the caller. It is answered once
-	// the command has been applied, or has certainly not been appended, or when
-	// the leader cannot tell. A call that fails without a reply leaves the outcome
-	// unknown.
+	// Propose has the leader append commands for the caller, in their order: one
+	// takes effect only if those before it that name no body were appended first.
+	// It is answered once each of them has been applied, or has certainly not been
+	// appended, or when the leader cannot tell. A call that fails without a reply
+	// leaves the outcome of all unknown.
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeReply, error)
 	// Pull asks the leader to lease messages to the caller. A call that fails may
 	// have granted a lease all the same; it then ends by expiry.
@@ -77,18 +78,18 @@ func NewPeerClient(cc grpc.ClientConnInterface) PeerClient {
 	return &peerClient{cc}
 }
 
-func (c *peerClient) Push(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PushFrame, PushAck], error) {
+func (c *peerClient) Push(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PushFrames, PushAcks], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[0], Peer_Push_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[PushFrame, PushAck]{ClientStream: stream}
+	x := &grpc.GenericClientStream[PushFrames, PushAcks]{ClientStream: stream}
 	return x, nil
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Peer_PushClient = grpc.BidiStreamingClient[PushFrame, PushAck]
+type Peer_PushClient = grpc.BidiStreamingClient[PushFrames, PushAcks]
 
 func (c *peerClient) Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchFrame], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -149,16 +150,17 @@ type PeerServer interface {
 	//
 	// Bodies may be interleaved, frame by frame. The sender keeps the window: the
 	// bodies it has begun and that are not yet acknowledged or abandoned number
-	// at most 256, and have at most 64 MiB together unless there is only one. A
+	// at most 256, and have at most 16 MiB together unless there is only one. A
 	// sender that breaks it gets RESOURCE_EXHAUSTED and loses the stream.
-	Push(grpc.BidiStreamingServer[PushFrame, PushAck]) error
+	Push(grpc.BidiStreamingServer[PushFrames, PushAcks]) error
 	// Fetch sends a body that the node holds, from an offset on. NOT_FOUND: it is
 	// not held. DATA_LOSS: it is held, and damaged.
 	Fetch(*FetchRequest, grpc.ServerStreamingServer[FetchFrame]) error
-	// Propose has the leader append a command for the caller. It is answered once
-	// the command has been applied, or has certainly not been appended, or when
-	// the leader cannot tell. A call that fails without a reply leaves the outcome
-	// unknown.
+	// Propose has the leader append commands for the caller, in their order: one
+	// takes effect only if those before it that name no body were appended first.
+	// It is answered once each of them has been applied, or has certainly not been
+	// appended, or when the leader cannot tell. A call that fails without a reply
+	// leaves the outcome of all unknown.
 	Propose(context.Context, *ProposeRequest) (*ProposeReply, error)
 	// Pull asks the leader to lease messages to the caller. A call that fails may
 	// have granted a lease all the same; it then ends by expiry.
@@ -175,7 +177,7 @@ type PeerServer interface {
 // pointer dereference when methods are called.
 type UnimplementedPeerServer struct{}
 
-func (UnimplementedPeerServer) Push(grpc.BidiStreamingServer[PushFrame, PushAck]) error {
+func (UnimplementedPeerServer) Push(grpc.BidiStreamingServer[PushFrames, PushAcks]) error {
 	return status.Error(codes.Unimplemented, "method Push not implemented")
 }
 func (UnimplementedPeerServer) Fetch(*FetchRequest, grpc.ServerStreamingServer[FetchFrame]) error {
@@ -212,11 +214,11 @@ func RegisterPeerServer(s grpc.ServiceRegistrar, srv PeerServer) {
 }
 
 func _Peer_Push_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(PeerServer).Push(&grpc.GenericServerStream[PushFrame, PushAck]{ServerStream: stream})
+	return srv.(PeerServer).Push(&grpc.GenericServerStream[PushFrames, PushAcks]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Peer_PushServer = grpc.BidiStreamingServer[PushFrame, PushAck]
+type Peer_PushServer = grpc.BidiStreamingServer[PushFrames, PushAcks]
 
 func _Peer_Fetch_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(FetchRequest)
