@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/holdfast-mx/holdfast/cluster/spool"
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 )
 
 var (
@@ -111,7 +111,7 @@ func (c change) apply(to []byte) []byte {
 	return to
 }
 
-// A mount is one process's view of the disk. It implements spool.FS.
+// A mount is one process's view of the disk. It implements vfs.FS.
 type mount struct {
 	disk  *Disk
 	dead  bool
@@ -120,7 +120,7 @@ type mount struct {
 
 // Mount begins the life of a process that uses the disk. If another has not
 // ended, it is killed.
-func (d *Disk) Mount() spool.FS {
+func (d *Disk) Mount() vfs.FS {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.killLocked()
@@ -224,7 +224,7 @@ func (d *directory) change(c nameChange) {
 	d.pending = append(d.pending, c)
 }
 
-func (m *mount) Create(name string) (spool.File, error) {
+func (m *mount) Create(name string) (vfs.File, error) {
 	f := &file{mount: m, name: name, write: true, inode: new(inode)}
 	err := m.do(OpCreate, name, 0, func(hit *fault) error {
 		if err := hit.err(); err != nil {
@@ -246,10 +246,10 @@ func (m *mount) Create(name string) (spool.File, error) {
 	return f, nil
 }
 
-func (m *mount) Open(name string) (spool.File, error)      { return m.open(name, false) }
-func (m *mount) OpenWrite(name string) (spool.File, error) { return m.open(name, true) }
+func (m *mount) Open(name string) (vfs.File, error)      { return m.open(name, false) }
+func (m *mount) OpenWrite(name string) (vfs.File, error) { return m.open(name, true) }
 
-func (m *mount) open(name string, write bool) (spool.File, error) {
+func (m *mount) open(name string, write bool) (vfs.File, error) {
 	f := &file{mount: m, name: name, write: write}
 	err := m.do(OpOpen, name, 0, func(hit *fault) error {
 		if err := hit.err(); err != nil {
@@ -339,7 +339,7 @@ func (m *mount) Lock(name string) (io.Closer, error) {
 			return err
 		}
 		if m.locks[name] {
-			return spool.ErrLocked
+			return vfs.ErrLocked
 		}
 		m.locks[name] = true
 		return nil

@@ -3,6 +3,7 @@ package clustertest
 import (
 	"io"
 	"io/fs"
+	"slices"
 )
 
 // A file is an open file of a Disk.
@@ -42,6 +43,15 @@ func (f *file) ReadAt(p []byte, off int64) (n int, err error) {
 }
 
 func (f *file) WriteAt(p []byte, off int64) (n int, err error) {
+	n64, err := f.WritevAt([][]byte{p}, off)
+	return int(n64), err
+}
+
+// WritevAt is one operation: a power failure tears it as it tears one long
+// write.
+func (f *file) WritevAt(pieces [][]byte, off int64) (written int64, err error) {
+	p := slices.Concat(pieces...) // the disk's own copy
+	n := 0
 	err = f.do(OpWrite, len(p), func(hit *fault) error {
 		if !f.write {
 			return fs.ErrPermission
@@ -53,7 +63,7 @@ func (f *file) WriteAt(p []byte, off int64) (n int, err error) {
 			}
 		}
 		if n > 0 {
-			f.inode.change(change{offset: off, data: append([]byte(nil), p[:n]...)})
+			f.inode.change(change{offset: off, data: p[:n]})
 		}
 		if err := hit.err(); err != nil {
 			return err
@@ -66,7 +76,7 @@ func (f *file) WriteAt(p []byte, off int64) (n int, err error) {
 	if err != nil && n == len(p) {
 		n = 0
 	}
-	return n, err
+	return int64(n), err
 }
 
 func (f *file) Truncate(size int64) error {

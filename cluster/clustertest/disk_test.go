@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
-	"github.com/holdfast-mx/holdfast/cluster/spool"
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 )
 
 func must[T any](t *testing.T) func(v T, err error) T {
@@ -32,7 +32,7 @@ func ok(t *testing.T, errs ...error) {
 	}
 }
 
-func write(t *testing.T, f spool.File, p []byte, off int64) {
+func write(t *testing.T, f vfs.File, p []byte, off int64) {
 	t.Helper()
 	if n, err := f.WriteAt(p, off); err != nil || n != len(p) {
 		t.Fatalf("wrote %d of %d: %v", n, len(p), err)
@@ -48,11 +48,11 @@ func TestDiskCrash(t *testing.T) {
 		disk := clustertest.NewDisk(seed)
 		m := disk.Mount()
 		ok(t, m.MkdirAll("/d"))
-		f := must[spool.File](t)(m.Create("/d/synced"))
+		f := must[vfs.File](t)(m.Create("/d/synced"))
 		write(t, f, durable, 0)
 		ok(t, f.Sync(), m.SyncDir("/d"))
 		write(t, f, extra, 1500)
-		g := must[spool.File](t)(m.Create("/d/unnamed")) // its content is synced, its name is not
+		g := must[vfs.File](t)(m.Create("/d/unnamed")) // its content is synced, its name is not
 		write(t, g, durable, 0)
 		ok(t, g.Sync())
 		disk.Crash()
@@ -96,7 +96,7 @@ func TestDiskIsReplayedBySeed(t *testing.T) {
 		disk := clustertest.NewDisk(seed)
 		m := disk.Mount()
 		ok(t, m.MkdirAll("/d"))
-		f := must[spool.File](t)(m.Create("/d/f"))
+		f := must[vfs.File](t)(m.Create("/d/f"))
 		ok(t, f.Sync(), m.SyncDir("/d"))
 		for i := range 20 {
 			write(t, f, bytes.Repeat([]byte{byte(i)}, 700), int64(i)*300)
@@ -120,12 +120,12 @@ func TestDiskNames(t *testing.T) {
 		m := disk.Mount()
 		ok(t, m.MkdirAll("/d"))
 		for _, name := range []string{"/d/a", "/d/b"} {
-			f := must[spool.File](t)(m.Create(name))
+			f := must[vfs.File](t)(m.Create(name))
 			write(t, f, []byte(name), 0)
 			ok(t, f.Sync())
 		}
 		ok(t, m.SyncDir("/d"))
-		r := must[spool.File](t)(m.Open("/d/a"))
+		r := must[vfs.File](t)(m.Open("/d/a"))
 		ok(t, m.Remove("/d/a"), m.Rename("/d/b", "/d/c"))
 		if got := disk.Names("/d"); !slices.Equal(got, []string{"c"}) {
 			t.Fatal(got)
@@ -159,10 +159,10 @@ func TestDiskKillKeepsThePageCache(t *testing.T) {
 	disk := clustertest.NewDisk(1)
 	m := disk.Mount()
 	ok(t, m.MkdirAll("/d"))
-	f := must[spool.File](t)(m.Create("/d/f"))
+	f := must[vfs.File](t)(m.Create("/d/f"))
 	write(t, f, []byte("unsynced"), 0)
 	lock := must[io.Closer](t)(m.Lock("/d/LOCK"))
-	if _, err := m.Lock("/d/LOCK"); !errors.Is(err, spool.ErrLocked) {
+	if _, err := m.Lock("/d/LOCK"); !errors.Is(err, vfs.ErrLocked) {
 		t.Fatal(err)
 	}
 	disk.Kill()
@@ -179,7 +179,7 @@ func TestDiskFaults(t *testing.T) {
 		disk := clustertest.NewDisk(1)
 		m := disk.Mount()
 		ok(t, m.MkdirAll("/d"))
-		f := must[spool.File](t)(m.Create("/d/f"))
+		f := must[vfs.File](t)(m.Create("/d/f"))
 
 		disk.Inject(clustertest.Fault{Op: clustertest.OpWrite, Skip: 1, Err: syscall.ENOSPC, Short: true})
 		write(t, f, []byte("0123"), 0)
@@ -221,7 +221,7 @@ func TestDiskKillDuringADelay(t *testing.T) {
 		disk := clustertest.NewDisk(1)
 		m := disk.Mount()
 		ok(t, m.MkdirAll("/d"))
-		f := must[spool.File](t)(m.Create("/d/f"))
+		f := must[vfs.File](t)(m.Create("/d/f"))
 		disk.SetLatency(func(clustertest.Op) time.Duration { return time.Second })
 		done := make(chan error)
 		go func() {

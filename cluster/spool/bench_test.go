@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-mx/holdfast/cluster/spool"
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -18,7 +19,7 @@ func BenchmarkPut(b *testing.B) {
 	for _, size := range []int{4 << 10, 64 << 10} {
 		for _, writers := range []int{1, 20, 100} {
 			b.Run(fmt.Sprintf("%dKB/%d", size>>10, writers), func(b *testing.B) {
-				s, err := spool.Open(spool.OS(), b.TempDir(), spool.Options{})
+				s, err := spool.Open(vfs.OS(), b.TempDir(), spool.Options{})
 				if err != nil {
 					b.Fatal(err)
 				}

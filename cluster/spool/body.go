@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -106,7 +107,7 @@ type reader struct {
 	spool *Spool
 	ref   mail.BodyRef
 	at    place
-	file  File
+	file  vfs.File
 	pos   int64
 	err   error // sticky, until a Seek
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
 	"github.com/holdfast-mx/holdfast/cluster/spool"
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -75,7 +76,7 @@ type lie struct{ files, dirs bool }
 var honest = lie{}
 
 type lyingFS struct {
-	spool.FS
+	vfs.FS
 	lie lie
 }
 
@@ -86,18 +87,18 @@ func (l lyingFS) SyncDir(dir string) error {
 	return l.FS.SyncDir(dir)
 }
 
-func (l lyingFS) Create(name string) (spool.File, error) {
+func (l lyingFS) Create(name string) (vfs.File, error) {
 	f, err := l.FS.Create(name)
 	return lyingFile{f, l.lie}, err
 }
 
-func (l lyingFS) OpenWrite(name string) (spool.File, error) {
+func (l lyingFS) OpenWrite(name string) (vfs.File, error) {
 	f, err := l.FS.OpenWrite(name)
 	return lyingFile{f, l.lie}, err
 }
 
 type lyingFile struct {
-	spool.File
+	vfs.File
 	lie lie
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -12,7 +13,7 @@ import (
 // the closing of Failed, is refused there too.
 func TestWriterRefusesAfterAFailure(t *testing.T) {
 	dir := t.TempDir()
-	s, err := Open(OS(), dir, Options{})
+	s, err := Open(vfs.OS(), dir, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +33,7 @@ func TestWriterRefusesAfterAFailure(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	names, err := OS().ReadDir(dir)
+	names, err := vfs.OS().ReadDir(dir)
 	if err != nil || !slices.Equal(names, []string{lockName}) {
 		t.Errorf("written after the failure: %v, %v", names, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -72,7 +73,7 @@ func (s *Spool) loadSegment(n segmentNumber, last bool) error {
 	return err
 }
 
-func (s *Spool) loadFile(f File, n segmentNumber, last bool) error {
+func (s *Spool) loadFile(f vfs.File, n segmentNumber, last bool) error {
 	size, err := f.Size()
 	if err != nil {
 		return err
@@ -182,7 +183,7 @@ type region struct{ from, to int64 }
 
 // A scan reads one segment file from the first record to the end.
 type scan struct {
-	file     File
+	file     vfs.File
 	mark     mark
 	size     int64
 	payloads bool // check the bodies too

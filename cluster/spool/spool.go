@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -56,7 +57,7 @@ type Options struct {
 
 // A Spool is an open directory of bodies.
 type Spool struct {
-	fs     FS
+	fs     vfs.FS
 	dir    string
 	limit  int64
 	now    func() time.Time
@@ -156,8 +157,8 @@ type Stats struct {
 }
 
 // Open opens the spool in dir, which it makes if it has to, and repairs what a
-// crash left behind. It fails with ErrLocked if another process has it.
-func Open(fs FS, dir string, o Options) (_ *Spool, err error) {
+// crash left behind. It fails with vfs.ErrLocked if another process has it.
+func Open(fs vfs.FS, dir string, o Options) (_ *Spool, err error) {
 	s := &Spool{
 		fs:       fs,
 		dir:      dir,

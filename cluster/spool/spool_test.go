@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
 	"github.com/holdfast-mx/holdfast/cluster/spool"
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -235,13 +236,13 @@ func TestReaderOutlivesDelete(t *testing.T) {
 }
 
 func TestSecondProcessIsRefused(t *testing.T) {
-	for name, fs := range map[string]spool.FS{"disk": clustertest.NewDisk(1).Mount(), "host": spool.OS()} {
+	for name, fs := range map[string]vfs.FS{"disk": clustertest.NewDisk(1).Mount(), "host": vfs.OS()} {
 		d := t.TempDir()
 		s, err := spool.Open(fs, d, spool.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := spool.Open(fs, d, spool.Options{}); !errors.Is(err, spool.ErrLocked) {
+		if _, err := spool.Open(fs, d, spool.Options{}); !errors.Is(err, vfs.ErrLocked) {
 			t.Errorf("%s: second open: %v", name, err)
 		}
 		if err := s.Close(); err != nil {
@@ -282,7 +283,7 @@ func TestClosed(t *testing.T) {
 func TestHostFileSystem(t *testing.T) {
 	d := t.TempDir() + "/a/b/spool"
 	o := spool.Options{SegmentBytes: mail.MiB}
-	s, err := spool.Open(spool.OS(), d, o)
+	s, err := spool.Open(vfs.OS(), d, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +295,7 @@ func TestHostFileSystem(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s, err = spool.Open(spool.OS(), d, o)
+	s, err = spool.Open(vfs.OS(), d, o)
 	if err != nil {
 		t.Fatal(err)
 	}

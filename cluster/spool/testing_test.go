@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-mx/holdfast/cluster/spool"
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -38,7 +39,7 @@ func body(n, size int) (mail.BodyRef, [][]byte) {
 	return b.Ref(queueID(n)), b.Chunks()
 }
 
-func open(t testing.TB, fs spool.FS, o spool.Options) *spool.Spool {
+func open(t testing.TB, fs vfs.FS, o spool.Options) *spool.Spool {
 	t.Helper()
 	s, err := spool.Open(fs, dir, o)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -28,7 +29,7 @@ const (
 // between Open and the end of that goroutine.
 type writer struct {
 	active *segment // nil until something is written
-	file   File     // of active
+	file   vfs.File // of active
 	buf    []byte   // written to the file next, at active.end - len(buf)
 	// attested: all of the file before this offset is synced.
 	//
@@ -331,7 +332,7 @@ func (s *Spool) flush() error {
 }
 
 // writeAt is a WriteAt that takes a short write without an error for one.
-func writeAt(f File, p []byte, off int64) error {
+func writeAt(f vfs.File, p []byte, off int64) error {
 	n, err := f.WriteAt(p, off)
 	if err == nil && n < len(p) {
 		err = io.ErrShortWrite
@@ -401,7 +402,7 @@ var errNumbers = errors.New("segment numbers are used up")
 
 // begin writes the head of a new file, then makes the file durable, then its
 // name.
-func (s *Spool) begin(f File, g *segment) error {
+func (s *Spool) begin(f vfs.File, g *segment) error {
 	if err := writeAt(f, segmentHeader{number: g.number, mark: g.mark}.encode(), 0); err != nil {
 		return err
 	}

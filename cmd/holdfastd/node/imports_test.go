@@ -24,7 +24,8 @@ var arrows = map[string][]string{
 	"cluster": {"cluster/consensus", "cluster/dispatch", "cluster/peer", "cluster/spool", "fsm", "fsm/mail"},
 	// Consensus reads a body's name without knowing what a command is.
 	"cluster/consensus": {"fsm/mail"},
-	"cluster/spool":     {"fsm/mail"},
+	"cluster/spool":     {"cluster/vfs", "fsm/mail"},
+	"cluster/vfs":       {},
 	"cluster/transport": {},
 	"cluster/gossip":    {"cluster/transport"},                             // for what a node may be called
 	"cluster/peer":      {"cluster/transport", "fsm/mail", "proto/peerpb"}, // who called is transport's to say
@@ -66,7 +67,7 @@ var doors = []struct {
 	{"github.com/miekg/dns", []string{"delivery/route"}, "answers are compared and truncation retried in one place"},
 	{"google.golang.org/grpc", []string{"cluster/peer", "cluster/admin", "cmd/holdfast", "proto"}, "rooms meet through small interfaces, not through RPC types"},
 	{"github.com/prometheus", []string{}, "only in files named metrics.go"},
-	{"os", []string{"cluster/spool", "cluster/consensus", "cluster/transport", "cluster/gossip", "cluster/admin", "delivery/route", "cmd"}, "the others get their files through constructors"},
+	{"os", []string{"cluster/vfs", "cluster/consensus", "cluster/transport", "cluster/gossip", "cluster/admin", "delivery/route", "cmd"}, "the others get their files through constructors"},
 	{"math/rand", []string{}, "random choices come through constructors"},
 	{"math/rand/v2", []string{"delivery", "cluster/gossip", "cluster/peer"}, "only to spread retries; never where a test must repeat itself"},
 }

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
-	"github.com/holdfast-mx/holdfast/cluster/spool"
 	"github.com/holdfast-mx/holdfast/cluster/transport"
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/delivery/route"
 )
 
@@ -29,7 +29,7 @@ type Seams struct {
 	// Resolver looks up next hops.
 	Resolver route.Resolver
 	// Spool is the file system that bodies lie on.
-	Spool spool.FS
+	Spool vfs.FS
 	// Stores opens Raft's log, votes and snapshots in a directory.
 	Stores func(dir string) (consensus.Stores, error)
 	// Directory starts gossip.
@@ -55,7 +55,7 @@ func System(log *slog.Logger) Seams {
 		Dial:        transport.DialTCP,
 		DialSMTP:    dialSMTP,
 		Resolver:    route.NewDNS(route.DNSConfig{}),
-		Spool:       spool.OS(),
+		Spool:       vfs.OS(),
 		Stores:      consensus.OpenStores,
 		Directory:   startGossip,
 		FreeSpace:   freeSpace,

@@ -1,14 +1,20 @@
-package spool
+// Package vfs is the seam between what is stored and what it is stored on: the
+// few file operations that bodies, the log and their segments need, with the
+// durability of each one stated. OS is the host's file system; tests put one in
+// its place that forgets what was not synced, and that fails on demand.
+package vfs
 
 import (
 	"errors"
 	"io"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrLocked: another process has the directory.
 var ErrLocked = errors.New("directory is in use by another process")
 
-// An FS is the part of a file system that a spool needs. Names are paths with
+// An FS is the part of a file system that segments need. Names are paths with
 // the separators of the host. Errors must match io/fs.ErrNotExist and
 // io/fs.ErrExist where they mean that.
 //
@@ -39,10 +45,15 @@ type FS interface {
 	Lock(name string) (io.Closer, error)
 }
 
-// A File is an open file of an FS.
+// A File is an open file of an FS. It is safe for concurrent use.
 type File interface {
 	io.ReaderAt
 	io.WriterAt
+	// WritevAt writes the pieces one behind the other from off on, as one WriteAt
+	// of all of them would, without copying them together. The error is not nil
+	// if less than all was written. The pieces are the caller's again when it
+	// returns.
+	WritevAt(pieces [][]byte, off int64) (n int64, err error)
 	// Sync makes everything written to the file so far durable, its length
 	// included (fdatasync).
 	Sync() error
@@ -51,4 +62,11 @@ type File interface {
 	// Size returns the length.
 	Size() (int64, error)
 	Close() error
+}
+
+// Unreadable reports whether err says that the disk cannot give back what was
+// written at one place, so that other places may well be readable. Any other
+// error of a read says something about the file or the process.
+func Unreadable(err error) bool {
+	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EBADMSG)
 }

@@ -1,4 +1,4 @@
-package spool
+package vfs
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The modes of what the spool makes: mail is for the daemon's own eyes.
+// The modes of what is made: mail is for the daemon's own eyes.
 const (
 	dirMode  = 0o700
 	fileMode = 0o600
@@ -112,6 +112,37 @@ func (f osFile) Sync() error {
 		return &fs.PathError{Op: "fdatasync", Path: f.Name(), Err: err}
 	}
 	return nil
+}
+
+func (f osFile) WritevAt(pieces [][]byte, off int64) (n int64, err error) {
+	rest := make([][]byte, 0, len(pieces))
+	for _, p := range pieces {
+		if len(p) > 0 {
+			rest = append(rest, p)
+		}
+	}
+	for len(rest) > 0 {
+		var once int
+		err := onDescriptor(f.File, func(fd int) (err error) {
+			once, err = writev(fd, rest, off+n)
+			return err
+		})
+		if err == nil && once <= 0 {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return n, &fs.PathError{Op: "pwritev", Path: f.Name(), Err: err}
+		}
+		n += int64(once)
+		for once > 0 && once >= len(rest[0]) {
+			once -= len(rest[0])
+			rest = rest[1:]
+		}
+		if once > 0 {
+			rest[0] = rest[0][once:]
+		}
+	}
+	return n, nil
 }
 
 func (f osFile) Size() (int64, error) {

@@ -1,0 +1,11 @@
+//go:build !linux
+
+package vfs
+
+import "golang.org/x/sys/unix"
+
+// datasync is the whole fsync where fdatasync is missing or not to be trusted.
+func datasync(fd int) error { return unix.Fsync(fd) }
+
+// writev writes the first piece, where many cannot be written at once.
+func writev(fd int, pieces [][]byte, off int64) (int, error) { return unix.Pwrite(fd, pieces[0], off) }

@@ -1,0 +1,76 @@
+package vfs
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// WritevAt writes what one WriteAt of everything would, however many pieces
+// there are and wherever the kernel stops.
+func TestWritev(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	for _, many := range []int{0, 1, 2, 1023, 1024, 1025, 5000} {
+		var pieces [][]byte
+		var want []byte
+		for range many {
+			p := make([]byte, r.IntN(300))
+			for i := range p {
+				p[i] = byte(r.Uint32())
+			}
+			pieces = append(pieces, p)
+			want = append(want, p...)
+		}
+		kept := make([][]byte, len(pieces))
+		copy(kept, pieces)
+		f, err := OS().Create(filepath.Join(t.TempDir(), "f"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := f.WritevAt(pieces, 77)
+		if err != nil || n != int64(len(want)) {
+			t.Fatalf("%d pieces: wrote %d of %d: %v", many, n, len(want), err)
+		}
+		got := make([]byte, len(want))
+		if _, err := f.ReadAt(got, 77); err != nil && !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%d pieces: the file has other octets", many)
+		}
+		for i := range kept {
+			if !bytes.Equal(kept[i], pieces[i]) || len(kept[i]) != len(pieces[i]) {
+				t.Fatalf("%d pieces: the caller's slice was changed", many)
+			}
+		}
+		if size, err := f.Size(); err != nil || many > 0 && size != 77+int64(len(want)) {
+			t.Errorf("%d pieces: %d octets, %v", many, size, err)
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What is read of a file that was opened for reading cannot be written.
+func TestWritevFails(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "f")
+	f, err := OS().Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+	f, err = OS().Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if n, err := f.WritevAt([][]byte{[]byte("x")}, 0); n != 0 || !errors.Is(err, unix.EBADF) {
+		t.Errorf("wrote %d, %v", n, err)
+	}
+}
