@@ -1,6 +1,9 @@
 package consensus
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 var (
 	// ErrNotAppended: the entry is in no log and will never be committed. It
@@ -26,6 +29,13 @@ var (
 	// ErrNotCommitted: RaiseFloor was asked for an index that this node does
 	// not know to be committed.
 	ErrNotCommitted = errors.New("index not known to be committed")
+	// ErrDisk: a write to the log or the stable store failed. What it left on
+	// the disk is not known.
+	ErrDisk = errors.New("a write to Raft's stores failed")
+	// ErrDamaged: the stores hold what was never written to them. The member
+	// cannot keep the promises that it made under its server id, since it does
+	// not know them any more.
+	ErrDamaged = errors.New("Raft's stores are damaged")
 )
 
 // errStalled is why nothing is sent to followers while a log write hangs.
@@ -39,3 +49,11 @@ var errOtherTerm = errors.New("appended in another term than the entries before 
 // conflicted with it.
 var errLogReplaced = errors.New("a snapshot replaced a log that was longer and conflicted with it; " +
 	"this node has to be started again")
+
+// damaged says of stores what is wrong with them, what that means, and what to
+// do.
+func damaged(cause error) error {
+	return fmt.Errorf("%w: %w. What this node voted for and acknowledged is not known any more, so it must not "+
+		"speak under its server id again. Look at the disk; then move the data directory away and start the node "+
+		"with an empty one: it comes back under a new incarnation, and the other nodes hold what was here", ErrDamaged, cause)
+}

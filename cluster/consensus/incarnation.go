@@ -13,8 +13,8 @@ var incarnationKey = []byte("HoldfastIncarnation")
 // incarnationBytes is how many random bytes an incarnation is drawn from.
 const incarnationBytes = 8
 
-// ErrNoIncarnation: the stores hold a log, a term or a floor, and no
-// incarnation. They are damaged, or were not made by Holdfast.
+// ErrNoIncarnation: the stores hold a log, a term, a floor or a snapshot, and no
+// incarnation. They are ErrDamaged, too.
 var ErrNoIncarnation = errors.New("the stores have state and no incarnation")
 
 // Incarnation returns the name of the life of these stores, drawing one from
@@ -30,7 +30,9 @@ func (s Stores) Incarnation(entropy io.Reader) (string, error) {
 	if len(value) > 0 {
 		return string(value), nil
 	}
-	if err := s.checkEmpty(); err != nil {
+	if err := s.checkEmpty(); errors.Is(err, ErrNoIncarnation) {
+		return "", damaged(err)
+	} else if err != nil {
 		return "", err
 	}
 	raw := make([]byte, incarnationBytes)
@@ -61,6 +63,13 @@ func (s Stores) checkEmpty() error {
 		if n > 0 {
 			return fmt.Errorf("%w: %s is %d", ErrNoIncarnation, key, n)
 		}
+	}
+	snapshots, err := s.Snapshots.List()
+	if err != nil {
+		return fmt.Errorf("list the snapshots: %w", err)
+	}
+	if len(snapshots) > 0 {
+		return fmt.Errorf("%w: there is a snapshot up to entry %d", ErrNoIncarnation, snapshots[0].Index)
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/hashicorp/raft"
 )
 
 func incarnationOf(t *testing.T, dir string, random byte) (string, error) {
@@ -30,23 +32,43 @@ func TestLostLogMeansANewIncarnation(t *testing.T) {
 	if again, err := incarnationOf(t, dir, 2); err != nil || again != first {
 		t.Fatalf("after a restart %q, %v; want %q", again, err, first)
 	}
-	drawn := byte(2)
-	for name, lose := range map[string]func(string) error{
-		"removed": os.Remove,
-		"emptied": func(file string) error { return os.Truncate(file, 0) },
-	} {
-		if err := lose(filepath.Join(dir, logFile)); err != nil {
-			t.Fatal(err)
-		}
-		drawn++
-		fresh, err := incarnationOf(t, dir, drawn)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if fresh == first {
-			t.Errorf("log %s: the old incarnation came back", name)
-		}
-		first = fresh
+	file := filepath.Join(dir, logFile)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	second, err := incarnationOf(t, dir, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second == first {
+		t.Error("the old incarnation came back")
+	}
+	// An empty file is no file that was never there.
+	if err := os.Truncate(file, 0); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := OpenStores(dir); !errors.Is(err, ErrDamaged) {
+		t.Errorf("emptied: %v", err)
+		_ = s.Close()
+	}
+}
+
+// TestSnapshotsWithoutLogAreRefused: what is left of another life is not ours.
+func TestSnapshotsWithoutLogAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	s, err := OpenStores(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink, err := s.Snapshots.Create(raft.SnapshotVersionMax, 5, 1, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(sink.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := incarnationOf(t, dir, 1); !errors.Is(err, ErrNoIncarnation) || !errors.Is(err, ErrDamaged) {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 
