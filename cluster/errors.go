@@ -16,6 +16,8 @@ var (
 	// ErrCatchingUp: this node follows a leader, and its copy of the queue is
 	// still behind.
 	ErrCatchingUp = errors.New("this node is catching up with the leader")
+	// ErrDiskHangs: a write to this node's disk does not come back.
+	ErrDiskHangs = errors.New("a write to the disk of this node hangs")
 	// ErrStopping: the member is shutting down.
 	ErrStopping = errors.New("stopping")
 )

@@ -42,6 +42,8 @@ type Config struct {
 	Stream consensus.StreamLayer
 	// HeartbeatTimeout is as in consensus.Config.
 	HeartbeatTimeout time.Duration
+	// DiskStalled is as in consensus.Config; it may be nil.
+	DiskStalled func(limit time.Duration) bool
 	// Founding are the settings of a cluster that this node founds.
 	Founding fsm.Settings
 	// BootstrapExpect is how many empty nodes found a cluster together.
@@ -107,7 +109,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	m.bodies = newBodies(life, c.Spool, c.Peers, c.ID.Name(), m.othersFrom(c.Directory), c.Log)
 	node, err := consensus.Start(ctx, consensus.Config{
 		ID: c.ID, Stores: c.Stores, Stream: c.Stream,
-		Bodies: m.bodies, FSM: m.replica, HeartbeatTimeout: c.HeartbeatTimeout, Logger: c.Log,
+		Bodies: m.bodies, FSM: m.replica, HeartbeatTimeout: c.HeartbeatTimeout, DiskStalled: c.DiskStalled, Logger: c.Log,
 	})
 	if err != nil {
 		stop()
@@ -229,6 +231,9 @@ func (m *Member) Ready() error {
 	}
 	if m.isStopping() {
 		return ErrStopping
+	}
+	if m.node.Stalled() {
+		return ErrDiskHangs
 	}
 	if _, ok := m.node.Leader(); !ok {
 		return ErrNoLeader

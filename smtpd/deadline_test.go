@@ -2,6 +2,7 @@ package smtpd_test
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -226,6 +227,31 @@ func TestShutdown(t *testing.T) {
 			}
 			if len(q.messages()) != 2 {
 				t.Fatal("a transaction was cut off")
+			}
+		})
+	})
+	t.Run("of a node that can finish nothing", func(t *testing.T) {
+		q := newQueue()
+		bubble(t, q, nil, func(t *testing.T, s *smtpd.Server, l *pipeListener) {
+			idle, begun, inData, behind := l.connect(t, someone), l.connect(t, someone), l.connect(t, someone), l.connect(t, someone)
+			idle.hello()
+			begun.hello()
+			begun.do("MAIL FROM:<>", "250 ")
+			inData.toData()
+			inData.send("half a message\r\n")
+			behind.toData()
+			behind.send("x\r\n.\r\n")
+			synctest.Wait()
+			q.setReady(errors.New("the disk failed"))
+			done := shutdown(s, time.Minute)
+			for _, c := range []*client{idle, begun, inData} {
+				c.expect("421 4.3.2 " + hostname)
+				c.expectSilentEnd()
+			}
+			behind.expect("250 2.0.0") // the outcome, whatever it is
+			behind.expect("421 4.3.2")
+			if err := <-done; err != nil {
+				t.Fatal(err)
 			}
 		})
 	})

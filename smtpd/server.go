@@ -148,13 +148,18 @@ func (s *Server) Serve(l net.Listener) error {
 }
 
 // Shutdown stops accepting connections. Idle sessions are told 421 and closed;
-// busy ones may finish their transaction until ctx ends. What is left then is
+// busy ones may finish their transaction until ctx ends, unless the queue is not
+// ready: then they are told 421 as well. What is left then is
 // closed without a word, its commits in progress are abandoned (their outcome
 // is unknown), and the context's error is returned.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stopping.Store(true)
 	defer s.cut()
-	s.gate.Drain()
+	if s.queue.Ready() == nil {
+		s.gate.Drain()
+	} else {
+		s.gate.Dismiss()
+	}
 	err := s.gate.Wait(ctx)
 	if err == nil {
 		return nil

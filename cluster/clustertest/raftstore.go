@@ -83,7 +83,7 @@ func (d *RaftDisk) Bounds() (first, last uint64) {
 
 // Open returns the disk as one process sees it.
 func (d *RaftDisk) Open() *RaftStore {
-	return &RaftStore{disk: d, crashed: make(chan struct{}), unblocked: closedChannel()}
+	return &RaftStore{disk: d, crashed: make(chan struct{}), unblocked: closedChannel(), valuesOn: closedChannel()}
 }
 
 func closedChannel() chan struct{} {
@@ -99,9 +99,12 @@ type RaftStore struct {
 	crashed chan struct{}
 	once    sync.Once
 
-	mu        sync.Mutex
-	unblocked chan struct{} // closed while writes of entries go through
-	failures  int           // how many writes of entries fail next
+	mu         sync.Mutex
+	unblocked  chan struct{} // closed while writes of entries go through
+	valuesOn   chan struct{} // closed while writes of values go through
+	failures   int           // how many writes of entries fail next
+	valuesFail bool
+	unreadable uint64 // entries from here on cannot be read; 0 for none
 }
 
 var (
@@ -120,15 +123,45 @@ func (s *RaftStore) Block() {
 	s.unblocked = make(chan struct{})
 }
 
-// Unblock lets them through.
+// BlockValues makes writes of values hang until Unblock or Crash.
+func (s *RaftStore) BlockValues() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.valuesOn = make(chan struct{})
+}
+
+// Unblock lets all of them through.
 func (s *RaftStore) Unblock() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	select {
-	case <-s.unblocked:
-	default:
-		close(s.unblocked)
+	for _, gate := range []chan struct{}{s.unblocked, s.valuesOn} {
+		select {
+		case <-gate:
+		default:
+			close(gate)
+		}
 	}
+}
+
+// pass waits while writes of that kind hang.
+func (s *RaftStore) pass(gate *chan struct{}) {
+	s.mu.Lock()
+	open := *gate
+	s.mu.Unlock()
+	select {
+	case <-open:
+	case <-s.crashed:
+	}
+}
+
+func (s *RaftStore) passValues() error {
+	s.pass(&s.valuesOn)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.valuesFail {
+		return ErrDisk
+	}
+	return nil
 }
 
 // FailNext makes the next n writes of entries fail, without effect.
@@ -136,6 +169,20 @@ func (s *RaftStore) FailNext(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failures = n
+}
+
+// FailValues makes all later writes of values fail, without effect.
+func (s *RaftStore) FailValues() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.valuesFail = true
+}
+
+// FailReads makes reading any entry from index on fail.
+func (s *RaftStore) FailReads(index uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unreadable = index
 }
 
 // durable does one durable operation.
@@ -190,6 +237,12 @@ func (s *RaftStore) LastIndex() (uint64, error) {
 
 // GetLog reads an entry.
 func (s *RaftStore) GetLog(index uint64, l *raft.Log) error {
+	s.mu.Lock()
+	unreadable := s.unreadable
+	s.mu.Unlock()
+	if unreadable > 0 && index >= unreadable {
+		return ErrDisk
+	}
 	entry, ok := s.disk.Entry(index)
 	if !ok {
 		return raft.ErrLogNotFound
@@ -204,16 +257,12 @@ func (s *RaftStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log
 // StoreLogs stores all entries or none.
 func (s *RaftStore) StoreLogs(logs []*raft.Log) error {
 	s.mu.Lock()
-	unblocked := s.unblocked
 	fail := s.failures > 0
 	if fail {
 		s.failures--
 	}
 	s.mu.Unlock()
-	select {
-	case <-unblocked:
-	case <-s.crashed:
-	}
+	s.pass(&s.unblocked)
 	if fail {
 		return ErrDisk
 	}
@@ -248,6 +297,9 @@ func (s *RaftStore) DeleteRange(lowest, highest uint64) error {
 
 // Set stores a value.
 func (s *RaftStore) Set(key, value []byte) error {
+	if err := s.passValues(); err != nil {
+		return err
+	}
 	return s.durable(func(d *RaftDisk) { d.values[string(key)] = bytes.Clone(value) })
 }
 
@@ -260,6 +312,9 @@ func (s *RaftStore) Get(key []byte) ([]byte, error) {
 
 // SetUint64 stores a number.
 func (s *RaftStore) SetUint64(key []byte, value uint64) error {
+	if err := s.passValues(); err != nil {
+		return err
+	}
 	return s.durable(func(d *RaftDisk) {
 		d.numbers[string(key)] = value
 		if d.number != nil {

@@ -12,7 +12,8 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
-	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 )
 
 const (
@@ -26,8 +27,7 @@ const (
 	logFile = "raft.db"
 	// lockFile is what a process that uses the directory has locked.
 	lockFile = "LOCK"
-	// Entries hold envelopes.
-	dirMode  = 0o700
+	// fileMode: entries hold envelopes.
 	fileMode = 0o600
 )
 
@@ -35,10 +35,11 @@ const (
 // vote and floor in raft.db, and the directory snapshots. ErrDamaged says that
 // what lies there cannot be what was written.
 func OpenStores(dir string) (_ Stores, err error) {
-	if err := os.MkdirAll(dir, dirMode); err != nil {
+	fs := vfs.OS()
+	if err := fs.MkdirAll(dir); err != nil {
 		return Stores{}, fmt.Errorf("open stores: %w", err)
 	}
-	lock, err := lockDir(dir)
+	lock, err := lockDir(fs, dir)
 	if err != nil {
 		return Stores{}, fmt.Errorf("open stores: %w", err)
 	}
@@ -47,12 +48,12 @@ func OpenStores(dir string) (_ Stores, err error) {
 			err = errors.Join(err, lock.Close())
 		}
 	}()
-	db, stable, err := openBoltStores(filepath.Join(dir, logFile))
+	db, stable, err := openBoltStores(fs, filepath.Join(dir, logFile))
 	if err != nil {
 		return Stores{}, fmt.Errorf("open %s: %w", logFile, err)
 	}
 	closeBoth := func() error { return errors.Join(guarded(db.Close), lock.Close()) }
-	if err := syncDir(dir); err != nil {
+	if err := fs.SyncDir(dir); err != nil {
 		return Stores{}, errors.Join(fmt.Errorf("open stores: %w", err), db.Close())
 	}
 	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, hclog.NewNullLogger())
@@ -63,11 +64,11 @@ func OpenStores(dir string) (_ Stores, err error) {
 }
 
 // openBoltStores opens, or makes, a raft-boltdb and the record in it.
-func openBoltStores(path string) (*raftboltdb.BoltStore, *boltStable, error) {
+func openBoltStores(fs vfs.FS, path string) (*raftboltdb.BoltStore, *boltStable, error) {
 	file, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		if err = found(path); err == nil {
-			err = syncDir(filepath.Dir(path))
+			err = fs.SyncDir(filepath.Dir(path))
 		}
 		if err == nil {
 			file, err = os.Open(path)
@@ -123,27 +124,11 @@ func boltOptions() *bbolt.Options {
 
 // lockDir keeps other processes out of dir, until Close. It waits a moment for
 // one that is about to end.
-func lockDir(dir string) (io.Closer, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, fileMode)
-	if err != nil {
-		return nil, err
-	}
+func lockDir(fs vfs.FS, dir string) (io.Closer, error) {
 	for until := time.Now().Add(lockTimeout); ; time.Sleep(lockRetry) {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(until) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
+		lock, err := fs.Lock(filepath.Join(dir, lockFile))
+		if !errors.Is(err, vfs.ErrLocked) || time.Now().After(until) {
+			return lock, err
 		}
 	}
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -68,6 +68,8 @@ type testMember struct {
 	controls controls
 	// heartbeat is the member's HeartbeatTimeout, the default where it is zero.
 	heartbeat time.Duration
+	// stalled is the member's DiskStalled.
+	stalled func(time.Duration) bool
 	// open opens other stores than the disk's.
 	open func() (Stores, error)
 
@@ -207,6 +209,7 @@ func (m *testMember) startWithin(ctx context.Context) error {
 		SnapshotThreshold: c.options.threshold,
 		SnapshotInterval:  c.options.interval,
 		StoreStallMax:     c.options.stallMax,
+		DiskStalled:       m.stalled,
 		controls:          &controls,
 	})
 	if err != nil {

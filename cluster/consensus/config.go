@@ -131,9 +131,14 @@ const (
 	// commitInterval is how often followers learn the commit index when
 	// nothing else is sent to them.
 	commitInterval = 50 * time.Millisecond
-	// storeStallHeartbeats is how many heartbeat timeouts a write to the log
-	// may take before this node stops leading.
+	// A write may take so many heartbeat timeouts, and at most so long, before
+	// this node stops leading. With what the others need to notice it, a disk
+	// that hangs costs the leader its leadership within ten seconds.
 	storeStallHeartbeats = 4
+	storeStallMax        = 6 * time.Second
+	// stallLooksPerHeartbeat is how often in a heartbeat timeout that is looked
+	// at.
+	stallLooksPerHeartbeat = 4
 	// rpcHeartbeats is the deadline of a request in heartbeat timeouts; it
 	// covers gateWait and a slow write.
 	rpcHeartbeats = 3
@@ -158,10 +163,14 @@ type Config struct {
 	// stands for election, and how long a leader goes on without a majority.
 	// Default: HeartbeatTimeoutLAN.
 	HeartbeatTimeout time.Duration
-	// StoreStallMax is how long one write to the log may take before this node
-	// stops sending to its followers, so that they elect another leader.
-	// Default: four heartbeat timeouts.
+	// StoreStallMax is how long one write to the disk may take before this node
+	// gives up leadership, and does not stand for election. Default: four
+	// heartbeat timeouts, at most six seconds.
 	StoreStallMax time.Duration
+	// DiskStalled reports whether another write that this node's word depends
+	// on, that of a body for example, has been running for longer than limit. It
+	// is asked before each request and must not block. Nil where there is none.
+	DiskStalled func(limit time.Duration) bool
 	// TrailingLogs is how many entries stay in the log behind a snapshot.
 	// Default: 10240.
 	TrailingLogs uint64
@@ -204,7 +213,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.HeartbeatTimeout = HeartbeatTimeoutLAN
 	}
 	if c.StoreStallMax == 0 {
-		c.StoreStallMax = storeStallHeartbeats * c.HeartbeatTimeout
+		c.StoreStallMax = min(storeStallHeartbeats*c.HeartbeatTimeout, storeStallMax)
 	}
 	if c.TrailingLogs == 0 {
 		c.TrailingLogs = 10240

@@ -3,6 +3,8 @@ package consensus
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,6 +60,95 @@ func TestLeaderWithAHangingDisk(t *testing.T) {
 	}
 }
 
+// TestHangingWriteCostsLeadership: whichever write hangs on the leader, another
+// one leads within ten seconds, and the old one does not come back while it
+// hangs. The rest of it works: a term is written where a body is not, and the
+// other way round.
+func TestHangingWriteCostsLeadership(t *testing.T) {
+	const within = 10 * time.Second
+	for _, what := range []string{"entries", "values", "bodies"} {
+		for _, heartbeat := range []time.Duration{HeartbeatTimeoutLAN, HeartbeatTimeoutWAN} {
+			for _, watched := range []bool{true, false} {
+				name := fmt.Sprintf("%s, heartbeat timeout %v", what, heartbeat)
+				var stallMax time.Duration // the default
+				if !watched {
+					name, stallMax = name+", control: not watched", 24*time.Hour
+				}
+				t.Run(name, func(t *testing.T) {
+					inCluster(t, 3, clusterOptions{stallMax: stallMax}, func(t *testing.T, c *testCluster) {
+						var since atomic.Pointer[time.Time]
+						for _, m := range c.members {
+							m.heartbeat = heartbeat
+						}
+						hung := func(limit time.Duration) bool {
+							began := since.Load()
+							return began != nil && time.Since(*began) > limit
+						}
+						c.up()
+						c.bootstrap()
+						a := c.leader()
+						a.kill()
+						a.stalled = hung
+						c.up(a.name)
+						c.must("all level", c.level)
+						if _, err := c.leader().node().HandOver(t.Context(), func(id ServerID) bool { return id == a.id() }); err != nil && c.leader() != a {
+							t.Fatal(err)
+						}
+						c.must(a.name+" leads", func() bool { return c.currentLeader() == a })
+						c.commit(a)
+						began := time.Now()
+						switch what {
+						case "entries":
+							a.running().store.Block()
+							a.running().tasks.Go(func() { _ = a.propose(patience, []byte{commandNothing}, nil) })
+						case "values":
+							a.running().store.BlockValues()
+							a.running().tasks.Go(func() { _ = a.node().RaiseFloor(a.node().CommitIndex()) })
+						case "bodies":
+							since.Store(&began)
+						}
+						replaced := c.eventually(patience, func() bool {
+							now := c.currentLeader()
+							return now != nil && now != a
+						})
+						if took := time.Since(began); replaced && took > within {
+							t.Errorf("another leader after %v", took)
+						} else if replaced != watched {
+							t.Errorf("another leader: %v", replaced)
+						}
+						if !watched {
+							return
+						}
+						follows := func() {
+							t.Helper()
+							for range 600 {
+								time.Sleep(100 * time.Millisecond)
+								if a.node().IsLeader() && what != "entries" { // its main loop hangs
+									t.Fatal("it leads again")
+								}
+							}
+						}
+						follows()
+						c.commit(c.leader())
+						if what == "bodies" {
+							// It votes, and does not stand for election itself.
+							next := c.leader()
+							next.kill()
+							follows()
+							c.commit(c.leader())
+							c.up(next.name)
+						}
+						since.Store(nil)
+						a.running().store.Unblock()
+						c.must("all level", c.level)
+						c.oracle.clean()
+					})
+				})
+			}
+		}
+	}
+}
+
 // TestFailedWriteEndsTheNode: leader or follower, the first error is the last.
 func TestFailedWriteEndsTheNode(t *testing.T) {
 	for _, leads := range []bool{true, false} {
@@ -85,7 +176,7 @@ func TestFailedWriteEndsTheNode(t *testing.T) {
 				case <-time.After(patience):
 					t.Fatal("not failed")
 				}
-				if !errors.Is(m.node().Err(), clustertest.ErrDisk) {
+				if err := m.node().Err(); !errors.Is(err, ErrDisk) || !errors.Is(err, clustertest.ErrDisk) {
 					t.Errorf("failed with %v", m.node().Err())
 				}
 				_, last := m.disk.Bounds()
@@ -193,4 +284,60 @@ func burstsUnderLoad(t *testing.T, c *testCluster) (wedged bool) {
 		t.Logf("term %d, was %d", got, term)
 	}
 	return wedged
+}
+
+// TestEntryThatCannotBeRead: Raft panics on it. The node fails and says what to
+// do instead, applies nothing more, and the others go on without it. At its next
+// start it does not come up.
+func TestEntryThatCannotBeRead(t *testing.T) {
+	for _, leads := range []bool{true, false} {
+		name := "follower"
+		if leads {
+			name = "leader"
+		}
+		t.Run(name, func(t *testing.T) {
+			inCluster(t, 3, clusterOptions{}, func(t *testing.T, c *testCluster) {
+				c.up()
+				c.bootstrap()
+				leader := c.leader()
+				c.commit(leader)
+				c.must("all level", c.level)
+				m := c.members[c.others(leader.name)[0]]
+				unreadable := m.node().LastIndex()
+				if leads {
+					// A leader reads for a follower that lacks entries.
+					behind := m
+					behind.kill()
+					c.commit(leader)
+					m = leader
+					m.running().store.FailReads(unreadable)
+					c.up(behind.name)
+				} else {
+					m.running().store.FailReads(unreadable)
+					m.running().tasks.Go(func() { _ = leader.propose(patience, []byte{commandNothing}, nil) })
+				}
+				select {
+				case <-m.node().Failed():
+				case <-time.After(patience):
+					t.Fatal("not failed")
+				}
+				if err := m.node().Err(); !errors.Is(err, ErrDamaged) {
+					t.Errorf("failed with %v", err)
+				}
+				if !c.goesOn(patience) {
+					t.Fatal("the others do not go on")
+				}
+				disk := m.disk
+				m.kill()
+				rotten := disk.Open()
+				rotten.FailReads(unreadable)
+				m.open = func() (Stores, error) { return Stores{Log: rotten, Stable: rotten, Snapshots: rotten}, nil }
+				if err := m.start(); !errors.Is(err, ErrDamaged) {
+					t.Errorf("start: %v", err)
+				}
+				m.open = nil
+				c.oracle.clean()
+			})
+		})
+	}
 }

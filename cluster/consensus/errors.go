@@ -38,8 +38,9 @@ var (
 	ErrDamaged = errors.New("Raft's stores are damaged")
 )
 
-// errStalled is why nothing is sent to followers while a log write hangs.
-var errStalled = errors.New("a write to the log has been running for too long; giving up leadership")
+// errStalled is why a node with a write that hangs neither leads nor stands for
+// election.
+var errStalled = errors.New("a write to the disk has been running for too long; not leading")
 
 // errOtherTerm is why an entry of a batch has no effect: leadership changed while
 // the batch was appended.

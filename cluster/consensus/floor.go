@@ -37,6 +37,7 @@ type floor struct {
 	// writing holds one token: writes are taken in turn. It is no mutex since
 	// the write is slow.
 	writing chan struct{}
+	clock   stopwatch
 }
 
 func openFloor(store raft.StableStore, l *latch) (*floor, error) {
@@ -63,8 +64,8 @@ func (f *floor) raise(index uint64) error {
 	if err := f.latch.Err(); err != nil {
 		return err
 	}
-	if err := f.store.SetUint64(floorKey, index); err != nil {
-		return f.latch.fail(fmt.Errorf("raise the floor to %d: %w", index, err))
+	if err := f.clock.time(func() error { return f.store.SetUint64(floorKey, index) }); err != nil {
+		return f.latch.fail(fmt.Errorf("%w: raise the floor to %d: %w", ErrDisk, index, err))
 	}
 	f.value.Store(index)
 	return nil

@@ -2,8 +2,6 @@ package consensus
 
 import (
 	"fmt"
-	"sync/atomic"
-	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -17,11 +15,9 @@ type logStore struct {
 	latch    *latch
 	latchOff bool
 	names    names
-	stallMax time.Duration
 	stored   func([]*raft.Log)
 
-	// writing is when the running StoreLogs began, nil when none runs.
-	writing atomic.Pointer[time.Time]
+	writing, deleting stopwatch // Raft deletes from another goroutine, too
 }
 
 var _ raft.MonotonicLogStore = (*logStore)(nil)
@@ -29,8 +25,21 @@ var _ raft.MonotonicLogStore = (*logStore)(nil)
 func (s *logStore) FirstIndex() (uint64, error) { return s.store.FirstIndex() }
 func (s *logStore) LastIndex() (uint64, error)  { return s.store.LastIndex() }
 
-// GetLog returns the store's error as it is: Raft compares it by ==.
-func (s *logStore) GetLog(index uint64, l *raft.Log) error { return s.store.GetLog(index, l) }
+// GetLog returns ErrLogNotFound as it is: Raft compares it by ==. Over any other
+// error, which is an entry that cannot be read any more, Raft would panic. The
+// node ends instead; what Raft does with the empty entry that it gets then,
+// nobody hears.
+func (s *logStore) GetLog(index uint64, l *raft.Log) error {
+	err := s.store.GetLog(index, l)
+	if err == nil || err == raft.ErrLogNotFound {
+		return err
+	}
+	if err := s.latch.part(damaged(fmt.Errorf("entry %d of the log: %w", index, err))); err != nil {
+		return err
+	}
+	*l = raft.Log{Index: index, Type: raft.LogNoop}
+	return nil
+}
 
 // IsMonotonic makes Raft drop the whole log when a snapshot is installed,
 // instead of keeping what may conflict with it behind a gap.
@@ -51,11 +60,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if s.stored != nil {
 		s.stored(logs)
 	}
-	now := time.Now()
-	s.writing.Store(&now)
-	err := s.store.StoreLogs(logs)
-	s.writing.Store(nil)
-	if err != nil {
+	if err := s.writing.time(func() error { return s.store.StoreLogs(logs) }); err != nil {
 		// The names stay: the entries may have reached the disk.
 		return s.failed(fmt.Errorf("store %d log entries from %d: %w", len(logs), logs[0].Index, err))
 	}
@@ -67,7 +72,7 @@ func (s *logStore) DeleteRange(lowest, highest uint64) error {
 	if err := s.latch.Err(); err != nil {
 		return err
 	}
-	if err := s.store.DeleteRange(lowest, highest); err != nil {
+	if err := s.deleting.time(func() error { return s.store.DeleteRange(lowest, highest) }); err != nil {
 		return s.failed(fmt.Errorf("delete log entries %d to %d: %w", lowest, highest, err))
 	}
 	s.names.drop(lowest, highest)
@@ -78,11 +83,5 @@ func (s *logStore) failed(err error) error {
 	if s.latchOff {
 		return err
 	}
-	return s.latch.fail(err)
-}
-
-// stalled reports whether a write has been running for longer than it may.
-func (s *logStore) stalled() bool {
-	began := s.writing.Load()
-	return began != nil && time.Since(*began) > s.stallMax
+	return s.latch.fail(fmt.Errorf("%w: %w", ErrDisk, err))
 }

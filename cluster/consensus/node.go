@@ -72,8 +72,8 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	f.off = c.controls.floorOff
 	n := &Node{
 		config:     c,
-		log:        &logStore{store: c.Stores.Log, latch: l, latchOff: c.controls.latchOff, stallMax: c.StoreStallMax, stored: c.controls.stored},
-		stable:     &stableStore{store: c.Stores.Stable, latch: l, released: make(chan struct{})},
+		log:        &logStore{store: c.Stores.Log, latch: l, latchOff: c.controls.latchOff, stored: c.controls.stored},
+		stable:     &stableStore{store: c.Stores.Stable, latch: l},
 		floor:      f,
 		latch:      l,
 		leadership: leadership{changed: make(chan struct{})},
@@ -83,7 +83,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 		ended:      make(chan struct{}),
 		stopped:    make(chan struct{}),
 	}
-	if err := n.log.names.scan(c.Stores.Log); err != nil {
+	if err := n.log.names.scan(n.log); err != nil {
 		return nil, fmt.Errorf("read the log: %w", err)
 	}
 	if !c.controls.startCheckOff {
@@ -94,7 +94,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	n.rot = newRotWatch(c, n.log, f, l)
 	n.gate = newGate(c, f, n.log)
 	n.gate.hasVote = n.hasVote
-	n.sender = &sender{floor: f, log: n.log, latch: l, live: c.controls.liveFloor, refused: n.suspect}
+	n.sender = &sender{floor: f, latch: l, stalled: n.Stalled, live: c.controls.liveFloor, refused: n.suspect}
 	// What a peer sends before Raft runs waits in the gate.
 	t = newTransport(c, n.gate, n.sender)
 	n.transport = t
@@ -102,20 +102,22 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
-	n.stable.running.Store(true)
+	l.running.Store(true)
 	n.rot.committed = n.raft.CommitIndex
 	n.running.Go(n.watchLeadership)
-	n.running.Go(func() {
-		ctx, cancel := n.lifetime()
-		defer cancel()
-		n.rot.run(ctx)
-	})
+	for _, watch := range []func(context.Context){n.rot.run, n.watchDisk} {
+		n.running.Go(func() {
+			ctx, cancel := n.lifetime()
+			defer cancel()
+			watch(ctx)
+		})
+	}
 	return n, nil
 }
 
 // hasVote is for a control of the tests. The rule never asks for it.
 func (n *Node) hasVote() bool {
-	return n.stable.running.Load() && slices.ContainsFunc(n.Servers(), func(s Server) bool { return s.ID == n.config.ID && s.Voter })
+	return n.latch.running.Load() && slices.ContainsFunc(n.Servers(), func(s Server) bool { return s.ID == n.config.ID && s.Voter })
 }
 
 // newRaft is raft.NewRaft, which panics on some errors of the stores.
@@ -178,7 +180,7 @@ func (n *Node) shutdown() {
 	// for a peer. Only then may a failed write of the term return.
 	future := n.raft.Shutdown()
 	streamErr := n.transport.Close()
-	close(n.stable.released)
+	close(n.latch.released)
 	_ = future.Error()
 	close(n.ended)
 	n.transport.running.Wait()
@@ -190,9 +192,10 @@ func (n *Node) shutdown() {
 	n.closeErr = errors.Join(streamErr, storesErr)
 }
 
-// Failed is closed when the node can no longer go on: a write to the log
-// failed, a body that an uncommitted entry names is lost, or a committed entry
-// cannot be understood. It gives up leadership and acknowledges nothing; the
+// Failed is closed when the node can no longer go on: a write to its stores
+// failed (ErrDisk), an entry of its log cannot be read any more (ErrDamaged), a
+// body that an uncommitted entry names is lost, or a committed entry cannot be
+// understood. It gives up leadership and acknowledges nothing; the
 // process should end.
 func (n *Node) Failed() <-chan struct{} { return n.latch.failed }
 
@@ -297,7 +300,7 @@ type Stats struct {
 	// pass; zero when it does not. Beyond half a minute it is an alarm: Raft's
 	// channel works and that of the bodies does not.
 	RefusingSince time.Time
-	// StoreStalled: a write to the log hangs.
+	// StoreStalled: a write to this node's disk hangs.
 	StoreStalled bool
 	Proposals    int // pending, of proposalsMax
 }
@@ -310,7 +313,7 @@ func (n *Node) Stats() Stats {
 		Malformed:    n.gate.stats.malformed.Load(),
 		Exempt:       n.gate.stats.exempt.Load(),
 		FloorRaises:  n.sender.raised.Load(),
-		StoreStalled: n.log.stalled(),
+		StoreStalled: n.Stalled(),
 		Proposals:    len(n.proposals),
 	}
 	if since := n.gate.stats.refusingSince.Load(); since != 0 {

@@ -12,25 +12,22 @@ import (
 // it splits them by bytes, tells what the floor knows, and sends nothing at
 // all while the log cannot be written.
 type sender struct {
-	floor *floor
-	log   *logStore
-	latch *latch
-	live  bool // control: raise with the live floor
-	send  func(raft.ServerID, raft.ServerAddress, *raft.AppendEntriesRequest, *raft.AppendEntriesResponse) error
+	floor   *floor
+	latch   *latch
+	stalled func() bool // a write of this node hangs
+	live    bool        // control: raise with the live floor
+	send    func(raft.ServerID, raft.ServerAddress, *raft.AppendEntriesRequest, *raft.AppendEntriesResponse) error
 	// refused is told of requests that a follower's gate refused.
 	refused func(*raft.AppendEntriesRequest)
 	raised  atomic.Uint64 // requests whose commit index was raised
+	// progress is what the followers are known to have.
+	progress progress
 }
 
 func (s *sender) appendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	for _, part := range split(args) {
-		// A leader whose disk hangs or failed would stay leader for ever by
-		// its heartbeats (hashicorp/raft#503).
-		if err := s.latch.Err(); err != nil {
+		if err := s.unfit(); err != nil {
 			return err
-		}
-		if s.log.stalled() {
-			return errStalled
 		}
 		*resp = raft.AppendEntriesResponse{}
 		part = s.withFloor(part)
@@ -45,6 +42,20 @@ func (s *sender) appendEntries(id raft.ServerID, target raft.ServerAddress, args
 			// the term and last index in the answer.
 			return nil
 		}
+		s.progress.note(ServerID(id), part)
+	}
+	return nil
+}
+
+// unfit returns why this node must neither lead nor stand for election: its
+// disk failed, or hangs. A leader of that kind would stay leader for ever by
+// its heartbeats (hashicorp/raft#503).
+func (s *sender) unfit() error {
+	if err := s.latch.Err(); err != nil {
+		return err
+	}
+	if s.stalled() {
+		return errStalled
 	}
 	return nil
 }

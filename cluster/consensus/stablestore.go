@@ -2,46 +2,35 @@ package consensus
 
 import (
 	"fmt"
-	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 )
 
 // stableStore keeps term and vote. Raft panics when it cannot write its term,
 // so a failed write does not return while the node runs: it closes the latch
-// and waits for Shutdown, which cuts all connections before it lets go, so
-// that nobody hears of a term or vote that is not on the disk.
+// and waits for Shutdown.
 type stableStore struct {
-	store    raft.StableStore
-	latch    *latch
-	running  atomic.Bool   // false while Start runs: errors are returned
-	released chan struct{} // closed by Shutdown, when no connection is left
+	store   raft.StableStore
+	latch   *latch
+	writing stopwatch
 }
 
 func (s *stableStore) Get(key []byte) ([]byte, error)       { return s.store.Get(key) }
 func (s *stableStore) GetUint64(key []byte) (uint64, error) { return s.store.GetUint64(key) }
 func (s *stableStore) Set(key, value []byte) error {
-	return s.check(key, s.write(func() error { return s.store.Set(key, value) }))
+	return s.write(key, func() error { return s.store.Set(key, value) })
 }
 func (s *stableStore) SetUint64(key []byte, v uint64) error {
-	return s.check(key, s.write(func() error { return s.store.SetUint64(key, v) }))
+	return s.write(key, func() error { return s.store.SetUint64(key, v) })
 }
 
-func (s *stableStore) write(write func() error) error {
+// write does one write. Only one goroutine of Raft's writes.
+func (s *stableStore) write(key []byte, write func() error) error {
 	if err := s.latch.Err(); err != nil {
-		return err
+		return s.latch.part(err)
 	}
-	return write()
-}
-
-func (s *stableStore) check(key []byte, err error) error {
-	if err == nil {
-		return nil
+	if err := s.writing.time(write); err != nil {
+		return s.latch.part(fmt.Errorf("%w: store %s: %w", ErrDisk, key, err))
 	}
-	err = s.latch.fail(fmt.Errorf("store %s: %w", key, err))
-	if !s.running.Load() {
-		return err
-	}
-	<-s.released
 	return nil
 }

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"io"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -91,6 +92,30 @@ func (t *transport) SetHeartbeatHandler(handler func(raft.RPC)) {
 // AppendEntries sends entries, or a heartbeat.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	return t.sender.appendEntries(id, target, args, resp)
+}
+
+// RequestPreVote asks for a vote before there is one, unless this node is unfit.
+func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if err := t.sender.unfit(); err != nil {
+		return err
+	}
+	return t.NetworkTransport.RequestPreVote(id, target, args, resp)
+}
+
+// RequestVote asks for a vote, unless this node is unfit.
+func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if err := t.sender.unfit(); err != nil {
+		return err
+	}
+	return t.NetworkTransport.RequestVote(id, target, args, resp)
+}
+
+// InstallSnapshot sends a snapshot, unless this node is unfit.
+func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	if err := t.sender.unfit(); err != nil {
+		return err
+	}
+	return t.NetworkTransport.InstallSnapshot(id, target, args, resp, data)
 }
 
 // AppendEntriesPipeline says that there is no pipelining.

@@ -88,6 +88,7 @@ type Conn struct {
 
 	mu       sync.Mutex
 	draining bool
+	hasty    bool // a drain does not wait for the transaction
 	busy     bool // inside a transaction: a drain waits
 	dead     bool // the socket is closed
 }
@@ -375,8 +376,11 @@ func (c *Conn) endTransaction() {
 func (c *Conn) mustLeave() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.draining && !c.busy && !c.dead
+	return c.leaves() && !c.dead
 }
+
+// leaves is mustLeave for who has the lock.
+func (c *Conn) leaves() bool { return c.draining && (!c.busy || c.hasty) }
 
 func (c *Conn) setBusy(busy bool) {
 	c.mu.Lock()
@@ -391,12 +395,12 @@ func (c *Conn) isDead() bool {
 }
 
 // drain lets the handler say 421 when it awaits, or will await, a command
-// outside a transaction.
-func (c *Conn) drain() {
+// outside a transaction. If it is hasty, inside one too, and in a message.
+func (c *Conn) drain(hasty bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.draining = true
-	if !c.busy && !c.dead {
+	c.draining, c.hasty = true, c.hasty || hasty
+	if c.leaves() && !c.dead {
 		_ = c.wire.SetReadDeadline(time.Unix(1, 0)) // Wakes a Read that waits.
 	}
 }

@@ -98,6 +98,8 @@ func (c *Conn) fillContent() error {
 		switch {
 		case err == nil:
 			return nil
+		case errors.Is(err, errDraining):
+			return c.sayLast(c.named(replyDraining))
 		case isTimeout(err):
 			c.gate.stats.Timeouts.Add(1)
 			return c.sayLast(c.named(replyTimeout))

@@ -199,7 +199,14 @@ func (g *Gate) clientKey(a netip.Addr) (netip.Prefix, bool) {
 
 // Drain stops all listeners. Connections that are not inside a transaction say
 // 421 and close; the others do so when their transaction has ended.
-func (g *Gate) Drain() {
+func (g *Gate) Drain() { g.drain(false) }
+
+// Dismiss is Drain for a server that can finish nothing: connections inside a
+// transaction say 421 as well, even in the middle of a message. Only those
+// whose message is whole already get its outcome first.
+func (g *Gate) Dismiss() { g.drain(true) }
+
+func (g *Gate) drain(hasty bool) {
 	g.mu.Lock()
 	g.draining = true
 	listeners, conns := g.listeners, make([]*Conn, 0, len(g.conns))
@@ -212,7 +219,7 @@ func (g *Gate) Drain() {
 		_ = l.Listener.Close()
 	}
 	for _, c := range conns {
-		c.drain()
+		c.drain(hasty)
 	}
 }
 

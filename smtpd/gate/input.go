@@ -20,7 +20,7 @@ func (c *Conn) fill(deadline time.Time) error {
 	case c.dead:
 		c.mu.Unlock()
 		return net.ErrClosed
-	case c.draining && !c.busy:
+	case c.leaves():
 		c.mu.Unlock()
 		return errDraining
 	}

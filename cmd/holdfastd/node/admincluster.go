@@ -119,7 +119,7 @@ func (n *Node) alarms() []admin.Alarm {
 	}
 	if stats.StoreStalled {
 		all = append(all, admin.Alarm{Name: "disk-stalled", Scope: scope,
-			Cause: "a write to the Raft log hangs", Remedy: "look at the disk of this node"})
+			Cause: "a write to the disk of this node hangs; it takes no mail and does not lead", Remedy: "look at the disk of this node"})
 	}
 	if s := n.spool.Stats(); s.Bad+s.Damage > 0 {
 		all = append(all, admin.Alarm{Name: "spool-damaged", Scope: scope,

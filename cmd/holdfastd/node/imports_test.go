@@ -23,7 +23,7 @@ var arrows = map[string][]string{
 
 	"cluster": {"cluster/consensus", "cluster/dispatch", "cluster/peer", "cluster/spool", "fsm", "fsm/mail"},
 	// Consensus reads a body's name without knowing what a command is.
-	"cluster/consensus": {"fsm/mail"},
+	"cluster/consensus": {"cluster/vfs", "fsm/mail"},
 	"cluster/spool":     {"cluster/vfs", "fsm/mail"},
 	"cluster/vfs":       {},
 	"cluster/transport": {},

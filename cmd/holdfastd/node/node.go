@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-mx/holdfast/cluster"
 	"github.com/holdfast-mx/holdfast/cluster/admin"
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
@@ -59,6 +61,7 @@ type Node struct {
 	smtp      *smtpd.Server
 	admin     *admin.Server
 	space     *space
+	disk      *diskWatch
 	bootID    uint64
 	crowd     int    // how many SMTP connections there may be, see budgetDescriptors
 	traceMark string // by which this cluster knows its own Received fields
@@ -81,7 +84,7 @@ func Start(ctx context.Context, c *config.Config, s Seams) (_ *Node, err error) 
 	defer func() {
 		if err != nil {
 			stop()
-			err = errors.Join(err, n.closers.run(context.Background()))
+			err = classified(errors.Join(err, n.closers.run(context.Background())))
 			n.loops.Wait()
 		}
 	}()
@@ -135,7 +138,8 @@ func smtpCertificate(c *config.Config) (*tls.Config, error) {
 
 func (n *Node) openSpool(context.Context) error {
 	var err error
-	n.spool, err = spool.Open(n.seams.Spool, filepath.Join(n.config.DataDir, spoolDir), spool.Options{
+	n.disk = newDiskWatch(n.seams.Spool)
+	n.spool, err = spool.Open(n.disk, filepath.Join(n.config.DataDir, spoolDir), spool.Options{
 		Now: n.seams.Now, Random: n.seams.Entropy, Log: n.log.With("room", "spool"),
 	})
 	if err != nil {
@@ -220,7 +224,7 @@ func (n *Node) startMember(ctx context.Context) error {
 	var err error
 	n.member, err = cluster.Start(ctx, cluster.Config{
 		ID: n.serverID, Log: n.log.With("room", "cluster"), Spool: n.spool, Peers: n.peers, Directory: n.directory,
-		Stores: stores, Stream: raftStream{n.port.Raft()}, HeartbeatTimeout: heartbeat,
+		Stores: stores, Stream: raftStream{n.port.Raft()}, HeartbeatTimeout: heartbeat, DiskStalled: n.disk.stalled,
 		Founding:        fsm.Settings{DoubtWait: fsm.Millis(n.config.DoubtWait.Milliseconds())},
 		BootstrapExpect: n.config.BootstrapExpect,
 		LeaseDuration:   n.config.LeaseDuration, LeaseBatchMax: n.config.LeaseBatch,
@@ -308,11 +312,25 @@ func (n *Node) watch(ctx context.Context) {
 	case <-ctx.Done():
 	case <-n.member.Failed():
 		err := n.member.Err()
-		if n.spool.Err() != nil {
+		if n.spool.Err() != nil && !errors.Is(err, consensus.ErrDisk) {
 			err = fmt.Errorf("%w: %w", ErrDisk, err)
 		}
-		n.fail(err)
+		n.fail(classified(err))
 	}
+}
+
+// classified says of an error that is the disk's that it is: a write or fsync
+// failed, or what was written is not there any more.
+func classified(err error) error {
+	if errors.Is(err, ErrDisk) {
+		return err
+	}
+	for _, sign := range []error{consensus.ErrDisk, consensus.ErrDamaged, unix.EIO, unix.EROFS, unix.ENOSPC, unix.EDQUOT} {
+		if errors.Is(err, sign) {
+			return fmt.Errorf("%w: %w", ErrDisk, err)
+		}
+	}
+	return err
 }
 
 func (n *Node) fail(err error) {
