@@ -26,6 +26,7 @@ var arrows = map[string][]string{
 	"cluster/consensus": {"cluster/vfs", "fsm/mail"},
 	"cluster/spool":     {"cluster/vfs", "fsm/mail"},
 	"cluster/vfs":       {},
+	"cluster/segment":   {"cluster/vfs"}, // records, and not whose
 	"cluster/transport": {},
 	"cluster/gossip":    {"cluster/transport"},                             // for what a node may be called
 	"cluster/peer":      {"cluster/transport", "fsm/mail", "proto/peerpb"}, // who called is transport's to say

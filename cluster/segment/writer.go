@@ -1,0 +1,324 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
+)
+
+const (
+	// arenaBytes is the buffer of headers, labels, padding and short pieces, which
+	// are gathered there: copying them costs less than naming each to the kernel.
+	// Pieces longer than copyBytesMax are written from where they lie.
+	arenaBytes   = 1 << 20
+	copyBytesMax = 8 << 10
+	// piecesMax and writeBytesMax bound one write.
+	piecesMax     = 512
+	writeBytesMax = 16 << 20
+)
+
+// trimBytes: what a sealed file is longer than its records is given back to the
+// file system only beyond that, since files that keep their length can be used
+// again at once.
+const trimBytes = 4 << 20
+
+// A writer is what is written to.
+type writer struct {
+	active *segment // nil until something is written
+	file   vfs.File // of active
+	// end is where the next record goes, flushed how far the file is written, and
+	// synced how far it is durable.
+	//
+	// Invariant: synced <= flushed <= end.
+	end, flushed, synced int64
+	index                []byte // of the records up to end
+
+	// arena holds the small pieces of what is between flushed and end; open is
+	// where in it the piece begins that may still grow.
+	arena  []byte
+	open   int
+	pieces [][]byte
+
+	last Number // the greatest number ever seen
+}
+
+// Append puts a record at the end of the active segment, or of a new one if it
+// does not fit: then everything before it is synced. It is durable after the
+// next Sync, and until then payload must not change.
+func (s *Set) Append(kind Kind, label []byte, payload Payload) (Place, error) {
+	if err := s.ready(); err != nil {
+		return Place{}, err
+	}
+	if len(label) > LabelBytesMax || payload.length > PayloadBytesMax || kind == 0 || kind > KindMax {
+		return Place{}, fmt.Errorf("append record of kind %d, label %d, payload %d: %w", kind, len(label), payload.length, ErrTooLarge)
+	}
+	r := record{kind: kind, label: label, sum: payload.sum, length: payload.length}
+	if err := s.makeRoom(r); err != nil {
+		return Place{}, s.fail(err)
+	}
+	w := &s.writer
+	r.offset = w.end
+	if err := s.appendRecord(r, payload); err != nil {
+		return Place{}, s.fail(err)
+	}
+	w.index = appendIndexEntry(w.index, r)
+	return PlaceAt(w.active.number, r.offset), nil
+}
+
+// makeRoom begins a new segment if r does not fit in the active one.
+func (s *Set) makeRoom(r record) error {
+	w := &s.writer
+	if w.active != nil {
+		index := len(w.index) + indexEntryBytes + len(r.label)
+		full := w.end+RecordBytes(len(r.label), r.length)+RecordBytes(0, int64(index)) > s.limit
+		if w.end == headBytes || !full && index <= indexBytesMax {
+			return nil
+		}
+	}
+	return s.roll()
+}
+
+// appendRecord puts r, whose offset is the end, behind what is there.
+func (s *Set) appendRecord(r record, payload Payload) error {
+	w := &s.writer
+	r.attested = w.synced
+	need := recordHeaderBytes + len(r.label)
+	if cap(w.arena)-len(w.arena) < need {
+		if err := s.flush(); err != nil {
+			return err
+		}
+	}
+	w.arena = r.appendTo(w.arena, w.active.mark)
+	w.end += int64(need)
+	for _, p := range payload.pieces {
+		if err := s.appendBytes(p); err != nil {
+			return err
+		}
+	}
+	return s.appendBytes(zeros[:RecordBytes(len(r.label), r.length)-int64(need)-r.length])
+}
+
+var zeros [recordAlign]byte
+
+// appendBytes puts p behind what is there.
+func (s *Set) appendBytes(p []byte) error {
+	w := &s.writer
+	small := len(p) <= copyBytesMax
+	if len(w.pieces)+2 >= piecesMax || small && len(p) > cap(w.arena)-len(w.arena) || w.end-w.flushed >= writeBytesMax {
+		if err := s.flush(); err != nil {
+			return err
+		}
+	}
+	if small {
+		w.arena = append(w.arena, p...)
+	} else {
+		w.closePiece()
+		w.pieces = append(w.pieces, p)
+	}
+	w.end += int64(len(p))
+	return nil
+}
+
+// closePiece makes a piece of what was added to the arena.
+func (w *writer) closePiece() {
+	if len(w.arena) > w.open {
+		w.pieces = append(w.pieces, w.arena[w.open:])
+		w.open = len(w.arena)
+	}
+}
+
+// flush writes what was appended.
+func (s *Set) flush() error {
+	w := &s.writer
+	w.closePiece()
+	if len(w.pieces) == 0 {
+		return nil
+	}
+	_, err := w.file.WritevAt(w.pieces, w.flushed)
+	clear(w.pieces)
+	w.pieces, w.arena, w.open = w.pieces[:0], w.arena[:0], 0
+	if err != nil {
+		return fmt.Errorf("write segment %d: %w", w.active.number, err)
+	}
+	w.flushed = w.end
+	return nil
+}
+
+// Sync makes all that was appended durable.
+func (s *Set) Sync() error {
+	if err := s.ready(); err != nil {
+		return err
+	}
+	if err := s.sync(); err != nil {
+		return s.fail(err)
+	}
+	return nil
+}
+
+func (s *Set) sync() error {
+	w := &s.writer
+	if w.active == nil {
+		return nil
+	}
+	if err := s.flush(); err != nil {
+		return err
+	}
+	if w.synced == w.end {
+		return nil
+	}
+	if err := w.file.Sync(); err != nil {
+		return fmt.Errorf("sync segment %d: %w", w.active.number, err)
+	}
+	w.synced = w.end
+	s.mu.Lock()
+	w.active.size = max(w.active.size, w.end)
+	s.counts.syncs++
+	s.mu.Unlock()
+	return nil
+}
+
+// Roll syncs and seals the active segment, if there is one. The next record
+// begins a new one.
+func (s *Set) Roll() error {
+	if err := s.ready(); err != nil {
+		return err
+	}
+	if err := s.finish(); err != nil {
+		return s.fail(err)
+	}
+	return nil
+}
+
+// roll ends the active segment and begins the next one. The old one is sealed
+// before the new one has its name: only the last segment can have a torn tail.
+func (s *Set) roll() error {
+	if err := s.finish(); err != nil {
+		return err
+	}
+	return s.begin()
+}
+
+// finish seals the active segment. In this order:
+//
+//  1. The index is appended as a record and synced, with all records before it.
+//  2. The seal, which says where it is, is written and synced.
+//
+// So where there is a seal, everything before the end of the index was durable.
+func (s *Set) finish() error {
+	w := &s.writer
+	if w.active == nil {
+		return nil
+	}
+	sealed := seal{index: w.end}
+	index := NewPayload(w.index)
+	r := record{kind: kindIndex, sum: index.sum, length: index.length, offset: w.end}
+	if err := s.appendRecord(r, index); err != nil {
+		return err
+	}
+	sealed.end = w.end
+	if err := s.sync(); err != nil {
+		return err
+	}
+	size := w.active.size
+	if size-w.end > trimBytes {
+		size = w.end
+		if err := w.file.Truncate(size); err != nil {
+			return fmt.Errorf("trim segment %d: %w", w.active.number, err)
+		}
+	}
+	h := header{number: w.active.number, mark: w.active.mark, store: s.store}
+	if err := writeSeal(w.file, h, sealed); err != nil {
+		return fmt.Errorf("seal segment %d: %w", w.active.number, err)
+	}
+	s.mu.Lock()
+	w.active.size = size
+	s.mu.Unlock()
+	err := w.file.Close()
+	n := w.active.number
+	w.active, w.file, w.index = nil, nil, w.index[:0]
+	if err != nil {
+		return fmt.Errorf("close segment %d: %w", n, err)
+	}
+	return nil
+}
+
+// writeSeal writes both copies of a seal, durably.
+func writeSeal(f vfs.File, h header, sealed seal) error {
+	b := sealed.encode(h)
+	for page := range int64(headPages) {
+		if err := writeAt(f, b, page*pageBytes+sealOffset); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}
+
+// writeAt is a WriteAt that takes a short write without an error for one.
+func writeAt(f vfs.File, p []byte, off int64) error {
+	n, err := f.WriteAt(p, off)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	return err
+}
+
+var errNumbers = errors.New("segment numbers are used up")
+
+// begin makes a new segment of a file of the pool, or of a new one. In this
+// order: the head is written and synced under the pool's name, the file gets its
+// own name, and the directory is synced. So a file that is called a segment has a
+// durable head, and a record is written only where its file will be found.
+func (s *Set) begin() error {
+	w := &s.writer
+	if w.last == math.MaxUint32 {
+		return errNumbers
+	}
+	g := &segment{number: w.last + 1}
+	if _, err := io.ReadFull(s.random, g.mark[:]); err != nil {
+		return fmt.Errorf("draw the mark of segment %d: %w", g.number, err)
+	}
+	f, name, size, err := s.pool.take()
+	if err != nil {
+		return fmt.Errorf("create segment %d: %w", g.number, err)
+	}
+	if err := s.christen(f, name, g); err != nil {
+		_ = f.Close()
+		return fmt.Errorf("begin segment %d: %w", g.number, err)
+	}
+	g.size = max(size, headBytes)
+	w.active, w.file, w.last = g, f, g.number
+	w.end, w.flushed, w.synced = headBytes, headBytes, headBytes
+	if w.arena == nil {
+		w.arena = make([]byte, 0, arenaBytes)
+		w.pieces = make([][]byte, 0, piecesMax)
+	}
+	s.mu.Lock()
+	s.segments[g.number] = g
+	s.mu.Unlock()
+	return nil
+}
+
+// christen gives the pool's file of that name the head and the name of g.
+func (s *Set) christen(f vfs.File, name string, g *segment) error {
+	if err := writeAt(f, header{number: g.number, mark: g.mark, store: s.store}.encode(), 0); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := s.fs.Rename(name, s.segmentName(g.number)); err != nil {
+		return err
+	}
+	return s.fs.SyncDir(s.dir)
+}
+
+// abandon lets go of the active segment after an error.
+func (s *Set) abandon() {
+	if w := &s.writer; w.active != nil {
+		_ = w.file.Close()
+		w.active, w.file = nil, nil
+	}
+}
