@@ -161,7 +161,7 @@ func (s *session) Data(io.Reader) (err error) {
 // receive reads the message. Each piece is taken in only when it was reserved.
 func (s *session) receive(tx *transaction, share *reservation) (*mail.Body, mail.Reply) {
 	want := max(tx.mail.size+gate.BodyRunMax, reservationStep/2)
-	body, seen := new(mail.Body), hops{mark: []byte(s.server.config.TraceMark)}
+	body, seen := mail.NewBodyFor(tx.mail.size), hops{mark: []byte(s.server.config.TraceMark)}
 	for {
 		if need := body.Size() + gate.BodyRunMax; need > want {
 			want = max(need, want+reservationStep)

@@ -125,22 +125,17 @@ func (s *Server) leave(name string, in *inbox) {
 // receive takes frames until the stream ends.
 func (in *inbox) receive(stream grpc.BidiStreamingServer[pb.PushFrames, pb.PushAcks], s *Server) error {
 	for {
-		message, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
+		var message frames
+		if err := stream.RecvMsg(&message); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
 		}
-		var complete []*arrival
-		for _, frame := range message.GetFrames() {
-			a, err := in.take(frame)
-			if err != nil {
-				s.log.Warn("push stream refused", "cause", err)
-				return err
-			}
-			if a != nil {
-				complete = append(complete, a)
-			}
+		complete, err := in.takeAll(message.list)
+		message.free()
+		if err != nil {
+			s.log.Warn("push stream refused", "cause", err)
+			return err
 		}
 		if len(complete) > 0 {
 			in.storing.Go(func() { in.acks <- s.store(complete) })
@@ -148,36 +143,52 @@ func (in *inbox) receive(stream grpc.BidiStreamingServer[pb.PushFrames, pb.PushA
 	}
 }
 
+// takeAll adds frames to their bodies, and returns the bodies that are complete.
+func (in *inbox) takeAll(list []frame) (complete []*arrival, err error) {
+	for i := range list {
+		a, err := in.take(&list[i])
+		if err != nil {
+			return nil, err
+		}
+		if a != nil {
+			complete = append(complete, a)
+		}
+	}
+	return complete, nil
+}
+
 // take adds a frame to its body, and returns the body when it is complete.
-func (in *inbox) take(f *pb.PushFrame) (*arrival, error) {
-	n := f.GetNumber()
+func (in *inbox) take(f *frame) (*arrival, error) {
+	n := f.number
 	a := in.arriving[n]
 	switch {
-	case a != nil && len(f.GetRef()) > 0, a == nil && n <= in.last:
+	case a != nil && len(f.ref) > 0, a == nil && n <= in.last:
 		return nil, status.Errorf(codes.InvalidArgument, "body %d begun twice", n)
 	case a == nil:
-		ref, err := mail.DecodeBodyRef(f.GetRef())
+		ref, err := mail.DecodeBodyRef(f.ref)
 		if err != nil {
 			return nil, status.Errorf(codes.InvalidArgument, "body %d: %s", n, reason(err))
 		}
 		if err := in.reserve(n, ref); err != nil {
 			return nil, err
 		}
-		a = &arrival{number: n, ref: ref, body: new(mail.Body)}
+		a = &arrival{number: n, ref: ref, body: mail.NewBodyFor(ref.Size)}
 		in.arriving[n], in.last = a, n
 	}
-	if f.GetAbandoned() {
+	if f.abandoned {
 		delete(in.arriving, n)
 		in.release([]*pb.PushAck{{Number: n}})
 		return nil, nil
 	}
-	if a.body != nil && a.body.Size()+mail.ByteSize(len(f.GetData())) > a.ref.Size {
+	if a.body != nil && a.body.Size()+mail.ByteSize(f.octets()) > a.ref.Size {
 		a.body = nil // Its frames go on, unread; the ack says what was wrong.
 	}
 	if a.body != nil {
-		_, _ = a.body.Write(f.GetData()) // Never fails.
+		for _, d := range f.data {
+			_, _ = a.body.Write(d) // Never fails.
+		}
 	}
-	if !f.GetLast() {
+	if !f.last {
 		return nil, nil
 	}
 	delete(in.arriving, n)

@@ -55,6 +55,10 @@ const (
 	// per stream and connection, and the throughput per round trip.
 	streamWindowBytes     = 4 << 20
 	connectionWindowBytes = 8 << 20
+
+	// What is written to a connection, and read from it, at a time.
+	writeBufferBytes = 64 << 10
+	readBufferBytes  = 64 << 10
 )
 
 // What a client allows itself.

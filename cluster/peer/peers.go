@@ -134,7 +134,9 @@ func (p *Peers) client(name string) (*grpc.ClientConn, error) {
 		grpc.WithStaticStreamWindowSize(streamWindowBytes),
 		grpc.WithStaticConnWindowSize(connectionWindowBytes),
 		grpc.WithMaxHeaderListSize(headerBytesMax),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageBytesMax), grpc.MaxCallSendMsgSize(messageBytesMax)),
+		grpc.WithWriteBufferSize(writeBufferBytes),
+		grpc.WithReadBufferSize(readBufferBytes),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(newCodec()), grpc.MaxCallRecvMsgSize(messageBytesMax), grpc.MaxCallSendMsgSize(messageBytesMax)),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("client for %s: %w", name, err)
@@ -215,7 +217,7 @@ func (p *Peers) Push(ref mail.BodyRef, body *mail.Body, to string, done func(err
 // goes on where it broke off while ctx allows. ErrNotHeld, ErrDamaged and
 // ErrMismatch say that another node should be asked.
 func (p *Peers) Fetch(ctx context.Context, from string, ref mail.BodyRef) (*mail.Body, error) {
-	body := new(mail.Body)
+	body := mail.NewBodyFor(ref.Size)
 	var err error
 	for range 1 + fetchResumesMax {
 		before := body.Size()

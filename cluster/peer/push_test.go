@@ -231,7 +231,7 @@ func TestPushQueueIsBounded(t *testing.T) {
 // both sides, and the stream goes on.
 func TestAbandonedBodies(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		w.net.delay = time.Millisecond
+		w.net.delay = 10 * time.Millisecond
 		at := new(backend)
 		a, b := w.start("a", new(backend)), w.start("b", at)
 		defer b.close()

@@ -223,8 +223,8 @@ func (p *pusher) stream(ctx context.Context) error {
 // send sends frames as the window allows, until ctx ends or the stream breaks.
 func (p *pusher) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.PushFrames, pb.PushAcks]) error {
 	for {
-		if frames := p.next(); len(frames) > 0 {
-			if err := stream.Send(&pb.PushFrames{Frames: frames}); err != nil {
+		if next := p.next(); len(next) > 0 {
+			if err := stream.SendMsg(&frames{list: next}); err != nil {
 				return fmt.Errorf("send: %w", err)
 			}
 			continue
@@ -241,47 +241,47 @@ func (p *pusher) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.Pu
 
 // next returns the frames to send now, none when there are none: as many as one
 // message may have.
-func (p *pusher) next() []*pb.PushFrame {
+func (p *pusher) next() []frame {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var frames []*pb.PushFrame
-	for room := frameBytesMax; room > 0 && len(frames) < framesMax; {
-		f := p.frameLocked(room)
-		if f == nil {
+	var list []frame
+	for room := frameBytesMax; room > 0 && len(list) < framesMax; {
+		f, ok := p.frameLocked(room)
+		if !ok {
 			break
 		}
-		room -= len(f.GetData())
-		frames = append(frames, f)
+		room -= f.octets()
+		list = append(list, f)
 	}
-	return frames
+	return list
 }
 
 // frameLocked returns the next frame, with at most room octets.
-func (p *pusher) frameLocked(room int) *pb.PushFrame {
+func (p *pusher) frameLocked(room int) (frame, bool) {
 	p.activate()
 	if len(p.active) == 0 {
-		return nil
+		return frame{}, false
 	}
 	p.turn %= len(p.active)
 	c := p.active[p.turn]
-	f := &pb.PushFrame{Number: c.number}
+	f := frame{number: c.number}
 	if !c.begun {
-		f.Ref, c.begun = c.ref.Encode(), true
+		f.ref, c.begun = c.ref.Encode(), true
 	}
 	if c.abandoned {
-		f.Abandoned = true
+		f.abandoned = true
 		p.retire(p.turn)
 		p.unwindow(c)
-		return f
+		return f, true
 	}
-	f.Data = c.take(room)
+	f.data = c.take(room)
 	if c.chunk == len(c.chunks) {
-		f.Last = true
+		f.last = true
 		p.retire(p.turn)
-		return f
+		return f, true
 	}
 	p.turn++
-	return f
+	return f, true
 }
 
 // activate moves pushes from the line into the window while there is room.
@@ -308,20 +308,25 @@ func (p *pusher) unwindow(c *Push) {
 	c.chunks = nil
 }
 
-// take returns the next octets of the body, at most room.
-func (c *Push) take(room int) []byte {
-	for c.chunk < len(c.chunks) && c.offset == len(c.chunks[c.chunk]) {
-		c.chunk, c.offset = c.chunk+1, 0
+// take returns the next octets of the body, at most room, where they lie.
+func (c *Push) take(room int) [][]byte {
+	var pieces [][]byte
+	for ; c.chunk < len(c.chunks); c.chunk, c.offset = c.chunk+1, 0 {
+		rest := c.chunks[c.chunk][c.offset:]
+		if room == 0 && len(rest) > 0 {
+			break
+		}
+		n := min(len(rest), room)
+		if n > 0 {
+			pieces = append(pieces, rest[:n:n])
+		}
+		room -= n
+		if n < len(rest) {
+			c.offset += n
+			break
+		}
 	}
-	if c.chunk == len(c.chunks) {
-		return nil
-	}
-	rest := c.chunks[c.chunk][c.offset:]
-	n := min(len(rest), room)
-	if c.offset += n; c.offset == len(c.chunks[c.chunk]) {
-		c.chunk, c.offset = c.chunk+1, 0
-	}
-	return rest[:n]
+	return pieces
 }
 
 // receive takes acks until the stream breaks.

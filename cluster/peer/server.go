@@ -40,6 +40,7 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 	s := &Server{backend: b, log: log, fetches: make(chan struct{}, fetchesMax), inboxes: make(map[string]*inbox)}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(connectionCredentials{}),
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnaryInterceptor(nodesOnly),
 		grpc.StreamInterceptor(nodesOnlyStream),
 		grpc.MaxRecvMsgSize(messageBytesMax),
@@ -51,6 +52,8 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 		grpc.StaticConnWindowSize(connectionWindowBytes),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveIdle, Timeout: keepaliveAnswer}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMin, PermitWithoutStream: true}),
+		grpc.WriteBufferSize(writeBufferBytes),
+		grpc.ReadBufferSize(readBufferBytes),
 		grpc.WaitForHandlers(true),
 	)
 	pb.RegisterPeerServer(s.grpc, service{s: s})

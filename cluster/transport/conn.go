@@ -14,13 +14,16 @@ import (
 // it is handed out.
 type conn struct {
 	*tls.Conn
-	raw      net.Conn
+	raw      *wire
 	port     *Port
 	protocol string
 	peer     string   // the name that the peer's certificate proves
 	server   ServerID // Raft only: the peer's server id
 	address  string   // incoming only: what the limits count by
 	incoming bool
+
+	// writing is held while a Write is under way.
+	writing sync.Mutex
 
 	// handedOut tells that somebody else owns it now. Guarded by port.mu.
 	handedOut bool
@@ -37,6 +40,18 @@ func (c *conn) Close() error {
 		c.port.untrack(c)
 	})
 	return c.closeErr
+}
+
+// Write writes p in one piece, however many records of TLS it takes.
+func (c *conn) Write(p []byte) (int, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	c.raw.hold()
+	n, err := c.Conn.Write(p)
+	if released := c.raw.release(); err == nil && released != nil {
+		return 0, released
+	}
+	return n, err
 }
 
 // PeerName returns the name of the node at the other end, as its certificate

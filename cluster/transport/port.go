@@ -159,10 +159,11 @@ func (p *Port) dialTLS(ctx context.Context, name, address, protocol string) (_ *
 	ctx, cancel := context.WithTimeout(ctx, handshakeMax)
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)() // A Close of the port ends a dial too.
-	raw, err := p.dial(ctx, address)
+	socket, err := p.dial(ctx, address)
 	if err != nil {
 		return nil, err
 	}
+	raw := &wire{Conn: socket}
 	c := &conn{Conn: tls.Client(raw, p.id.clientConfig(name, protocol)), raw: raw, port: p, protocol: protocol}
 	if err := p.track(c, false); err != nil {
 		return nil, errors.Join(err, raw.Close())
@@ -206,7 +207,7 @@ func (p *Port) Close() error {
 func (p *Port) accept() {
 	pause := acceptPauseMin
 	for {
-		raw, err := p.listener.Accept()
+		socket, err := p.listener.Accept()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) || p.isClosed() {
 				return
@@ -221,6 +222,7 @@ func (p *Port) accept() {
 			continue
 		}
 		pause = acceptPauseMin
+		raw := &wire{Conn: socket}
 		address := addressKey(raw.RemoteAddr())
 		c := &conn{Conn: tls.Server(raw, p.server), raw: raw, port: p, address: address, incoming: true}
 		if err := p.track(c, true); err != nil {

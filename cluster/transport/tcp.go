@@ -18,12 +18,11 @@ const (
 	unackedMax        = keepaliveProbes * keepaliveInterval
 )
 
-var keepalive = net.KeepAliveConfig{Enable: true, Idle: keepaliveInterval, Interval: keepaliveInterval, Count: keepaliveProbes}
-
 // ListenTCP returns a TCP listener whose connections notice a dead peer.
 func ListenTCP(address string) (net.Listener, error) {
-	// Accepted sockets inherit the options of the listening one.
-	lc := net.ListenConfig{KeepAliveConfig: keepalive, Control: controlTCP}
+	// Accepted sockets inherit the options of the listening one. Go would set
+	// each of them again on each socket.
+	lc := net.ListenConfig{KeepAlive: -1, Control: controlTCP}
 	ln, err := lc.Listen(context.Background(), "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen for nodes: %w", err)
@@ -33,13 +32,13 @@ func ListenTCP(address string) (net.Listener, error) {
 
 // DialTCP is the DialFunc of real networks.
 func DialTCP(ctx context.Context, address string) (net.Conn, error) {
-	d := net.Dialer{KeepAliveConfig: keepalive, Control: controlTCP}
+	d := net.Dialer{KeepAlive: -1, Control: controlTCP}
 	return d.DialContext(ctx, "tcp", address)
 }
 
 func controlTCP(_, _ string, c syscall.RawConn) error {
 	var err error
-	if cerr := c.Control(func(fd uintptr) { err = setUserTimeout(int(fd), unackedMax) }); cerr != nil {
+	if cerr := c.Control(func(fd uintptr) { err = setDeadPeerOptions(int(fd)) }); cerr != nil {
 		return cerr
 	}
 	return err

@@ -98,22 +98,27 @@ func (r BodyRef) String() string { return fmt.Sprintf("%s (%d octets)", r.ID, r.
 type Body struct {
 	chunks [][]byte
 	size   ByteSize
+	expect ByteSize // how large it will be, as far as that is known
 	sum    hash.Hash
 }
 
-// bodyChunkBytes is the size of the chunks that a Body grows by. The first one
-// is smaller, since half of all mail fits in it.
+// The chunks that a Body grows by: large enough for what is expected, else each
+// as large as all before it, within these bounds.
 const (
-	bodyFirstChunkBytes = 16 << 10
-	bodyChunkBytes      = 256 << 10
+	bodyChunkBytesMin = 8 << 10
+	bodyChunkBytesMax = 256 << 10
 )
 
 // NewBody returns a Body that holds the given octets.
 func NewBody(p []byte) *Body {
-	b := new(Body)
+	b := NewBodyFor(ByteSize(len(p)))
 	_, _ = b.Write(p)
 	return b
 }
+
+// NewBodyFor returns an empty Body that takes its memory for about that many
+// octets. It may become larger or stay smaller.
+func NewBodyFor(expect ByteSize) *Body { return &Body{expect: expect} }
 
 // Write appends a copy of p. It never fails.
 func (b *Body) Write(p []byte) (int, error) {
@@ -121,23 +126,28 @@ func (b *Body) Write(p []byte) (int, error) {
 		b.sum = sha256.New()
 	}
 	b.sum.Write(p)
-	b.size += ByteSize(len(p))
 	for rest := p; len(rest) > 0; {
 		last := len(b.chunks) - 1
 		if last < 0 || len(b.chunks[last]) == cap(b.chunks[last]) {
-			n := bodyChunkBytes
-			if last < 0 {
-				n = bodyFirstChunkBytes
-			}
-			b.chunks = append(b.chunks, make([]byte, 0, n))
+			b.chunks = append(b.chunks, make([]byte, 0, b.chunkBytes(len(rest))))
 			last++
 		}
 		c := b.chunks[last]
 		n := min(len(rest), cap(c)-len(c))
 		b.chunks[last] = append(c, rest[:n]...)
+		b.size += ByteSize(n)
 		rest = rest[n:]
 	}
 	return len(p), nil
+}
+
+// chunkBytes is the size of the next chunk, of which so many octets are there.
+func (b *Body) chunkBytes(here int) int {
+	want := b.size + ByteSize(here)
+	if b.expect > b.size {
+		want = b.expect - b.size
+	}
+	return int(min(max(want, bodyChunkBytesMin), bodyChunkBytesMax))
 }
 
 // Size returns the number of octets written.

@@ -49,12 +49,12 @@ func TestDigests(t *testing.T) {
 
 func TestBodies(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, size := range []int{0, 1, bodyFirstChunkBytes - 1, bodyFirstChunkBytes, bodyFirstChunkBytes + 1, bodyFirstChunkBytes + bodyChunkBytes, 3<<20 + 17} {
+	for _, size := range []int{0, 1, bodyChunkBytesMin - 1, bodyChunkBytesMin, bodyChunkBytesMin + 1, bodyChunkBytesMax + 1, 3<<20 + 17} {
 		octets := make([]byte, size)
 		for i := range octets {
 			octets[i] = byte(r.Uint32())
 		}
-		var b Body
+		b := NewBodyFor(ByteSize(r.IntN(2 * max(size, 1)))) // right, too small, too large
 		for rest := octets; len(rest) > 0; {
 			n := min(len(rest), 1+r.IntN(100_000))
 			piece := bytes.Clone(rest[:n])
@@ -71,7 +71,7 @@ func TestBodies(t *testing.T) {
 			t.Errorf("%d octets: the chunks are others", size)
 		}
 		for _, c := range b.Chunks() {
-			if len(c) == 0 || len(c) > bodyChunkBytes {
+			if len(c) == 0 || len(c) > bodyChunkBytesMax {
 				t.Errorf("%d octets: a chunk of %d", size, len(c))
 			}
 		}
