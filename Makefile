@@ -5,7 +5,7 @@ SEEDS   ?= 20
 SEED    ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo run test lint proto e2e sim kills bench clean
+.PHONY: help build demo run test lint proto e2e sim kills bench bench-postfix clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ sim: ## whole clusters in simulated time: make sim SEEDS=n [SEED=first]
 
 kills: build ## 2,000 messages, 20 SIGKILLs, nothing lost (about 4 minutes)
 	@bin/holdfast-bench kills --bin bin --messages 2000 --kills 20 --seed $(SEED)
+
+bench-postfix: build ## three nodes against one Postfix (root; FULL=1: the whole table, ROUNDS=n, CELLS=4k:100,...)
+	@bin/holdfast-bench versus-postfix --bin bin --rounds $(or $(ROUNDS),5) $(if $(FULL),--full) $(if $(CELLS),--cells $(CELLS)) --json bin/versus-postfix.json
 
 bench: ## Go benchmarks of the rooms
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./cluster/... ./smtpd/... ./delivery/... ./fsm/...

@@ -51,6 +51,7 @@ type app struct {
 	out    io.Writer
 	errOut io.Writer
 	begin  time.Time
+	quiet  bool // say nothing
 }
 
 // run executes one command line and returns its exit status.
@@ -117,7 +118,7 @@ finished; 64 wrong usage; 130 interrupted.`,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.demoCommand(), a.runCommand(), a.killsCommand(), a.sendCommand(), a.sinkCommand(), a.checkCommand())
+	root.AddCommand(a.demoCommand(), a.runCommand(), a.killsCommand(), a.sendCommand(), a.sinkCommand(), a.checkCommand(), a.acceptCommand(), a.versusCommand())
 	return root
 }
 
@@ -131,6 +132,9 @@ func noArguments(cmd *cobra.Command, args []string) error {
 
 // say prints a line of progress.
 func (a *app) say(format string, args ...any) {
+	if a.quiet {
+		return
+	}
 	fmt.Fprintf(a.errOut, "[%5.1fs] %s\n", time.Since(a.begin).Seconds(), fmt.Sprintf(format, args...))
 }
 

@@ -1,0 +1,195 @@
+package load
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Bounds of one conversation.
+const (
+	dialTimeout  = 10 * time.Second
+	replyTimeout = 60 * time.Second
+	linesMax     = 64 // of one reply
+)
+
+// A session gives one message after the other to one server.
+type session struct {
+	run     *run
+	target  string
+	rand    *rand.Rand
+	content content
+
+	conn   net.Conn
+	in     *bufio.Reader
+	out    []byte
+	pipes  bool // the server offers PIPELINING
+	given  int  // messages over conn
+	opened time.Time
+
+	dots, whole  []time.Duration
+	octets       int64
+	failed       map[int]int
+	firstFailure string
+}
+
+// A refusal is a reply that was not hoped for.
+type refusal struct {
+	code int
+	text string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+// work sends until the run is over.
+func (s *session) work(ctx context.Context) {
+	s.in = bufio.NewReaderSize(nil, 4<<10)
+	defer s.hangUp()
+	for {
+		size := s.run.o.Sizes.draw(s.rand)
+		n, ok := s.run.take(size)
+		if !ok || ctx.Err() != nil {
+			return
+		}
+		if err := s.message(ctx, n, size); err != nil {
+			s.fail(ctx, err)
+		}
+	}
+}
+
+func (s *session) fail(ctx context.Context, err error) {
+	code := 0
+	if r, ok := err.(*refusal); ok {
+		code = r.code
+	}
+	s.failed[code]++
+	if s.firstFailure == "" {
+		s.firstFailure = err.Error()
+	}
+	s.hangUp()
+	select {
+	case <-time.After(failurePause):
+	case <-ctx.Done():
+	}
+}
+
+func (s *session) hangUp() {
+	if s.conn != nil {
+		_ = s.conn.Close()
+		s.conn = nil
+	}
+}
+
+// message gives one message away.
+func (s *session) message(ctx context.Context, n, size int) error {
+	if err := s.connect(ctx); err != nil {
+		return err
+	}
+	o := &s.run.o
+	pieces := s.content.next(n, size)
+	s.out = fmt.Appendf(s.out[:0], "MAIL FROM:<%s> SIZE=%d\r\n", o.Sender, size)
+	if !s.pipes {
+		if err := s.command(250); err != nil {
+			return err
+		}
+		s.out = s.out[:0]
+	}
+	s.out = fmt.Appendf(s.out, "RCPT TO:<%s>\r\n", o.Recipient)
+	if !s.pipes {
+		if err := s.command(250); err != nil {
+			return err
+		}
+		s.out = s.out[:0]
+	}
+	s.out = append(s.out, "DATA\r\n"...)
+	want := []int{354}
+	if s.pipes {
+		want = []int{250, 250, 354}
+	}
+	if err := s.command(want...); err != nil {
+		return err
+	}
+	pieces = append(pieces, []byte(endMark))
+	if _, err := pieces.WriteTo(s.conn); err != nil {
+		return err
+	}
+	dotted := time.Now()
+	if err := s.expect(250); err != nil {
+		return err
+	}
+	now := time.Now()
+	s.dots = append(s.dots, now.Sub(dotted))
+	s.whole = append(s.whole, now.Sub(s.opened))
+	s.octets += int64(size)
+	s.opened = now
+	if s.given++; s.given >= o.PerConnection {
+		s.out = append(s.out[:0], "QUIT\r\n"...)
+		_ = s.command(221) // The message is accepted, whatever this says.
+		s.hangUp()
+	}
+	return nil
+}
+
+// connect makes sure that there is a conversation in which MAIL may come.
+func (s *session) connect(ctx context.Context) error {
+	if s.conn != nil {
+		return nil
+	}
+	s.opened = time.Now()
+	conn, err := s.run.o.Dial(ctx, s.target)
+	if err != nil {
+		return err
+	}
+	s.conn, s.given, s.pipes = conn, 0, false
+	s.in.Reset(conn)
+	_ = conn.SetDeadline(time.Now().Add(replyTimeout))
+	if err := s.expect(220); err != nil {
+		return err
+	}
+	s.out = append(s.out[:0], "EHLO load.sender.example\r\n"...)
+	return s.command(250)
+}
+
+// command writes what is in out and reads as many replies as codes are given.
+func (s *session) command(codes ...int) error {
+	_ = s.conn.SetDeadline(time.Now().Add(replyTimeout))
+	if _, err := s.conn.Write(s.out); err != nil {
+		return err
+	}
+	for _, code := range codes {
+		if err := s.expect(code); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// expect reads one reply.
+func (s *session) expect(code int) error {
+	for range linesMax {
+		line, err := s.in.ReadSlice('\n')
+		if err != nil {
+			return fmt.Errorf("no reply: %w", err)
+		}
+		if len(line) < 4 {
+			return fmt.Errorf("reply %q", line)
+		}
+		if line[3] == '-' || line[3] == ' ' {
+			s.pipes = s.pipes || strings.HasPrefix(string(line[4:]), "PIPELINING")
+		}
+		if line[3] == '-' {
+			continue
+		}
+		got, _ := strconv.Atoi(string(line[:3]))
+		if got != code {
+			return &refusal{got, strings.TrimSpace(string(line))}
+		}
+		return nil
+	}
+	return fmt.Errorf("a reply of more than %d lines", linesMax)
+}

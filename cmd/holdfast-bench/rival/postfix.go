@@ -1,0 +1,258 @@
+package rival
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Options describe a Postfix.
+type Options struct {
+	// Dir is where everything is made. It must exist.
+	Dir string
+	// Address is where it listens, 127.0.0.1 and a port.
+	Address string
+	// Domain is relayed to NextHop, whose recipients are all valid.
+	Domain, NextHop string
+	// Settings are further lines of main.cf.
+	Settings map[string]string
+	// Environment is added to that of its processes, and kept by them.
+	Environment map[string]string
+}
+
+// A Postfix is one instance with Debian's defaults, but for what it takes to have
+// a place of its own and to take the same messages as its rival.
+type Postfix struct {
+	o             Options
+	config, queue string // directories
+	syslog        *exec.Cmd
+	running       bool
+}
+
+// services are those of Debian's master.cf that take part, none in a chroot.
+const services = `
+pickup    unix  n  -  n  60     1  pickup
+cleanup   unix  n  -  n  -      0  cleanup
+qmgr      unix  n  -  n  300    1  qmgr
+tlsmgr    unix  -  -  n  1000?  1  tlsmgr
+rewrite   unix  -  -  n  -      -  trivial-rewrite
+bounce    unix  -  -  n  -      0  bounce
+defer     unix  -  -  n  -      0  bounce
+trace     unix  -  -  n  -      0  bounce
+verify    unix  -  -  n  -      1  verify
+flush     unix  n  -  n  1000?  0  flush
+proxymap  unix  -  -  n  -      -  proxymap
+proxywrite unix -  -  n  -      1  proxymap
+smtp      unix  -  -  n  -      -  smtp
+relay     unix  -  -  n  -      -  smtp
+showq     unix  n  -  n  -      -  showq
+error     unix  -  -  n  -      -  error
+retry     unix  -  -  n  -      -  error
+discard   unix  -  -  n  -      -  discard
+anvil     unix  -  -  n  -      1  anvil
+scache    unix  -  -  n  -      1  scache
+`
+
+// messageBytesMax is above what any benchmark sends.
+const messageBytesMax = 62914560
+
+// New makes the files of an instance. It needs root, and the package.
+func New(o Options) (*Postfix, error) {
+	for _, need := range []string{"postfix", "rsyslogd"} {
+		if _, err := exec.LookPath(need); err != nil {
+			return nil, fmt.Errorf("%s is missing: apt-get install postfix rsyslog", need)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return nil, errors.New("Postfix has to be started by root")
+	}
+	p := &Postfix{o: o, config: filepath.Join(o.Dir, "etc"), queue: filepath.Join(o.Dir, "queue")}
+	data := filepath.Join(o.Dir, "data")
+	for _, d := range []string{p.config, p.queue, data} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, fmt.Errorf("make directory: %w", err)
+		}
+	}
+	owner, err := user.Lookup("postfix")
+	if err != nil {
+		return nil, fmt.Errorf("the postfix package is not set up: %w", err)
+	}
+	uid, _ := strconv.Atoi(owner.Uid)
+	if err := os.Chown(data, uid, -1); err != nil {
+		return nil, fmt.Errorf("give Postfix its data directory: %w", err)
+	}
+	host, port, err := net.SplitHostPort(o.Address)
+	if err != nil {
+		return nil, fmt.Errorf("address of Postfix: %w", err)
+	}
+	hop, hopPort, err := net.SplitHostPort(o.NextHop)
+	if err != nil {
+		return nil, fmt.Errorf("next hop of Postfix: %w", err)
+	}
+	main := map[string]string{
+		"compatibility_level": "3.6",
+		"queue_directory":     p.queue,
+		"data_directory":      data,
+		"syslog_name":         "rival",
+		"myhostname":          "rival.test",
+		"mydestination":       "",
+		"inet_interfaces":     host,
+		"inet_protocols":      "ipv4",
+		"mynetworks":          "127.0.0.0/8",
+		"alias_maps":          "",
+		"alias_database":      "",
+		"relay_domains":       o.Domain,
+		"relayhost":           fmt.Sprintf("[%s]:%s", hop, hopPort),
+		"message_size_limit":  strconv.Itoa(messageBytesMax),
+		"mailbox_size_limit":  "0",
+	}
+	if len(o.Environment) > 0 {
+		names := slices.Sorted(maps.Keys(o.Environment))
+		var kept []string
+		for _, name := range names {
+			kept = append(kept, name+"="+o.Environment[name])
+		}
+		main["import_environment"] = "MAIL_CONFIG MAIL_DEBUG MAIL_LOGTAG TZ LANG=C PATH " + strings.Join(kept, " ")
+	}
+	maps.Copy(main, o.Settings)
+	var text strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(main)) {
+		fmt.Fprintf(&text, "%s = %s\n", key, main[key])
+	}
+	files := map[string]string{
+		"main.cf":      text.String(),
+		"master.cf":    fmt.Sprintf("%s:%s inet n - n - - smtpd%s", host, port, services),
+		"rsyslog.conf": fmt.Sprintf("module(load=\"imuxsock\")\n*.* -%s\n", filepath.Join(o.Dir, "mail.log")),
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(p.config, name), []byte(content), 0o644); err != nil {
+			return nil, fmt.Errorf("write %s: %w", name, err)
+		}
+	}
+	return p, nil
+}
+
+// logSocket is where syslog(3) writes to.
+const logSocket = "/dev/log"
+
+// startSyslog starts a syslog daemon where none listens: Postfix's logging is
+// part of what it does by default.
+func (p *Postfix) startSyslog(ctx context.Context) error {
+	if c, err := net.Dial("unixgram", logSocket); err == nil {
+		return c.Close()
+	}
+	p.syslog = exec.Command("rsyslogd", "-n", "-f", filepath.Join(p.config, "rsyslog.conf"), "-i", filepath.Join(p.o.Dir, "rsyslog.pid"))
+	if err := p.syslog.Start(); err != nil {
+		return fmt.Errorf("start rsyslogd: %w", err)
+	}
+	return until(ctx, "rsyslogd", func() error {
+		c, err := net.Dial("unixgram", logSocket)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
+}
+
+const (
+	startPatience = 20 * time.Second
+	pollEvery     = 50 * time.Millisecond
+)
+
+func until(ctx context.Context, what string, ready func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	for {
+		err := ready()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready: %w", what, err)
+		case <-time.After(pollEvery):
+		}
+	}
+}
+
+// Start starts the instance with an empty queue and waits until it greets.
+func (p *Postfix) Start(ctx context.Context) error {
+	if p.syslog == nil {
+		if err := p.startSyslog(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.run(ctx, "start"); err != nil {
+		return err
+	}
+	p.running = true
+	return until(ctx, "Postfix", func() error {
+		c, err := net.DialTimeout("tcp", p.o.Address, time.Second)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
+}
+
+// Stop ends the instance and empties its queue.
+func (p *Postfix) Stop(ctx context.Context) error {
+	if !p.running {
+		return nil
+	}
+	p.running = false
+	err := p.run(ctx, "stop")
+	for _, name := range []string{"maildrop", "incoming", "active", "deferred", "defer", "hold", "corrupt", "bounce"} {
+		err = errors.Join(err, empty(filepath.Join(p.queue, name)))
+	}
+	return err
+}
+
+// empty removes the files below a directory and leaves the directories.
+func empty(dir string) error {
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			err = os.Remove(path)
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Close ends what New and Start began.
+func (p *Postfix) Close(ctx context.Context) error {
+	err := p.Stop(ctx)
+	if p.syslog != nil {
+		err = errors.Join(err, p.syslog.Process.Signal(syscall.SIGTERM))
+		_ = p.syslog.Wait() // It says how it was ended.
+		p.syslog = nil
+	}
+	return err
+}
+
+func (p *Postfix) run(ctx context.Context, verb string) error {
+	cmd := exec.CommandContext(ctx, "postfix", "-c", p.config, verb)
+	cmd.Env = os.Environ()
+	for name, value := range p.o.Environment {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("postfix %s: %w: %s (see %s)", verb, err, strings.TrimSpace(string(out)), filepath.Join(p.o.Dir, "mail.log"))
+	}
+	return nil
+}
