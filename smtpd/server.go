@@ -59,6 +59,7 @@ type Server struct {
 	gate       *gate.Gate
 	smtp       *smtp.Server
 	inFlight   *inFlight
+	pace       *pace
 	stats      Stats
 	log        *slog.Logger
 
@@ -100,6 +101,7 @@ func New(c Config) (*Server, error) {
 		hostDomain: host,
 		queue:      c.Queue,
 		inFlight:   newInFlight(c.BytesInFlight, c.MemoryPatience),
+		pace:       newPace(time.Now),
 		log:        c.Logger,
 	}
 	s.base, s.cut = context.WithCancel(context.Background())

@@ -147,6 +147,8 @@ func (s *session) Data(io.Reader) (err error) {
 	if err := s.server.queue.Ready(); err != nil { // Before the sender sends it all for nothing.
 		return toSMTP(replyNotReady(err))
 	}
+	turn := s.server.pace.goAhead(s.server.base)
+	defer s.server.pace.giveUp(turn)
 	share := reservation{pool: s.server.inFlight}
 	defer share.release()
 	body, refusal := s.receive(tx, &share)
@@ -155,7 +157,7 @@ func (s *session) Data(io.Reader) (err error) {
 		return toSMTP(refusal)
 	}
 	submitted = true
-	return toSMTP(s.submit(s.envelope(tx), body))
+	return toSMTP(s.submit(turn, s.envelope(tx), body))
 }
 
 // receive reads the message. Each piece is taken in only when it was reserved.
@@ -209,10 +211,12 @@ func (s *session) envelope(tx *transaction) mail.Envelope {
 
 // submit has the message committed and returns what to answer. The reply after
 // an unknown outcome goes nowhere, since the connection is closed.
-func (s *session) submit(e mail.Envelope, body *mail.Body) mail.Reply {
+func (s *session) submit(t *turn, e mail.Envelope, body *mail.Body) mail.Reply {
 	ctx, cancel := context.WithTimeout(s.server.base, s.server.config.CommitPatience)
 	defer cancel()
-	id, err := s.server.queue.Submit(ctx, e, body)
+	var id mail.QueueID
+	var err error
+	s.server.pace.commit(t, func() { id, err = s.server.queue.Submit(ctx, e, body) })
 	if err == nil {
 		s.server.stats.Accepted.Add(1)
 		s.log.Info("accepted", "queue_id", id.String(), "from", e.From.String(),
