@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -13,6 +14,7 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 
+	"github.com/holdfast-mx/holdfast/cluster/raftlog"
 	"github.com/holdfast-mx/holdfast/cluster/vfs"
 )
 
@@ -23,7 +25,7 @@ const (
 	lockRetry   = 50 * time.Millisecond
 	// snapshotsKept is how many snapshots stay on disk.
 	snapshotsKept = 2
-	// logFile is the log with term, vote and floor, inside the directory given.
+	// logFile has term, vote and floor, inside the directory given.
 	logFile = "raft.db"
 	// lockFile is what a process that uses the directory has locked.
 	lockFile = "LOCK"
@@ -31,36 +33,93 @@ const (
 	fileMode = 0o600
 )
 
-// OpenStores opens, or makes, a member's stores in dir: the log with term,
-// vote and floor in raft.db, and the directory snapshots. ErrDamaged says that
-// what lies there cannot be what was written.
-func OpenStores(dir string) (_ Stores, err error) {
+// OpenStores opens, or makes, a member's stores in dir: term, vote and floor in
+// raft.db, the log in the directory log, and the directory snapshots. ErrDamaged
+// says that what lies there cannot be what was written. A log that an older
+// version kept in raft.db is moved.
+func OpenStores(dir string) (Stores, error) {
+	return openStores(dir, func(db *raftboltdb.BoltStore, stable raft.StableStore) (raft.LogStore, func() error, error) {
+		logDir := filepath.Join(dir, logDirectory)
+		l, err := openSegmentLog(vfs.OS(), logDir, raftlog.Options{PoolFiles: logPoolFiles})
+		if err != nil {
+			return nil, nil, fmt.Errorf("open the log: %w", err)
+		}
+		if err = migrateLog(db, l); err == nil {
+			err = bindLog(vfs.OS(), logDir, stable)
+		}
+		if err != nil {
+			return nil, nil, errors.Join(err, l.Close())
+		}
+		return l, l.Close, nil
+	})
+}
+
+// OpenBoltStores is OpenStores with the log in raft.db too, for comparison: each
+// write of entries takes two syncs there, and rewrites whole pages. A directory
+// whose log was moved to segments is refused.
+func OpenBoltStores(dir string) (Stores, error) {
+	return openStores(dir, func(db *raftboltdb.BoltStore, stable raft.StableStore) (raft.LogStore, func() error, error) {
+		if id, err := stable.Get(logIDKey); err != nil && !isKeyNotFound(err) {
+			return nil, nil, err
+		} else if len(id) > 0 {
+			return nil, nil, errMoved
+		}
+		return db, func() error { return nil }, nil
+	})
+}
+
+var errMoved = errors.New("the log lies in segments")
+
+const (
+	// logDirectory has the segments of the log, inside the directory given.
+	logDirectory = "log"
+	// logPoolFiles is how many files of the log are made ready before they are
+	// needed.
+	logPoolFiles = 1
+)
+
+// openStores opens raft.db and the snapshots, and with logOf the log.
+func openStores(dir string, logOf func(*raftboltdb.BoltStore, raft.StableStore) (raft.LogStore, func() error, error)) (_ Stores, err error) {
 	fs := vfs.OS()
 	if err := fs.MkdirAll(dir); err != nil {
 		return Stores{}, fmt.Errorf("open stores: %w", err)
 	}
+	var ends []func() error // in the order in which to close
+	closeAll := func() error {
+		var errs []error
+		for _, end := range ends {
+			errs = append(errs, end())
+		}
+		return errors.Join(errs...)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll())
+		}
+	}()
 	lock, err := lockDir(fs, dir)
 	if err != nil {
 		return Stores{}, fmt.Errorf("open stores: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, lock.Close())
-		}
-	}()
+	ends = append(ends, lock.Close)
 	db, stable, err := openBoltStores(fs, filepath.Join(dir, logFile))
 	if err != nil {
 		return Stores{}, fmt.Errorf("open %s: %w", logFile, err)
 	}
-	closeBoth := func() error { return errors.Join(guarded(db.Close), lock.Close()) }
+	ends = slices.Insert(ends, 0, func() error { return guarded(db.Close) })
 	if err := fs.SyncDir(dir); err != nil {
-		return Stores{}, errors.Join(fmt.Errorf("open stores: %w", err), db.Close())
+		return Stores{}, fmt.Errorf("open stores: %w", err)
 	}
+	log, closeLog, err := logOf(db, stable)
+	if err != nil {
+		return Stores{}, err
+	}
+	ends = slices.Insert(ends, 0, closeLog)
 	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, hclog.NewNullLogger())
 	if err != nil {
-		return Stores{}, errors.Join(fmt.Errorf("open snapshots: %w", err), db.Close())
+		return Stores{}, fmt.Errorf("open snapshots: %w", err)
 	}
-	return Stores{Log: db, Stable: stable, Snapshots: snapshots, Close: closeBoth}, nil
+	return Stores{Log: log, Stable: stable, Snapshots: snapshots, Close: closeAll}, nil
 }
 
 // openBoltStores opens, or makes, a raft-boltdb and the record in it.

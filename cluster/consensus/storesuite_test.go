@@ -27,17 +27,26 @@ type storesUnderTest struct {
 // everyStore runs a test on each kind of stores that there is.
 func everyStore(t *testing.T, test func(t *testing.T, u storesUnderTest)) {
 	t.Helper()
-	t.Run("raft-boltdb", func(t *testing.T) {
-		dir := filepath.Join(t.TempDir(), "raft")
-		test(t, storesUnderTest{open: func(t *testing.T) Stores {
-			t.Helper()
-			s, err := OpenStores(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s
-		}})
-	})
+	for _, kind := range []struct {
+		name      string
+		open      func(dir string) (Stores, error)
+		monotonic bool
+	}{
+		{"raft-boltdb", OpenBoltStores, false},
+		{"segments", OpenStores, true},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "raft")
+			test(t, storesUnderTest{monotonic: kind.monotonic, open: func(t *testing.T) Stores {
+				t.Helper()
+				s, err := kind.open(dir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s
+			}})
+		})
+	}
 	t.Run("clustertest", func(t *testing.T) {
 		disk := clustertest.NewRaftDisk(1, 0)
 		test(t, storesUnderTest{open: func(*testing.T) Stores {
