@@ -23,7 +23,8 @@ var arrows = map[string][]string{
 
 	"cluster": {"cluster/consensus", "cluster/dispatch", "cluster/peer", "cluster/spool", "fsm", "fsm/mail"},
 	// Consensus reads a body's name without knowing what a command is.
-	"cluster/consensus": {"cluster/vfs", "fsm/mail"},
+	"cluster/consensus": {"cluster/raftlog", "cluster/vfs", "fsm/mail"},
+	"cluster/raftlog":   {"cluster/segment", "cluster/vfs"}, // entries, and not what Raft makes of them
 	"cluster/spool":     {"cluster/vfs", "fsm/mail"},
 	"cluster/vfs":       {},
 	"cluster/segment":   {"cluster/vfs"}, // records, and not whose
