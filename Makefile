@@ -5,10 +5,10 @@ SEEDS   ?= 20
 SEED    ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo run test lint proto e2e sim kills bench bench-postfix clean
+.PHONY: help build demo run test lint proto e2e sim kills bench bench-postfix bench-go clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/holdfastd, bin/holdfast, bin/holdfast-bench
 	@mkdir -p bin
@@ -41,7 +41,10 @@ kills: build ## 2,000 messages, 20 SIGKILLs, nothing lost (about 4 minutes)
 bench-postfix: build ## three nodes against one Postfix (root; FULL=1: the whole table, ROUNDS=n, CELLS=4k:100,...)
 	@bin/holdfast-bench versus-postfix --bin bin --rounds $(or $(ROUNDS),5) $(if $(FULL),--full) $(if $(CELLS),--cells $(CELLS)) --json bin/versus-postfix.json
 
-bench: ## Go benchmarks of the rooms
+bench: build ## what a message costs three nodes: disk, wire, memory (about 3 minutes, 20 GiB free)
+	@bin/holdfast-bench costs --bin bin --json bin/costs.json
+
+bench-go: ## Go benchmarks of the rooms
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./cluster/... ./smtpd/... ./delivery/... ./fsm/...
 
 clean: ## remove what was built

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,6 +43,9 @@ Sizes: 4k, 64k, 1m and 25m, or mix: 50 % of 4 to 16 KiB, 35 % to 100 KiB, 13 % t
 				return usage(cmd, "--to, --sessions and --duration or --count are needed")
 			}
 			f.o.Sizes = load.Sizes(f.size)
+			if f.o.Run == "" {
+				f.o.Run = strconv.FormatInt(a.begin.UnixNano(), 36)
+			}
 			return a.accept(cmd.Context(), f)
 		},
 	}
@@ -55,7 +59,7 @@ Sizes: 4k, 64k, 1m and 25m, or mix: 50 % of 4 to 16 KiB, 35 % to 100 KiB, 13 % t
 	flags.Int64Var(&f.o.BytesMax, "bytes-max", 16<<30, "end after so many octets")
 	flags.StringVar(&f.o.Recipient, "recipient", "user@example.test", "the `address` that all mail goes to")
 	flags.StringVar(&f.o.Sender, "sender", "sender@sender.example", "the `address` that all mail comes from")
-	flags.StringVar(&f.o.Run, "run", "r", "a `word` in each Message-ID, to tell runs apart")
+	flags.StringVar(&f.o.Run, "run", "", "a `word` in each Message-ID, to tell runs apart; another one each time if not given")
 	flags.Uint64Var(&f.o.Seed, "seed", 1, "sizes and octets come from it")
 	outputFlag(cmd, &f.output)
 	return cmd

@@ -127,12 +127,17 @@ func (s *scene) awaitDomains(ctx context.Context) error {
 	return nil
 }
 
-// primaryUp brings the primary up.
+// primaryUp brings the primary up, which notes what arrives.
 func (s *scene) primaryUp() error {
-	o := sink.Options{Hostname: "primary.test", Arrival: s.book.Arrival, Faults: s.faults, Inspect: inspect, Logger: s.o.logger}
+	return s.servePrimary(sink.Options{Hostname: primaryName, Arrival: s.book.Arrival, Faults: s.faults, Inspect: inspect, Logger: s.o.logger})
+}
+
+const primaryName = "primary.test"
+
+func (s *scene) servePrimary(o sink.Options) error {
 	if s.o.starttls {
 		var err error
-		if o.TLS, err = serverTLS("primary.test"); err != nil {
+		if o.TLS, err = serverTLS(primaryName); err != nil {
 			return err
 		}
 	}
@@ -144,6 +149,16 @@ func (s *scene) primaryUp() error {
 	s.served = make(chan error, 1)
 	go func() { s.served <- s.server.Serve(l) }()
 	return nil
+}
+
+// primaryDown takes the primary down again.
+func (s *scene) primaryDown() {
+	if s.server == nil {
+		return
+	}
+	s.server.Close()
+	<-s.served
+	s.server = nil
 }
 
 // progress is a line about where the mail is.
@@ -267,10 +282,7 @@ func (s *scene) close() error {
 	if s.fleet != nil {
 		errs = append(errs, s.fleet.Stop())
 	}
-	if s.server != nil {
-		s.server.Close()
-		<-s.served
-	}
+	s.primaryDown()
 	if s.book != nil {
 		errs = append(errs, s.book.Close())
 	}

@@ -162,15 +162,10 @@ func (a *app) versus(ctx context.Context, f versusFlags, cells []cell) (err erro
 			a.say("round %d of %d, %v: Postfix %v", round, f.rounds, c, m.Postfix)
 			a.say("round %d of %d, %v: Holdfast %v: %.2f times", round, f.rounds, c, m.Holdfast, m.ratio())
 			matches = append(matches, m)
-		}
-	}
-	if f.json != "" {
-		data, err := json.MarshalIndent(matches, "", "  ")
-		if err != nil {
-			return fmt.Errorf("write %s: %w", f.json, err)
-		}
-		if err := os.WriteFile(f.json, data, 0o644); err != nil {
-			return fmt.Errorf("write results: %w", err)
+			// Each time anew, so that a run that breaks off leaves what it had.
+			if err := writeResults(f.json, matches); err != nil {
+				return err
+			}
 		}
 	}
 	a.printMatches(cells, matches)
@@ -180,6 +175,21 @@ func (a *app) versus(ctx context.Context, f versusFlags, cells []cell) (err erro
 		}
 	}
 	return err
+}
+
+// writeResults writes what a benchmark saw, unless file is "".
+func writeResults(file string, results any) error {
+	if file == "" {
+		return nil
+	}
+	data, err := json.MarshalIndent(results, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
+	}
+	if err := os.WriteFile(file, append(data, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write results: %w", err)
+	}
+	return nil
 }
 
 // enoughSpace refuses to begin on a disk that a benchmark could fill.
@@ -227,7 +237,10 @@ func (a *app) againstHoldfast(ctx context.Context, so sceneOptions, o load.Optio
 	if err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() { err = errors.Join(err, s.fleet.Fallen(), s.close()) }()
+	if err := s.settle(ctx); err != nil {
+		return r, err
+	}
 	o.Targets = s.fleet.Addresses()
 	return load.Run(ctx, o)
 }

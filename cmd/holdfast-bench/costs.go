@@ -1,0 +1,394 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/load"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
+)
+
+// costsFlags are the flags of "costs".
+type costsFlags struct {
+	scene    sceneOptions
+	duration time.Duration
+	parts    []string
+	json     string
+}
+
+// costParts are what can be measured by itself, in the order in which it is.
+var costParts = []string{"disk", "wire", "rss"}
+
+func (a *app) costsCommand() *cobra.Command {
+	f := costsFlags{scene: sceneOptions{name: "costs"}}
+	cmd := &cobra.Command{
+		Use:   "costs [--bin DIR]",
+		Short: "Measure what a message costs: disk, wire and memory",
+		Long: `Measure what accepting mail costs three nodes on this host.
+
+disk: octets that the three nodes together had the kernel write to the device
+(write_bytes of /proc/PID/io), per octet of accepted body, with 100 sessions: into
+segments that were used before (recycled) and into files that grow. "device" beside it
+is what the block device of the directory was given meanwhile: the file system's
+journal, and whatever else the host wrote.
+
+wire: octets on the connections between the nodes per octet of accepted body, with
+all mail coming to the leader, and with all of it coming to another node.
+
+rss: the peak resident memory of the largest node, under the mix with 100 sessions,
+and with 100 messages of 25 MiB at a time.
+
+The last line is
+
+  disk_64k=X.XX disk_4k=X.XX wire=X.XX rss_mib=N
+
+each the largest of its kind, but for the messages of 25 MiB, which have the line
+before it.`,
+		Example: `  holdfast-bench costs --bin bin
+  holdfast-bench costs --bin bin --parts wire`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.duration < time.Second {
+				return usage(cmd, "--duration is a second at the least")
+			}
+			for _, part := range f.parts {
+				if err := oneOf(cmd, "parts", part, costParts...); err != nil {
+					return err
+				}
+			}
+			return a.costs(cmd.Context(), f)
+		},
+	}
+	sceneFlags(cmd, &f.scene)
+	flags := cmd.Flags()
+	flags.DurationVar(&f.duration, "duration", 5*time.Second, "how long one load takes")
+	flags.StringSliceVar(&f.parts, "parts", costParts, "what to measure, separated by commas; the rest is 0 in the last line")
+	flags.StringVar(&f.json, "json", "", "write every result to this `file`")
+	return cmd
+}
+
+// A diskCost is what one load cost in octets written.
+type diskCost struct {
+	Size     load.Sizes  `json:"size"`
+	Segments string      `json:"segments"` // recycled or growing
+	Load     load.Result `json:"load"`
+	Written  int64       `json:"written_bytes"` // by the nodes
+	Device   int64       `json:"device_bytes"`  // by anybody
+	// PoolBefore and PoolAfter are the octets of files written ahead, at the node
+	// with the most of them.
+	PoolBefore int64 `json:"pool_before_bytes"`
+	PoolAfter  int64 `json:"pool_after_bytes"`
+}
+
+func (c diskCost) perOctet() float64 { return float64(c.Written) / float64(c.Load.Octets) }
+
+// A wireCost is what one load cost in octets between the nodes.
+type wireCost struct {
+	Size load.Sizes  `json:"size"`
+	At   string      `json:"accepting"` // leader or follower
+	Load load.Result `json:"load"`
+	Sent uint64      `json:"sent_bytes"`
+}
+
+func (c wireCost) perOctet() float64 { return float64(c.Sent) / float64(c.Load.Octets) }
+
+// A memoryCost is the peak of the largest node under one load.
+type memoryCost struct {
+	Size    load.Sizes  `json:"size"`
+	Load    load.Result `json:"load"`
+	PeakRSS int64       `json:"peak_rss_bytes"`
+}
+
+// The costs of a run.
+type costs struct {
+	Disk   []diskCost   `json:"disk"`
+	Wire   []wireCost   `json:"wire"`
+	Memory []memoryCost `json:"memory"`
+}
+
+const (
+	costSessions = 100
+	// costDiskFreeMin is what must be free: the 2.5 GiB of the messages of 25 MiB
+	// lie on three nodes, and nothing else that runs at a time takes as much.
+	costDiskFreeMin = 20 << 30
+	// costBytesMax bounds one load.
+	costBytesMax = 1 << 30
+)
+
+func (a *app) costs(ctx context.Context, f costsFlags) error {
+	if err := enoughSpace(os.TempDir(), costDiskFreeMin); err != nil {
+		return err
+	}
+	var c costs
+	measure := map[string]func(context.Context, costsFlags, *costs) error{"disk": a.diskCosts, "wire": a.wireCosts, "rss": a.memoryCosts}
+	for _, part := range costParts {
+		if !slices.Contains(f.parts, part) {
+			continue
+		}
+		if err := measure[part](ctx, f, &c); err != nil {
+			return err
+		}
+	}
+	a.printCosts(c)
+	return writeResults(f.json, c)
+}
+
+// withScene runs a part with three new nodes that hold nothing.
+func (a *app) withScene(ctx context.Context, o sceneOptions, part func(*scene) error) error {
+	quiet := *a
+	quiet.quiet = true
+	s, err := quiet.openScene(ctx, o)
+	if err != nil {
+		return err
+	}
+	err = part(s)
+	return errors.Join(err, s.fleet.Fallen(), s.close())
+}
+
+// costLoad is the load of a part, spread over all nodes.
+func costLoad(s *scene, size load.Sizes, run string) load.Options {
+	return load.Options{
+		Targets: s.fleet.Addresses(), Sessions: costSessions, Sizes: size, BytesMax: costBytesMax,
+		Recipient: "user@" + domains()[0], Sender: "sender@sender.example", Run: run + "-" + string(size), Seed: 1,
+	}
+}
+
+// load runs a load in which nothing may fail: what is refused costs, too, and no
+// figure would mean anything. It returns when every node has what was accepted,
+// not only a quorum.
+func (s *scene) load(ctx context.Context, o load.Options) (load.Result, error) {
+	r, err := load.Run(ctx, o)
+	if err == nil && (r.Accepted == 0 || r.Failures() > 0) {
+		err = fmt.Errorf("load %s: %v", o.Run, r)
+	}
+	if err != nil {
+		return r, err
+	}
+	return r, s.fleet.Ready(ctx)
+}
+
+// diskCosts measures both kinds of segments, for both sizes.
+func (a *app) diskCosts(ctx context.Context, f costsFlags, c *costs) error {
+	for _, size := range []load.Sizes{load.Size64K, load.Size4K} {
+		err := a.withScene(ctx, f.scene, func(s *scene) error {
+			if err := s.recycle(ctx); err != nil {
+				return err
+			}
+			o := costLoad(s, size, "recycled")
+			o.Duration = f.duration
+			if least, _ := s.pools(poolOfBodies); least >= segmentBytes {
+				// What goes into the pool's files, and no more.
+				o.BytesMax = min(o.BytesMax, least*poolShare/100)
+			}
+			recycled, err := a.diskCost(ctx, s, size, "recycled", o)
+			if err != nil {
+				return err
+			}
+			if err := s.usePoolUp(ctx); err != nil {
+				return err
+			}
+			o = costLoad(s, size, "growing")
+			o.Duration = f.duration
+			growing, err := a.diskCost(ctx, s, size, "growing", o)
+			if err != nil {
+				return err
+			}
+			c.Disk = append(c.Disk, recycled, growing)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("disk, %s: %w", size, err)
+		}
+	}
+	return nil
+}
+
+// poolShare is how many per cent of the pool a load may fill: the segments are
+// longer than the bodies in them.
+const poolShare = 80
+
+func (a *app) diskCost(ctx context.Context, s *scene, size load.Sizes, segments string, o load.Options) (diskCost, error) {
+	c := diskCost{Size: size, Segments: segments}
+	_, c.PoolBefore = s.pools(poolOfBodies)
+	deviceBefore, err := fleet.DeviceWritten(s.dir)
+	if err != nil {
+		return c, err
+	}
+	before := s.written()
+	if c.Load, err = s.load(ctx, o); err != nil {
+		return c, err
+	}
+	deviceAfter, err := fleet.DeviceWritten(s.dir)
+	if err != nil {
+		return c, err
+	}
+	c.Written, c.Device = s.written()-before, deviceAfter-deviceBefore
+	_, c.PoolAfter = s.pools(poolOfBodies)
+	a.say("%s, %s segments: %.2f octets written per octet, device %.2f; %v; pool %d MiB before, %d MiB after",
+		size, segments, c.perOctet(), float64(c.Device)/float64(c.Load.Octets), c.Load, c.PoolBefore>>20, c.PoolAfter>>20)
+	return c, nil
+}
+
+// written is what the nodes together have had written.
+func (s *scene) written() (octets int64) {
+	for _, n := range s.fleet.Nodes {
+		octets += n.Usage().Written
+	}
+	return octets
+}
+
+const (
+	// fillBytes is more than four segments of 64 MiB, the spool's pool.
+	fillBytes = 400 << 20
+	// drainTime bounds the drain of those.
+	drainTime = 3 * time.Minute
+)
+
+// recycle fills segments, drains them, and waits until the pools stay as they
+// are.
+func (s *scene) recycle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, drainTime, fmt.Errorf("not within %v", drainTime))
+	defer cancel()
+	o := costLoad(s, load.Size64K, "fill")
+	o.Count, o.BytesMax = fillBytes/(64<<10), fillBytes
+	if _, err := s.load(ctx, o); err != nil {
+		return err
+	}
+	if err := s.drainAway(ctx); err != nil {
+		return err
+	}
+	return s.settle(ctx)
+}
+
+// drainAway delivers all that is queued to a primary that forgets it, and takes
+// the primary down again.
+func (s *scene) drainAway(ctx context.Context) error {
+	forget := func(ledger.Arrival) error { return nil }
+	if err := s.servePrimary(sink.Options{Hostname: primaryName, Arrival: forget, Logger: s.o.logger}); err != nil {
+		return err
+	}
+	if _, err := s.fleet.Holdfast(ctx, s.fleet.Nodes[0], "domain", "flush", domains()[0]); err != nil {
+		return err
+	}
+	err := s.fleet.Until(ctx, "the queue to drain", func(ctx context.Context) error {
+		for _, n := range s.fleet.Nodes {
+			status, err := s.fleet.Status(ctx, n)
+			if err != nil {
+				return err
+			}
+			if !status.Queue.Idle() || status.Queue.Held > 0 {
+				return fmt.Errorf("%s: %v", n.Name, status.Queue)
+			}
+		}
+		return nil
+	})
+	s.primaryDown()
+	return err
+}
+
+// wireCosts measures with all mail at the leader, and with all of it elsewhere.
+func (a *app) wireCosts(ctx context.Context, f costsFlags, c *costs) error {
+	return a.withScene(ctx, f.scene, func(s *scene) error {
+		leader, _, err := s.fleet.Leader(ctx)
+		if err != nil {
+			return err
+		}
+		follower := s.fleet.Nodes[0]
+		if follower == leader {
+			follower = s.fleet.Nodes[1]
+		}
+		for _, size := range []load.Sizes{load.Size64K, load.Mix, load.Size4K} {
+			for _, at := range []struct {
+				name string
+				node *fleet.Node
+			}{{"leader", leader}, {"follower", follower}} {
+				o := costLoad(s, size, "wire-"+at.name)
+				o.Targets, o.Duration = []string{at.node.SMTP}, f.duration
+				cost, err := a.wireCost(ctx, s, o, at.name)
+				if err != nil {
+					return fmt.Errorf("wire, %s at the %s: %w", size, at.name, err)
+				}
+				c.Wire = append(c.Wire, cost)
+			}
+		}
+		return nil
+	})
+}
+
+func (a *app) wireCost(ctx context.Context, s *scene, o load.Options, at string) (wireCost, error) {
+	c := wireCost{Size: o.Sizes, At: at}
+	meter, err := s.fleet.NewWireMeter(ctx)
+	if err != nil {
+		return c, err
+	}
+	if c.Load, err = s.load(ctx, o); err != nil {
+		return c, err
+	}
+	if c.Sent, err = meter.Read(ctx); err != nil {
+		return c, err
+	}
+	a.say("%s, all at the %s: %.2f octets on the wire per octet; %v", o.Sizes, at, c.perOctet(), c.Load)
+	return c, nil
+}
+
+// memoryCosts measures new nodes for each load.
+func (a *app) memoryCosts(ctx context.Context, f costsFlags, c *costs) error {
+	for _, size := range []load.Sizes{load.Mix, load.Size25M} {
+		err := a.withScene(ctx, f.scene, func(s *scene) error {
+			o := costLoad(s, size, "memory")
+			if size == load.Size25M {
+				// Each session has one, and all are under way at a time.
+				o.Count, o.BytesMax = costSessions, 0
+			} else {
+				o.Duration, o.BytesMax = 2*f.duration, 2*costBytesMax
+			}
+			// What is refused for want of memory is no failure here.
+			r, err := load.Run(ctx, o)
+			if err != nil {
+				return err
+			}
+			cost := memoryCost{Size: size, Load: r}
+			for _, n := range s.fleet.Nodes {
+				cost.PeakRSS = max(cost.PeakRSS, n.Usage().PeakRSS)
+			}
+			a.say("%s: peak memory of a node %d MiB; %v", size, cost.PeakRSS>>20, r)
+			c.Memory = append(c.Memory, cost)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("memory, %s: %w", size, err)
+		}
+	}
+	return nil
+}
+
+func (a *app) printCosts(c costs) {
+	worst := make(map[load.Sizes]float64)
+	wire := 0.0
+	for _, d := range c.Disk {
+		worst[d.Size] = max(worst[d.Size], d.perOctet())
+		fmt.Fprintf(a.out, "disk %-4s %-8s segments: %.2f octets written per octet of body (device %.2f); %d messages\n",
+			d.Size, d.Segments, d.perOctet(), float64(d.Device)/float64(d.Load.Octets), d.Load.Accepted)
+	}
+	for _, w := range c.Wire {
+		wire = max(wire, w.perOctet())
+		fmt.Fprintf(a.out, "wire %-4s all at the %-8s: %.2f octets between the nodes per octet of body; %d messages\n",
+			w.Size, w.At, w.perOctet(), w.Load.Accepted)
+	}
+	peaks := make(map[load.Sizes]int64)
+	for _, m := range c.Memory {
+		peaks[m.Size] = m.PeakRSS >> 20
+		fmt.Fprintf(a.out, "rss  %-4s %d MiB at the largest node; %d messages accepted, %d refused\n",
+			m.Size, m.PeakRSS>>20, m.Load.Accepted, m.Load.Failures())
+	}
+	fmt.Fprintf(a.out, "rss_25m=%d\n", peaks[load.Size25M])
+	fmt.Fprintf(a.out, "disk_64k=%.2f disk_4k=%.2f wire=%.2f rss_mib=%d\n", worst[load.Size64K], worst[load.Size4K], wire, peaks[load.Mix])
+}
