@@ -20,6 +20,10 @@ const fetchTimeout = 60 * time.Second
 // fetchesMax bounds the fetches under way at once.
 const fetchesMax = 4
 
+// pushPatience is how long a fetch waits for the push of the same body. It is
+// short beside what the append rule's gate waits.
+const pushPatience = 150 * time.Millisecond
+
 // A fetcher gets a body from a named peer.
 type fetcher interface {
 	Fetch(ctx context.Context, from string, ref mail.BodyRef) (*mail.Body, error)
@@ -68,6 +72,16 @@ func (b *bodies) Want(ref mail.BodyRef, from consensus.ServerID) {
 			delete(b.fetching, ref)
 			b.mu.Unlock()
 		}()
+		// Mostly the push is under way, and only a little behind the entry.
+		pushed := time.NewTimer(pushPatience)
+		defer pushed.Stop()
+		select {
+		case <-b.Arrived(ref):
+			return
+		case <-pushed.C:
+		case <-b.ctx.Done():
+			return
+		}
 		select {
 		case b.places <- struct{}{}:
 			defer func() { <-b.places }()

@@ -21,7 +21,8 @@ const copiesPatience = 20 * time.Second
 // replaced, and one that lacks the body fetches it or refuses for certain.
 const leaderPatience = 300 * time.Millisecond
 
-// Submit takes a message in. It returns nil when the message is committed, with
+// Submit takes a message in, and the body with it: it is not the caller's any
+// more. It returns nil when the message is committed, with
 // the queue id that the 250 names: the message's own, or that of an earlier
 // copy which it repeats. Otherwise it returns ErrNotAccepted (with ErrTooLarge
 // where the envelope is too long) or ErrOutcomeUnknown.
@@ -36,9 +37,20 @@ func (m *Member) Submit(ctx context.Context, e mail.Envelope, body *mail.Body) (
 		return mail.QueueID{}, fmt.Errorf("%w: draw a queue id: %w", ErrNotAccepted, err)
 	}
 	ref := body.Ref(id)
-	if err := m.copies(ctx, ref, body); err != nil {
+	pushes, err := m.copies(ctx, ref, body)
+	if err != nil {
 		return id, fmt.Errorf("%w: %w", ErrNotAccepted, err)
 	}
+	defer func() {
+		// The body is not needed in memory any more where all peers have it.
+		reading := false
+		for _, p := range pushes {
+			reading = !p.Detach() || reading
+		}
+		if !reading {
+			body.Free()
+		}
+	}()
 	release, held := m.spool.Pin(ref)
 	if !held {
 		return id, fmt.Errorf("%w: body %s vanished from the spool", ErrNotAccepted, id)
@@ -64,23 +76,19 @@ func (m *Member) answered(id mail.QueueID) (mail.QueueID, bool) {
 }
 
 // copies returns when the body is on stable storage here, at the leader and at
-// a majority of the voters. Pushes that are still under way then go on, as far
-// as a peer that lags is waited for.
-func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body) (err error) {
+// a majority of the voters. The pushes that it returns may still be under way.
+func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body) (pushes []*peer.Push, err error) {
 	leader, ok := m.node.Leader()
 	if !ok {
-		return ErrNoLeader
+		return nil, ErrNoLeader
 	}
 	servers := m.node.Servers()
 	c := copies{self: m.node.ID().Name(), leader: leader.Name(), votes: make(map[string]bool, len(servers)), pending: 1}
 	acks := make(chan ack, len(servers)+1)
-	pushes := make([]*peer.Push, 0, len(servers))
 	defer func() {
-		for _, p := range pushes {
-			if err != nil {
+		if err != nil {
+			for _, p := range pushes {
 				p.Abandon()
-			} else {
-				p.Detach()
 			}
 		}
 	}()
@@ -115,7 +123,7 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body) 
 			case a := <-acks:
 				cause = c.count(a)
 			case <-leaderLate:
-				return nil
+				return pushes, nil
 			case <-patience.C:
 				cause = context.DeadlineExceeded
 			case <-ctx.Done():
@@ -123,10 +131,10 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body) 
 			}
 		}
 		if cause != nil {
-			return fmt.Errorf("body held by %d of %d voters: %w", c.have, c.voters, errors.Join(append(c.failures, cause)...))
+			return pushes, fmt.Errorf("body held by %d of %d voters: %w", c.have, c.voters, errors.Join(append(c.failures, cause)...))
 		}
 	}
-	return nil
+	return pushes, nil
 }
 
 var errNoMoreCopies = errors.New("no other voter takes it now")

@@ -37,6 +37,9 @@ type Config struct {
 	// room for at most MemoryPatience, 30 s, each time it has to grow.
 	BytesInFlight  mail.ByteSize
 	MemoryPatience time.Duration
+	// Memory lends what bodies are kept in; nil is the garbage collector's. Submit
+	// gives it back.
+	Memory mail.Memory
 
 	// Limits of connections and waits. Its ConnectionsPerClient (50) and
 	// ConnectionsMax (2,000) are configuration; the rest is for tests.

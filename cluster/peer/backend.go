@@ -39,7 +39,7 @@ var (
 type Backend interface {
 	// StoreBodies returns once each of the bodies is on stable storage, or has an
 	// error of its own. Storing a body that is held already succeeds. The bodies
-	// are the backend's to keep; they match their references.
+	// match their references, and are not to be used after the return.
 	StoreBodies(bodies []Arrived) []error
 	// OpenBody returns the body for reading. The error wraps ErrNotHeld where it
 	// is not held. An error while reading means that it is damaged.

@@ -18,8 +18,9 @@ import (
 
 // An inbox is the receiving end of one push stream.
 type inbox struct {
-	conn net.Conn
-	done chan struct{} // closed when its last body is stored and acknowledged
+	conn   net.Conn
+	memory mail.Memory
+	done   chan struct{} // closed when its last body is stored and acknowledged
 
 	arriving map[uint64]*arrival // by number; the receiving goroutine's own
 	last     uint64              // the greatest number seen
@@ -54,6 +55,7 @@ func (v service) Push(stream grpc.BidiStreamingServer[pb.PushFrames, pb.PushAcks
 	info, _ := caller(stream.Context())
 	in := &inbox{
 		conn:     info.conn,
+		memory:   v.s.memory,
 		done:     make(chan struct{}),
 		arriving: make(map[uint64]*arrival),
 		acks:     make(chan []*pb.PushAck, windowBodiesMax),
@@ -138,7 +140,15 @@ func (in *inbox) receive(stream grpc.BidiStreamingServer[pb.PushFrames, pb.PushA
 			return err
 		}
 		if len(complete) > 0 {
-			in.storing.Go(func() { in.acks <- s.store(complete) })
+			in.storing.Go(func() {
+				acks := s.store(complete)
+				for _, a := range complete {
+					if a.body != nil {
+						a.body.Free()
+					}
+				}
+				in.acks <- acks
+			})
 		}
 	}
 }
@@ -172,7 +182,7 @@ func (in *inbox) take(f *frame) (*arrival, error) {
 		if err := in.reserve(n, ref); err != nil {
 			return nil, err
 		}
-		a = &arrival{number: n, ref: ref, body: mail.NewBodyFor(ref.Size)}
+		a = &arrival{number: n, ref: ref, body: mail.NewBodyIn(in.memory, ref.Size)}
 		in.arriving[n], in.last = a, n
 	}
 	if f.abandoned {

@@ -60,6 +60,8 @@ type Push struct {
 	number    uint64
 	abandoned bool // nobody wants it any more
 	detached  bool // nobody waits for it any more
+	answered  bool // the peer has acknowledged it, or said why not
+	again     bool // it was on another stream before
 	begun     bool // its reference has been sent on this stream
 	chunk     int  // the next octet to send
 	offset    int
@@ -114,20 +116,24 @@ func (c *Push) Abandon() {
 }
 
 // Detach says that nobody waits for a push any more. It goes on as long as its
-// peer is not too far behind: see laggingBytesMax.
-func (c *Push) Detach() {
+// peer is not too far behind: see laggingBytesMax. It reports whether the peer
+// has answered, so that the body is not read any more.
+func (c *Push) Detach() (ended bool) {
 	if c == nil {
-		return
+		return true
 	}
 	p := c.pusher
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if c.answered {
+		return !c.again
+	}
 	if c.detached || c.abandoned {
-		return
+		return false
 	}
 	c.detached = true
 	if !slices.Contains(p.line, c) {
-		return
+		return false
 	}
 	p.laggingOctets += c.ref.Size
 	for p.laggingOctets > laggingBytesMax {
@@ -135,6 +141,7 @@ func (c *Push) Detach() {
 		oldest.abandoned = true
 		p.dropLocked(oldest)
 	}
+	return false
 }
 
 // dropLocked takes a push out of the line, if it is there.
@@ -375,6 +382,7 @@ func (p *pusher) sent(ack *pb.PushAck) (*Push, error) {
 		return nil, fmt.Errorf("%w: number %d", errAck, ack.GetNumber())
 	}
 	p.unwindow(c)
+	c.answered = true
 	if c.abandoned {
 		return nil, nil
 	}
@@ -393,7 +401,8 @@ func (p *pusher) recall() {
 			c.chunks = nil
 			continue
 		}
-		c.begun, c.chunk, c.offset = false, 0, 0
+		// What the broken stream has still queued may read the body for a while.
+		c.begun, c.chunk, c.offset, c.again = false, 0, 0, true
 		again = append(again, c)
 		p.lineOctets += c.ref.Size
 	}

@@ -24,6 +24,7 @@ type Server struct {
 	log     *slog.Logger
 	grpc    *grpc.Server
 	fetches chan struct{} // one place per body being sent
+	memory  mail.Memory   // of the bodies that arrive; nil: the garbage collector's
 
 	mu sync.Mutex
 	// inboxes has the push stream of each peer.
@@ -59,6 +60,10 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 	pb.RegisterPeerServer(s.grpc, service{s: s})
 	return s
 }
+
+// UseMemory says what bodies that arrive are kept in until they are stored. Call
+// it before Serve.
+func (s *Server) UseMemory(m mail.Memory) { s.memory = m }
 
 // Serve answers on the connections of ln, which cluster/transport made, until
 // Close, or until ln or its port is closed. It returns nil then.

@@ -96,10 +96,21 @@ func (r BodyRef) String() string { return fmt.Sprintf("%s (%d octets)", r.ID, r.
 // Write to it while it is received; once it is handed over, nobody writes to it
 // or to its chunks again, and any number of readers may read it.
 type Body struct {
+	memory Memory // nil: that of the garbage collector
 	chunks [][]byte
 	size   ByteSize
 	expect ByteSize // how large it will be, as far as that is known
 	sum    hash.Hash
+}
+
+// A Memory lends the chunks of bodies. Fresh memory costs more than the octets
+// that are written to it, so large bodies had better use that of earlier ones. A
+// Memory is safe for concurrent use.
+type Memory interface {
+	// Take returns memory of length 0 with room for some of the n octets to come.
+	Take(n int) []byte
+	// Give takes back what Take returned and nobody uses any more.
+	Give(chunk []byte)
 }
 
 // The chunks that a Body grows by: large enough for what is expected, else each
@@ -120,6 +131,21 @@ func NewBody(p []byte) *Body {
 // octets. It may become larger or stay smaller.
 func NewBodyFor(expect ByteSize) *Body { return &Body{expect: expect} }
 
+// NewBodyIn is NewBodyFor with the chunks from a Memory, to which Free gives
+// them back.
+func NewBodyIn(m Memory, expect ByteSize) *Body { return &Body{memory: m, expect: expect} }
+
+// Free gives the chunks back. Whoever calls it knows that nobody reads them any
+// more, nor the Body; without a call the garbage collector has them in the end.
+func (b *Body) Free() {
+	if b.memory != nil {
+		for _, c := range b.chunks {
+			b.memory.Give(c)
+		}
+	}
+	b.chunks = nil
+}
+
 // Write appends a copy of p. It never fails.
 func (b *Body) Write(p []byte) (int, error) {
 	if b.sum == nil {
@@ -129,7 +155,7 @@ func (b *Body) Write(p []byte) (int, error) {
 	for rest := p; len(rest) > 0; {
 		last := len(b.chunks) - 1
 		if last < 0 || len(b.chunks[last]) == cap(b.chunks[last]) {
-			b.chunks = append(b.chunks, make([]byte, 0, b.chunkBytes(len(rest))))
+			b.chunks = append(b.chunks, b.grow(b.chunkBytes(len(rest))))
 			last++
 		}
 		c := b.chunks[last]
@@ -139,6 +165,13 @@ func (b *Body) Write(p []byte) (int, error) {
 		rest = rest[n:]
 	}
 	return len(p), nil
+}
+
+func (b *Body) grow(n int) []byte {
+	if b.memory != nil {
+		return b.memory.Take(n)
+	}
+	return make([]byte, 0, n)
 }
 
 // chunkBytes is the size of the next chunk, of which so many octets are there.

@@ -62,6 +62,7 @@ type Node struct {
 	admin     *admin.Server
 	space     *space
 	disk      *diskWatch
+	memory    *memory
 	bootID    uint64
 	crowd     int    // how many SMTP connections there may be, see budgetDescriptors
 	traceMark string // by which this cluster knows its own Received fields
@@ -80,7 +81,7 @@ type Node struct {
 // delivery, SMTP, and what administers them. ctx bounds the start.
 func Start(ctx context.Context, c *config.Config, s Seams) (_ *Node, err error) {
 	life, stop := context.WithCancel(context.Background())
-	n := &Node{config: c, seams: s, log: s.Log, stop: stop, failed: make(chan struct{})}
+	n := &Node{config: c, seams: s, log: s.Log, stop: stop, failed: make(chan struct{}), memory: newMemory()}
 	defer func() {
 		if err != nil {
 			stop()
@@ -209,6 +210,7 @@ func (n *Node) openDirectory(context.Context) error {
 func (n *Node) startMember(ctx context.Context) error {
 	backend := cluster.NewBackend(n.spool, n.space.room)
 	n.server = peer.NewServer(backend, n.log.With("room", "peer"))
+	n.server.UseMemory(n.memory)
 	n.loops.Go(func() {
 		if err := n.server.Serve(n.port.GRPC()); err != nil {
 			n.log.Warn("peer service ended", "cause", err)
@@ -283,7 +285,7 @@ func (n *Node) startSMTP(certificate *tls.Config) error {
 	n.smtp, err = smtpd.New(smtpd.Config{
 		Hostname: string(n.config.Hostname), Queue: smtpQueue{n}, TLS: certificate, TraceMark: n.traceMark,
 		MaxMessageSize: n.config.MaxMessageSize, RecipientsMax: n.config.RecipientsMax,
-		CommitPatience: n.config.CommitPatience, BytesInFlight: n.config.BytesInFlight,
+		CommitPatience: n.config.CommitPatience, BytesInFlight: n.config.BytesInFlight, Memory: n.memory,
 		Limits:         gate.Limits{ConnectionsMax: n.crowd, ConnectionsPerClient: n.config.ConnectionsPerClient},
 		ExemptNetworks: n.config.ExemptNetworks,
 		Now:            n.seams.Now, Logger: n.log.With("room", "smtpd"),
