@@ -30,7 +30,9 @@ type sceneOptions struct {
 	keep     bool
 	settings map[string]string
 	starttls bool // on both sides of the cluster
-	logger   *slog.Logger
+	// arguments run the nodes under another program, see fleet.Options.
+	arguments []string
+	logger    *slog.Logger
 }
 
 // A scene is a cluster of three nodes on this host, a primary that is down at
@@ -76,7 +78,7 @@ func (s *scene) open(ctx context.Context) error {
 		return err
 	}
 	s.fleet, err = fleet.New(ctx, fleet.Options{
-		Bin: s.o.bin, Dir: s.dir, Cluster: s.o.name, Settings: s.o.settings, STARTTLS: s.o.starttls,
+		Bin: s.o.bin, Dir: s.dir, Cluster: s.o.name, Settings: s.o.settings, STARTTLS: s.o.starttls, Arguments: s.o.arguments,
 	})
 	if err != nil {
 		return err

@@ -174,6 +174,9 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) error {
 		return exitError{exitCode(err), err}
 	}
 	var failure error
+	if err := generate(ctx, n, log); err != nil {
+		log.Error("no payloads will be made", "cause", err)
+	}
 	select {
 	case <-ctx.Done():
 		log.Info("stopping")

@@ -1,4 +1,4 @@
-// Package rival runs a Postfix beside whatever else there is on this host, to be
-// measured against. It has its own configuration, queue and address; the host's
-// own instance, if there is one, is not touched.
+// Package rival runs what Holdfast is measured against on this host: a Postfix,
+// or a JetStream of three NATS servers. Each has its own configuration, files and
+// addresses; the host's own instances, if there are any, are not touched.
 package rival

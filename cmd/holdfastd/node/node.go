@@ -24,6 +24,7 @@ import (
 	"github.com/holdfast-mx/holdfast/delivery"
 	"github.com/holdfast-mx/holdfast/delivery/route"
 	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
 	"github.com/holdfast-mx/holdfast/smtpd"
 	"github.com/holdfast-mx/holdfast/smtpd/gate"
 )
@@ -344,6 +345,9 @@ func (n *Node) fail(err error) {
 
 // Member returns the node's part in the cluster.
 func (n *Node) Member() *cluster.Member { return n.member }
+
+// Memory returns what lends the bodies of new messages their chunks.
+func (n *Node) Memory() mail.Memory { return n.memory }
 
 // Failed returns a channel that is closed when the node must not go on; Err
 // then says why.
