@@ -41,7 +41,7 @@ type paceWindow struct {
 const (
 	// paceSlack is how many more than are needed may be under way, so that a
 	// server that can commit faster finds out.
-	paceSlack = 8
+	paceSlack = 16
 	// pacePatience is how long a 354 waits at most. A sender's own patience is
 	// two minutes (RFC 5321 section 4.5.3.2.5).
 	pacePatience = time.Second
