@@ -5,7 +5,7 @@ SEEDS   ?= 20
 SEED    ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo run test lint proto e2e sim kills bench bench-postfix bench-jetstream bench-go clean
+.PHONY: help build demo run test lint proto e2e sim kills bench bench-postfix bench-jetstream bench-million bench-go clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench-jetstream: build ## three nodes against a NATS JetStream of three (ROUNDS=
 	$(GO) -C deploy/bench/jetstream build -o $(CURDIR)/bin/jetstream/ . github.com/nats-io/nats-server/v2
 	CGO_ENABLED=0 $(GO) build -trimpath -tags rig -o bin/rig/ ./cmd/holdfastd ./cmd/holdfast
 	@bin/holdfast-bench versus-jetstream --bin bin/rig --nats bin/jetstream --rounds $(or $(ROUNDS),3) $(if $(CELLS),--cells $(CELLS)) --json bin/versus-jetstream.json
+
+bench-million: build ## a million messages queued on three nodes: memory, disk, restart, stalls, rate (N=n; says how much disk it needs)
+	@bin/holdfast-bench million --bin bin --messages $(or $(N),1000000) --json bin/million.json
 
 bench: build ## what a message costs three nodes: disk, wire, memory (about 3 minutes, 20 GiB free)
 	@bin/holdfast-bench costs --bin bin --json bin/costs.json
