@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -46,6 +47,9 @@ Sizes: 4k, 64k, 1m and 25m, or mix: 50 % of 4 to 16 KiB, 35 % to 100 KiB, 13 % t
 			if f.o.Run == "" {
 				f.o.Run = strconv.FormatInt(a.begin.UnixNano(), 36)
 			}
+			if err := f.o.Check(); err != nil {
+				return usage(cmd, "%v", err)
+			}
 			return a.accept(cmd.Context(), f)
 		},
 	}
@@ -66,13 +70,12 @@ Sizes: 4k, 64k, 1m and 25m, or mix: 50 % of 4 to 16 KiB, 35 % to 100 KiB, 13 % t
 }
 
 func (a *app) accept(ctx context.Context, f acceptFlags) error {
-	r, err := load.Run(ctx, f.o)
-	if err != nil {
-		return err
-	}
+	r, cause := load.Run(ctx, f.o) // with a cause, what there was until then
+	var err error
 	if f.output == "json" {
-		return json.NewEncoder(a.out).Encode(r)
+		err = json.NewEncoder(a.out).Encode(r)
+	} else {
+		_, err = fmt.Fprintln(a.out, r)
 	}
-	_, err = fmt.Fprintln(a.out, r)
-	return err
+	return errors.Join(cause, err)
 }

@@ -21,8 +21,9 @@ func TestUsage(t *testing.T) {
 		"", "frobnicate", "send", "send --to nowhere", "send --to a:1 --size 5k", "send --to a:1 --count 0", "send --to a:1 --sessions 0",
 		"send --to a:1 --run A_b", "send --to a:1 extra", "send --frob", "sink", "sink --listen :0 --ledger x --fault dot", "check --sent x",
 		"check --sent x --arrived y -o yaml", "kills --kills 1", "kills --messages 10", "demo extra", "run --frob",
-		"accept", "accept --to a:1 --size 5k", "accept --to a:1 --sessions 0", "accept --to a:1 --duration 0s", "versus-postfix --cells 4k",
-		"versus-postfix --rounds 0", "costs --duration 1ms", "costs --parts memory",
+		"accept", "accept --to a:1 --size 5k", "accept --to a:1 --sessions 0", "accept --to a:1 --duration 0s", "accept --to a:1 --run a_b", "accept --to a:1 extra",
+		"versus-postfix extra", "versus-postfix --rounds 0", "versus-postfix --duration 10ms", "versus-postfix --cells 5k:1", "versus-postfix --cells 4k:1,4k:1",
+		"costs --duration 1ms", "costs --parts memory",
 	} {
 		code, out, complaint := bench(t, strings.Fields(line)...)
 		if code != exitUsage || out != "" || !strings.HasPrefix(complaint, "holdfast-bench: ") {

@@ -65,7 +65,8 @@ Needs root, and the packages postfix and rsyslog. The last line is
 
   headline mix_100=X.XX mix_20=X.XX kb4_100=X.XX
 
-with the ratios of accepted messages per second, 0.00 for what was not measured.`,
+with the ratios of accepted messages per second, 0.00 for what was not measured.
+Messages that were not accepted are an error, with the figures printed all the same.`,
 		Example: `  holdfast-bench versus-postfix --bin bin
   holdfast-bench versus-postfix --bin bin --cells 4k:100 --rounds 3`,
 		Args: noArguments,
@@ -104,7 +105,11 @@ func parseCells(texts []string) ([]cell, error) {
 		if !ok || err != nil || n < 1 || !slices.Contains(load.AllSizes(), load.Sizes(size)) {
 			return nil, fmt.Errorf("%q: want for example 4k:100", text)
 		}
-		cells = append(cells, cell{load.Sizes(size), n})
+		c := cell{load.Sizes(size), n}
+		if slices.Contains(cells, c) {
+			return nil, fmt.Errorf("%v stands there twice", c)
+		}
+		cells = append(cells, c)
 	}
 	return cells, nil
 }
@@ -120,6 +125,9 @@ type match struct {
 // ratio is how many times as much the nodes accepted.
 func (m match) ratio() float64 { return m.Holdfast.PerSecond() / m.Postfix.PerSecond() }
 
+// failures is how many messages were not accepted, on either side.
+func (m match) failures() int { return m.Postfix.Failures() + m.Holdfast.Failures() }
+
 // dotRatio compares the 99th percentiles of the reply to the final dot.
 func (m match) dotRatio() float64 { return float64(m.Postfix.Dot.P99) / float64(m.Holdfast.Dot.P99) }
 
@@ -130,6 +138,9 @@ const (
 	// three times.
 	cellBytesMax = 2500 << 20
 )
+
+// A side gives a load to one of the two that are compared, new and empty.
+type side func(context.Context, load.Options) (load.Result, error)
 
 func (a *app) versus(ctx context.Context, f versusFlags, cells []cell) (err error) {
 	dir, err := os.MkdirTemp("", "holdfast-rival-")
@@ -144,6 +155,18 @@ func (a *app) versus(ctx context.Context, f versusFlags, cells []cell) (err erro
 	if err := enoughSpace(dir, diskFreeMin); err != nil {
 		return err
 	}
+	return a.compare(ctx, f, cells,
+		func(ctx context.Context, o load.Options) (load.Result, error) {
+			return a.againstPostfix(ctx, filepath.Join(dir, "postfix"), nil, o)
+		},
+		func(ctx context.Context, o load.Options) (load.Result, error) {
+			return a.againstHoldfast(ctx, f.scene, o)
+		})
+}
+
+// compare plays all cells in each round, and prints what came of it. Messages
+// that failed are an error, but no reason to keep the rest back.
+func (a *app) compare(ctx context.Context, f versusFlags, cells []cell, postfix, holdfast side) error {
 	matches := make([]match, 0, f.rounds*len(cells))
 	for round := 1; round <= f.rounds; round++ {
 		for _, c := range cells {
@@ -153,10 +176,11 @@ func (a *app) versus(ctx context.Context, f versusFlags, cells []cell) (err erro
 				Recipient: "user@" + domains()[0], Sender: "sender@sender.example",
 				Run: fmt.Sprintf("r%d", round), Seed: uint64(round),
 			}
-			if m.Postfix, err = a.againstPostfix(ctx, filepath.Join(dir, "postfix"), o); err != nil {
+			var err error
+			if m.Postfix, err = played(postfix(ctx, o)); err != nil {
 				return fmt.Errorf("round %d, %v, Postfix: %w", round, c, err)
 			}
-			if m.Holdfast, err = a.againstHoldfast(ctx, f.scene, o); err != nil {
+			if m.Holdfast, err = played(holdfast(ctx, o)); err != nil {
 				return fmt.Errorf("round %d, %v, Holdfast: %w", round, c, err)
 			}
 			a.say("round %d of %d, %v: Postfix %v", round, f.rounds, c, m.Postfix)
@@ -169,9 +193,24 @@ func (a *app) versus(ctx context.Context, f versusFlags, cells []cell) (err erro
 		}
 	}
 	a.printMatches(cells, matches)
+	return failures(matches)
+}
+
+// played refuses a result with which nothing can be compared.
+func played(r load.Result, err error) (load.Result, error) {
+	if err == nil && r.Accepted == 0 {
+		err = fmt.Errorf("nothing was accepted: %v", r)
+	}
+	return r, err
+}
+
+// failures names each cell in which messages were not accepted: its figures are
+// of another load than the other side's.
+func failures(matches []match) (err error) {
 	for _, m := range matches {
-		if m.Postfix.Failures()+m.Holdfast.Failures() > 0 {
-			err = errors.Join(err, fmt.Errorf("round %d, %v: %d messages failed at Postfix, %d at Holdfast", m.Round, m.Cell, m.Postfix.Failures(), m.Holdfast.Failures()))
+		if m.failures() > 0 {
+			err = errors.Join(err, fmt.Errorf("round %d, %v: %d messages failed at Postfix (%s), %d at Holdfast (%s)", m.Round, m.Cell,
+				m.Postfix.Failures(), orNone(m.Postfix.FirstFailure), m.Holdfast.Failures(), orNone(m.Holdfast.FirstFailure)))
 		}
 	}
 	return err
@@ -192,6 +231,13 @@ func writeResults(file string, results any) error {
 	return nil
 }
 
+func orNone(text string) string {
+	if text == "" {
+		return "none"
+	}
+	return text
+}
+
 // enoughSpace refuses to begin on a disk that a benchmark could fill.
 func enoughSpace(dir string, want uint64) error {
 	var s unix.Statfs_t
@@ -204,8 +250,9 @@ func enoughSpace(dir string, want uint64) error {
 	return nil
 }
 
-// againstPostfix gives the load to a Postfix with an empty queue.
-func (a *app) againstPostfix(ctx context.Context, dir string, o load.Options) (r load.Result, err error) {
+// againstPostfix gives the load to a Postfix with an empty queue, whose processes
+// have environment beside their own.
+func (a *app) againstPostfix(ctx context.Context, dir string, environment map[string]string, o load.Options) (r load.Result, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return r, fmt.Errorf("make directory: %w", err)
 	}
@@ -217,7 +264,7 @@ func (a *app) againstPostfix(ctx context.Context, dir string, o load.Options) (r
 	if err != nil {
 		return r, err
 	}
-	p, err := rival.New(rival.Options{Dir: dir, Address: address, Domain: domains()[0], NextHop: down})
+	p, err := rival.New(rival.Options{Dir: dir, Address: address, Domain: domains()[0], NextHop: down, Environment: environment})
 	if err != nil {
 		return r, err
 	}
@@ -250,10 +297,12 @@ func (a *app) printMatches(cells []cell, matches []match) {
 	medians := map[cell]float64{}
 	for _, c := range cells {
 		var postfix, holdfast, ratios, dots, postfixDots, holdfastDots []float64
+		failed := 0
 		for _, m := range matches {
 			if m.Cell != c {
 				continue
 			}
+			failed += m.failures()
 			postfix = append(postfix, m.Postfix.PerSecond())
 			holdfast = append(holdfast, m.Holdfast.PerSecond())
 			ratios, dots = append(ratios, m.ratio()), append(dots, m.dotRatio())
@@ -261,12 +310,20 @@ func (a *app) printMatches(cells []cell, matches []match) {
 			holdfastDots = append(holdfastDots, m.Holdfast.Dot.P99.Seconds()*1e3)
 		}
 		medians[c] = median(ratios)
-		fmt.Fprintf(a.out, "%-9v %12.1f %12.1f  %.2f (%.2f-%.2f); %.1f ms against %.1f ms; %.2f (%.2f-%.2f)\n",
+		fmt.Fprintf(a.out, "%-9v %12.1f %12.1f  %.2f (%.2f-%.2f); %.1f ms against %.1f ms; %.2f (%.2f-%.2f)%s\n",
 			c, median(postfix), median(holdfast), median(ratios), slices.Min(ratios), slices.Max(ratios),
-			median(holdfastDots), median(postfixDots), median(dots), slices.Min(dots), slices.Max(dots))
+			median(holdfastDots), median(postfixDots), median(dots), slices.Min(dots), slices.Max(dots), note(failed))
 	}
 	fmt.Fprintf(a.out, "headline mix_100=%.2f mix_20=%.2f kb4_100=%.2f\n",
 		medians[headlineCells[0]], medians[headlineCells[1]], medians[headlineCells[2]])
+}
+
+// note stands behind the row of a cell that is worth nothing.
+func note(failed int) string {
+	if failed == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d FAILED", failed)
 }
 
 // median of an even number is the mean of the two in the middle, of nothing 0.

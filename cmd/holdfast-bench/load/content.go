@@ -91,17 +91,17 @@ const endMark = ".\r\n"
 // dot, which Write adds. The pieces are good until the next call.
 func (c *content) next(n, size int) net.Buffers {
 	h := c.head[:0]
-	h = append(h, "Received: from client.example by sender.example with ESMTP; Mon, 5 Jan 2026 09:00:00 +0000\r\nFrom: <sender@sender.example>\r\nTo: <user@example.test>\r\nSubject: load "...)
+	h = append(h, "Received: from client.example by sender.example with ESMTP;\r\n\tMon, 5 Jan 2026 09:00:00 +0000\r\nFrom: <sender@sender.example>\r\nTo: <user@example.test>\r\nSubject: load "...)
 	h = strconv.AppendInt(h, int64(n), 10)
 	h = append(h, "\r\nDate: Mon, 5 Jan 2026 09:00:00 +0000\r\nMessage-ID: <"...)
 	h = append(h, c.run...)
 	h = append(h, '.')
 	h = strconv.AppendInt(h, int64(n), 10)
 	h = append(h, "@sender.example>\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\n"...)
-	h = fmt.Appendf(h, "%016x%016x message %s.%d\r\n", c.rand.Uint64(), c.rand.Uint64(), c.run, n)
+	h = fmt.Appendf(h, "%016x%016x %s.%d\r\n", c.rand.Uint64(), c.rand.Uint64(), c.run, n)
 	c.head = h
 	left := size - len(h)
-	if left < 0 {
+	if left < 0 || left == 1 { // a line is two octets at the least
 		panic(fmt.Sprintf("a message of %d octets has no room for its header of %d", size, len(h)))
 	}
 	pieces := net.Buffers{h}

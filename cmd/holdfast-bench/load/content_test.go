@@ -2,128 +2,183 @@ package load
 
 import (
 	"bytes"
+	"fmt"
+	"math"
 	"math/rand/v2"
-	"regexp"
+	"net/mail"
 	"strings"
 	"testing"
 )
 
-// contents returns what two sessions of one run write.
-func contents(seed uint64) []*content {
-	pool := newPool(seed)
-	var all []*content
-	for i, run := range []string{"r-0", "r-1"} {
-		all = append(all, &content{pool: pool, rand: rand.New(rand.NewPCG(seed, uint64(i))), run: run})
-	}
-	return all
+// testPool is for all tests: they only read it.
+var testPool = newPool(1)
+
+func newContent(pool []byte, seed uint64, run string) *content {
+	return &content{pool: pool, rand: rand.New(rand.NewPCG(seed, 0)), run: run}
 }
 
-func joined(c *content, n, size int) []byte { return bytes.Join(c.next(n, size), nil) }
+func whole(c *content, n, size int) []byte { return bytes.Join(c.next(n, size), nil) }
 
-// Every message has its size to the octet, in lines that any server takes, and
-// no line that dot-stuffing would have to change.
-func TestContentIsWellFormed(t *testing.T) {
-	c := contents(1)[0]
-	sizes := []int{64 * kib, mib}
-	for size := 4 * kib; size < 4*kib+3*lineBytes; size++ {
-		sizes = append(sizes, size)
+// TestContent: every message has the size asked for, to the octet, and the form
+// that goes over the wire as it is, whatever is left over for its last lines.
+func TestContent(t *testing.T) {
+	pool := testPool
+	r := rand.New(rand.NewPCG(2, 0))
+	var sizes []int
+	for _, s := range AllSizes() {
+		sizes = append(sizes, s.draw(r))
 	}
+	for i := range 3 * lineBytes { // every remainder
+		sizes = append(sizes, 4*kib+i)
+	}
+	for range 100 {
+		sizes = append(sizes, 4*kib+r.IntN(128*kib))
+	}
+	c := newContent(pool, 3, strings.Repeat("w", runMax)+"-9999")
 	for n, size := range sizes {
-		message := joined(c, n, size)
-		if len(message) != size {
-			t.Fatalf("message of %d octets: got %d", size, len(message))
+		checkContent(t, whole(c, n+12345678, size), size)
+	}
+	// The smallest: next to nothing beside the header.
+	head := len(c.next(0, 4*kib)[0])
+	for _, left := range []int{0, 2, 3, lineBytes - 1, lineBytes, lineBytes + 1, lineBytes + 2} {
+		checkContent(t, whole(c, 0, head+left), head+left)
+	}
+	for _, left := range []int{-1, 1} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("a message with %d octets for its lines was made", left)
+				}
+			}()
+			c.next(0, head+left)
+		}()
+	}
+}
+
+func checkContent(t *testing.T, message []byte, size int) {
+	t.Helper()
+	if len(message) != size {
+		t.Errorf("%d octets, want %d", len(message), size)
+	}
+	for line := range bytes.Lines(message) {
+		if !bytes.HasSuffix(line, []byte("\r\n")) || bytes.IndexByte(line, '\r') != len(line)-2 || len(line) > lineBytes || line[0] == '.' {
+			t.Fatalf("a message of %d octets has the line %q of %d", size, line, len(line))
 		}
-		text, whole := strings.CutSuffix(string(message), "\r\n")
-		if !whole {
-			t.Fatalf("message of %d octets: does not end in CRLF", size)
-		}
-		header, _, split := strings.Cut(text, "\r\n\r\n")
-		if !split || !strings.Contains(header, "\r\nMessage-ID: <") {
-			t.Fatalf("message of %d octets: header %q", size, header)
-		}
-		for i, line := range strings.Split(text, "\r\n") {
-			// The trace field alone is longer than what we call a line.
-			if strings.ContainsAny(line, "\r\n") || strings.HasPrefix(line, ".") || len(line) > lineBytes-2 && i > 0 {
-				t.Fatalf("message of %d octets, line %d: %q", size, i, line)
-			}
+	}
+	parsed, err := mail.ReadMessage(bytes.NewReader(message))
+	if err != nil {
+		t.Fatalf("a message of %d octets: %v", size, err)
+	}
+	for _, name := range []string{"Received", "From", "To", "Date", "Message-Id"} {
+		if len(parsed.Header[name]) != 1 {
+			t.Errorf("a message of %d octets has %d fields %s", size, len(parsed.Header[name]), name)
 		}
 	}
 }
 
-var messageID = regexp.MustCompile(`\r\nMessage-ID: (<[^>\r]+>)\r\n`)
-
-// No two messages have the same Message-ID, header aside the same body, or a
-// body that begins alike.
-func TestContentsDiffer(t *testing.T) {
-	ids, bodies, lines := map[string]bool{}, map[string]bool{}, map[string]bool{}
-	const each = 2000
-	sessions := contents(7)
-	for n := range each {
-		for _, c := range sessions {
-			message := joined(c, n, 4*kib)
-			id := messageID.FindSubmatch(message)
-			_, body, _ := bytes.Cut(message, []byte("\r\n\r\n"))
-			line, _, _ := bytes.Cut(body, []byte("\r\n"))
-			if id == nil {
-				t.Fatalf("no Message-ID: %q", message[:400])
+// TestContentDiffers: no two messages share a Message-ID or a body, neither in a
+// session, nor among sessions, nor among runs of the same seed.
+func TestContentDiffers(t *testing.T) {
+	pool := testPool
+	seen := make(map[string]string)
+	once := func(what, value, where string) {
+		if first, ok := seen[what+value]; ok {
+			t.Fatalf("%s: the %s of %s again", where, what, first)
+		}
+		seen[what+value] = where
+	}
+	for _, run := range []string{"a", "b"} {
+		for session := range 10 {
+			c := newContent(pool, uint64(session), fmt.Sprintf("%s-%d", run, session))
+			for n := range 100 {
+				message := whole(c, n, 4*kib)
+				parsed, err := mail.ReadMessage(bytes.NewReader(message))
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, body, _ := bytes.Cut(message, []byte("\r\n\r\n"))
+				where := fmt.Sprintf("run %s, session %d, message %d", run, session, n)
+				once("Message-ID", parsed.Header.Get("Message-ID"), where)
+				once("body", string(body), where)
 			}
-			ids[string(id[1])], bodies[string(body)], lines[string(line)] = true, true, true
 		}
 	}
-	want := each * len(sessions)
-	if len(ids) != want || len(bodies) != want || len(lines) != want {
-		t.Errorf("of %d messages: %d Message-IDs, %d bodies, %d first lines", want, len(ids), len(bodies), len(lines))
+	// Nor is the greater part of two messages the same, which a file system or a
+	// device could make use of.
+	c := newContent(pool, 1, "a-1")
+	tails := make(map[string]bool)
+	for n := range 300 {
+		_, body, _ := bytes.Cut(whole(c, n, 64*kib), []byte("\r\n\r\n"))
+		tails[string(body[lineBytes:])] = true
+	}
+	if len(tails) < 290 {
+		t.Errorf("300 bodies have only %d different texts behind their first line", len(tails))
 	}
 }
 
-// The same seed gives the same messages.
+func TestDraw(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 0))
+	for size, want := range map[Sizes]int{Size4K: 4096, Size64K: 65536, Size1M: 1048576, Size25M: 26214400} {
+		if got := size.draw(r); got != want {
+			t.Errorf("%s: %d octets, want %d", size, got, want)
+		}
+	}
+}
+
+// TestMix: the classes have their shares, and are uniform within.
+func TestMix(t *testing.T) {
+	classes := []struct {
+		above, to int
+		share     float64
+	}{
+		{4*kib - 1, 16 * kib, 0.50}, {16 * kib, 100 * kib, 0.35}, {100 * kib, mib, 0.13}, {mib, 10 * mib, 0.02},
+	}
+	const draws = 400_000
+	counts, sums := make([]int, len(classes)), make([]float64, len(classes))
+	quarters := make([][4]int, len(classes))
+	r := rand.New(rand.NewPCG(1, 0))
+	for range draws {
+		size, found := Mix.draw(r), false
+		for i, c := range classes {
+			if size > c.above && size <= c.to {
+				found = true
+				counts[i]++
+				sums[i] += float64(size)
+				quarters[i][min(4*(size-c.above)/(c.to-c.above), 3)]++
+			}
+		}
+		if !found {
+			t.Fatalf("a size of %d is in no class", size)
+		}
+	}
+	near := func(what string, got, want, tolerance float64) {
+		t.Helper()
+		if math.Abs(got-want) > tolerance*want {
+			t.Errorf("%s: %.4f, want %.4f", what, got, want)
+		}
+	}
+	total := 0.0
+	for i, c := range classes {
+		near(fmt.Sprintf("share of class %d", i), float64(counts[i])/draws, c.share, 0.03)
+		near(fmt.Sprintf("mean of class %d", i), sums[i]/float64(counts[i]), float64(c.above+c.to)/2, 0.02)
+		for q, n := range quarters[i] {
+			near(fmt.Sprintf("quarter %d of class %d", q, i), float64(n)/float64(counts[i]), 0.25, 0.06)
+		}
+		total += sums[i]
+	}
+	near("mean", total/draws, 216_063, 0.02)
+}
+
+// TestContentRepeats: the same seed gives the same messages, another one others.
 func TestContentRepeats(t *testing.T) {
-	one, other := contents(3)[1], contents(3)[1]
+	one, other, third := newContent(testPool, 3, "r-1"), newContent(testPool, 3, "r-1"), newContent(testPool, 4, "r-1")
 	for n := range 20 {
-		if !bytes.Equal(joined(one, n, 70_000+n), joined(other, n, 70_000+n)) {
+		message := whole(one, n, 70_000+n)
+		if !bytes.Equal(message, whole(other, n, 70_000+n)) {
 			t.Fatalf("message %d is another one", n)
 		}
-	}
-	if bytes.Equal(joined(contents(3)[0], 0, 4096), joined(contents(4)[0], 0, 4096)) {
-		t.Error("another seed, the same message")
-	}
-}
-
-func TestMix(t *testing.T) {
-	const draws = 200_000
-	r := rand.New(rand.NewPCG(1, 2))
-	classes := []struct {
-		max   int
-		share float64
-		count int
-		bytes float64
-		low   int
-	}{{max: 16 * kib, share: 0.50, low: 4 * kib}, {max: 100 * kib, share: 0.35, low: 16 * kib}, {max: mib, share: 0.13, low: 100 * kib}, {max: 10 * mib, share: 0.02, low: mib}}
-	for range draws {
-		size := Mix.draw(r)
-		if size < 4*kib || size > 10*mib {
-			t.Fatalf("a message of %d octets", size)
-		}
-		for i := range classes {
-			if c := &classes[i]; size <= c.max {
-				c.count++
-				c.bytes += float64(size)
-				break
-			}
-		}
-	}
-	for _, c := range classes {
-		if got := float64(c.count) / draws; got < c.share*0.95 || got > c.share*1.05 {
-			t.Errorf("up to %d octets: %.4f of the messages, want %.2f", c.max, got, c.share)
-		}
-		// Uniform within the class: the mean is in the middle.
-		if mean, want := c.bytes/float64(c.count), float64(c.low+c.max)/2; mean < want*0.97 || mean > want*1.03 {
-			t.Errorf("up to %d octets: mean %.0f, want %.0f", c.max, mean, want)
-		}
-	}
-	for size, want := range map[Sizes]int{Size4K: 4096, Size64K: 65536, Size1M: 1 << 20, Size25M: 25 << 20} {
-		if got := size.draw(r); got != want {
-			t.Errorf("%s: %d", size, got)
+		if bytes.Equal(message, whole(third, n, 70_000+n)) {
+			t.Fatalf("message %d is that of another seed", n)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,11 +28,14 @@ type Options struct {
 	BytesMax int64
 	// Recipient and Sender of every message.
 	Recipient, Sender string
-	// Run stands in each Message-ID, and Seed decides sizes and octets.
+	// Run stands in each Message-ID: runMax letters and digits at the most, and
+	// hyphens. Seed decides sizes and octets.
 	Run  string
 	Seed uint64
 	// Dial opens a connection; nil is TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
+
+	pool []byte // nil: made from Seed
 }
 
 // A Result is what came of a run.
@@ -80,13 +84,15 @@ func (q Quantiles) String() string {
 	return fmt.Sprintf("p50=%v p99=%v max=%v", q.P50.Round(10*time.Microsecond), q.P99.Round(10*time.Microsecond), q.Max.Round(10*time.Microsecond))
 }
 
+// quantiles sorts all.
 func quantiles(all []time.Duration) Quantiles {
 	if len(all) == 0 {
 		return Quantiles{}
 	}
 	slices.Sort(all)
-	at := func(p float64) time.Duration { return all[min(int(p*float64(len(all))), len(all)-1)] }
-	return Quantiles{P50: at(0.5), P99: at(0.99), Max: all[len(all)-1]}
+	// The smallest that so many per cent of all are not above.
+	at := func(percent int) time.Duration { return all[(len(all)*percent+99)/100-1] }
+	return Quantiles{P50: at(50), P99: at(99), Max: all[len(all)-1]}
 }
 
 // failurePause is how long a session waits after a failure, so that a server
@@ -96,17 +102,37 @@ const failurePause = 20 * time.Millisecond
 // A run is one load.
 type run struct {
 	o       Options
-	pool    []byte
 	next    atomic.Int64 // messages begun
 	octets  atomic.Int64
 	stopped <-chan struct{}
 }
 
-// Run gives mail to the targets until the duration, the count or the octets are
-// used up, or ctx ends.
-func Run(ctx context.Context, o Options) (Result, error) {
+// runMax keeps the header's lines short.
+const runMax = 24
+
+// Check returns an error for options with which nothing can be run.
+func (o *Options) Check() error {
 	if len(o.Targets) == 0 || o.Sessions < 1 || o.Duration <= 0 && o.Count <= 0 {
-		return Result{}, errors.New("load: targets, sessions, and a duration or a count are needed")
+		return errors.New("load: targets, sessions, and a duration or a count are needed")
+	}
+	if !slices.Contains(AllSizes(), o.Sizes) {
+		return fmt.Errorf("load: no size %q", o.Sizes)
+	}
+	word := func(b rune) bool {
+		return 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || '0' <= b && b <= '9' || b == '-'
+	}
+	if strings.ContainsFunc(o.Run, func(b rune) bool { return !word(b) }) || len(o.Run) > runMax {
+		return fmt.Errorf("load: run %q: use letters, digits and hyphens, %d at the most", o.Run, runMax)
+	}
+	return nil
+}
+
+// Run gives mail to the targets until the duration, the count or the octets are
+// used up. When ctx ends, the messages under way are given up and counted
+// nowhere, and Run returns what there was until then with the context's cause.
+func Run(ctx context.Context, o Options) (Result, error) {
+	if err := o.Check(); err != nil {
+		return Result{}, err
 	}
 	if o.Dial == nil {
 		d := &net.Dialer{Timeout: dialTimeout, KeepAlive: -1}
@@ -119,7 +145,10 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		limited, cancel = context.WithTimeout(ctx, o.Duration)
 		defer cancel()
 	}
-	r := &run{o: o, pool: newPool(o.Seed), stopped: limited.Done()}
+	if o.pool == nil {
+		o.pool = newPool(o.Seed)
+	}
+	r := &run{o: o, stopped: limited.Done()}
 	sessions := make([]*session, o.Sessions)
 	begin := time.Now()
 	var running sync.WaitGroup
@@ -127,13 +156,13 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		random := rand.New(rand.NewPCG(o.Seed, uint64(i)))
 		s := &session{
 			run: r, target: o.Targets[i%len(o.Targets)], rand: random, failed: make(map[int]int),
-			content: content{pool: r.pool, rand: random, run: fmt.Sprintf("%s-%d", o.Run, i)},
+			content: content{pool: o.pool, rand: random, run: fmt.Sprintf("%s-%d", o.Run, i)},
 		}
 		sessions[i] = s
 		running.Go(func() { s.work(ctx) })
 	}
 	running.Wait()
-	return join(sessions, time.Since(begin)), nil
+	return join(sessions, time.Since(begin)), context.Cause(ctx)
 }
 
 // join adds up what the sessions counted.

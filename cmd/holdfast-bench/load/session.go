@@ -2,20 +2,21 @@ package load
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"strconv"
-	"strings"
 	"time"
 )
 
 // Bounds of one conversation.
 const (
-	dialTimeout  = 10 * time.Second
-	replyTimeout = 60 * time.Second
-	linesMax     = 64 // of one reply
+	dialTimeout    = 10 * time.Second
+	replyTimeout   = 60 * time.Second
+	contentTimeout = 3 * time.Minute // for the content to be taken
+	linesMax       = 64              // of one reply
 )
 
 // A session gives one message after the other to one server.
@@ -26,6 +27,7 @@ type session struct {
 	content content
 
 	conn   net.Conn
+	unhook func() bool // ctx no longer closes conn
 	in     *bufio.Reader
 	out    []byte
 	pipes  bool // the server offers PIPELINING
@@ -57,6 +59,9 @@ func (s *session) work(ctx context.Context) {
 			return
 		}
 		if err := s.message(ctx, n, size); err != nil {
+			if ctx.Err() != nil {
+				return // the connection was closed for that
+			}
 			s.fail(ctx, err)
 		}
 	}
@@ -80,6 +85,7 @@ func (s *session) fail(ctx context.Context, err error) {
 
 func (s *session) hangUp() {
 	if s.conn != nil {
+		s.unhook()
 		_ = s.conn.Close()
 		s.conn = nil
 	}
@@ -115,10 +121,12 @@ func (s *session) message(ctx context.Context, n, size int) error {
 		return err
 	}
 	pieces = append(pieces, []byte(endMark))
+	_ = s.conn.SetDeadline(time.Now().Add(contentTimeout))
 	if _, err := pieces.WriteTo(s.conn); err != nil {
 		return err
 	}
 	dotted := time.Now()
+	_ = s.conn.SetDeadline(dotted.Add(replyTimeout))
 	if err := s.expect(250); err != nil {
 		return err
 	}
@@ -146,13 +154,19 @@ func (s *session) connect(ctx context.Context) error {
 		return err
 	}
 	s.conn, s.given, s.pipes = conn, 0, false
+	s.unhook = context.AfterFunc(ctx, func() { _ = conn.Close() })
 	s.in.Reset(conn)
 	_ = conn.SetDeadline(time.Now().Add(replyTimeout))
 	if err := s.expect(220); err != nil {
 		return err
 	}
 	s.out = append(s.out[:0], "EHLO load.sender.example\r\n"...)
-	return s.command(250)
+	if _, err := s.conn.Write(s.out); err != nil {
+		return err
+	}
+	return s.reply(250, func(line []byte) {
+		s.pipes = s.pipes || bytes.EqualFold(line, []byte("PIPELINING"))
+	})
 }
 
 // command writes what is in out and reads as many replies as codes are given.
@@ -170,24 +184,28 @@ func (s *session) command(codes ...int) error {
 }
 
 // expect reads one reply.
-func (s *session) expect(code int) error {
+func (s *session) expect(code int) error { return s.reply(code, nil) }
+
+// reply reads one reply and shows the text of each of its lines.
+func (s *session) reply(code int, show func(text []byte)) error {
 	for range linesMax {
 		line, err := s.in.ReadSlice('\n')
 		if err != nil {
 			return fmt.Errorf("no reply: %w", err)
 		}
-		if len(line) < 4 {
+		line = bytes.TrimRight(line, "\r\n")
+		got, err := strconv.Atoi(string(line[:min(3, len(line))]))
+		if err != nil || len(line) < 3 || len(line) > 3 && line[3] != ' ' && line[3] != '-' {
 			return fmt.Errorf("reply %q", line)
 		}
-		if line[3] == '-' || line[3] == ' ' {
-			s.pipes = s.pipes || strings.HasPrefix(string(line[4:]), "PIPELINING")
+		if show != nil && len(line) > 3 {
+			show(line[4:])
 		}
-		if line[3] == '-' {
+		if len(line) > 3 && line[3] == '-' {
 			continue
 		}
-		got, _ := strconv.Atoi(string(line[:3]))
 		if got != code {
-			return &refusal{got, strings.TrimSpace(string(line))}
+			return &refusal{got, string(line)}
 		}
 		return nil
 	}

@@ -79,8 +79,7 @@ func New(o Options) (*Postfix, error) {
 		return nil, errors.New("Postfix has to be started by root")
 	}
 	p := &Postfix{o: o, config: filepath.Join(o.Dir, "etc"), queue: filepath.Join(o.Dir, "queue")}
-	data := filepath.Join(o.Dir, "data")
-	for _, d := range []string{p.config, p.queue, data} {
+	for _, d := range []string{p.config, p.queue, p.data()} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("make directory: %w", err)
 		}
@@ -90,51 +89,12 @@ func New(o Options) (*Postfix, error) {
 		return nil, fmt.Errorf("the postfix package is not set up: %w", err)
 	}
 	uid, _ := strconv.Atoi(owner.Uid)
-	if err := os.Chown(data, uid, -1); err != nil {
+	if err := os.Chown(p.data(), uid, -1); err != nil {
 		return nil, fmt.Errorf("give Postfix its data directory: %w", err)
 	}
-	host, port, err := net.SplitHostPort(o.Address)
+	files, err := p.files()
 	if err != nil {
-		return nil, fmt.Errorf("address of Postfix: %w", err)
-	}
-	hop, hopPort, err := net.SplitHostPort(o.NextHop)
-	if err != nil {
-		return nil, fmt.Errorf("next hop of Postfix: %w", err)
-	}
-	main := map[string]string{
-		"compatibility_level": "3.6",
-		"queue_directory":     p.queue,
-		"data_directory":      data,
-		"syslog_name":         "rival",
-		"myhostname":          "rival.test",
-		"mydestination":       "",
-		"inet_interfaces":     host,
-		"inet_protocols":      "ipv4",
-		"mynetworks":          "127.0.0.0/8",
-		"alias_maps":          "",
-		"alias_database":      "",
-		"relay_domains":       o.Domain,
-		"relayhost":           fmt.Sprintf("[%s]:%s", hop, hopPort),
-		"message_size_limit":  strconv.Itoa(messageBytesMax),
-		"mailbox_size_limit":  "0",
-	}
-	if len(o.Environment) > 0 {
-		names := slices.Sorted(maps.Keys(o.Environment))
-		var kept []string
-		for _, name := range names {
-			kept = append(kept, name+"="+o.Environment[name])
-		}
-		main["import_environment"] = "MAIL_CONFIG MAIL_DEBUG MAIL_LOGTAG TZ LANG=C PATH " + strings.Join(kept, " ")
-	}
-	maps.Copy(main, o.Settings)
-	var text strings.Builder
-	for _, key := range slices.Sorted(maps.Keys(main)) {
-		fmt.Fprintf(&text, "%s = %s\n", key, main[key])
-	}
-	files := map[string]string{
-		"main.cf":      text.String(),
-		"master.cf":    fmt.Sprintf("%s:%s inet n - n - - smtpd%s", host, port, services),
-		"rsyslog.conf": fmt.Sprintf("module(load=\"imuxsock\")\n*.* -%s\n", filepath.Join(o.Dir, "mail.log")),
+		return nil, err
 	}
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(p.config, name), []byte(content), 0o644); err != nil {
@@ -143,6 +103,62 @@ func New(o Options) (*Postfix, error) {
 	}
 	return p, nil
 }
+
+// files are the contents of the instance's files, by name.
+func (p *Postfix) files() (map[string]string, error) {
+	host, port, err := net.SplitHostPort(p.o.Address)
+	if err != nil {
+		return nil, fmt.Errorf("address of Postfix: %w", err)
+	}
+	hop, hopPort, err := net.SplitHostPort(p.o.NextHop)
+	if err != nil {
+		return nil, fmt.Errorf("next hop of Postfix: %w", err)
+	}
+	main := map[string]string{
+		"compatibility_level": "3.6",
+		"queue_directory":     p.queue,
+		"data_directory":      p.data(),
+		"syslog_name":         "rival",
+		"myhostname":          "rival.test",
+		"mydestination":       "",
+		"inet_interfaces":     host,
+		"inet_protocols":      "ipv4",
+		"mynetworks":          "127.0.0.0/8",
+		"alias_maps":          "",
+		"alias_database":      "",
+		"relay_domains":       p.o.Domain,
+		"relayhost":           fmt.Sprintf("[%s]:%s", hop, hopPort),
+		"message_size_limit":  strconv.Itoa(messageBytesMax),
+		"mailbox_size_limit":  "0",
+	}
+	if len(p.o.Environment) > 0 {
+		kept := []string{environmentKept}
+		for _, name := range slices.Sorted(maps.Keys(p.o.Environment)) {
+			value := p.o.Environment[name]
+			if value == "" || strings.ContainsAny(value, " \t\r\n,{}$") { // main.cf's own characters
+				return nil, fmt.Errorf("environment of Postfix: %s=%q cannot be written to its configuration", name, value)
+			}
+			kept = append(kept, name+"="+value)
+		}
+		main["import_environment"] = strings.Join(kept, " ")
+	}
+	maps.Copy(main, p.o.Settings)
+	var text strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(main)) {
+		fmt.Fprintf(&text, "%s = %s\n", key, main[key])
+	}
+	return map[string]string{
+		"main.cf":      text.String(),
+		"master.cf":    fmt.Sprintf("%s:%s inet n - n - - smtpd%s", host, port, services),
+		"rsyslog.conf": fmt.Sprintf("module(load=\"imuxsock\")\n*.* -%s\n", filepath.Join(p.o.Dir, "mail.log")),
+	}, nil
+}
+
+// environmentKept is what Postfix keeps of its environment by default, but for a
+// display.
+const environmentKept = "MAIL_CONFIG MAIL_DEBUG MAIL_LOGTAG TZ LANG=C POSTLOG_SERVICE POSTLOG_HOSTNAME"
+
+func (p *Postfix) data() string { return filepath.Join(p.o.Dir, "data") }
 
 // logSocket is where syslog(3) writes to.
 const logSocket = "/dev/log"
