@@ -166,6 +166,10 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) error {
 	// on a clean end.
 	ctx, unhook := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer unhook()
+	// From before the start on, which reads the whole queue.
+	collecting, collected := context.WithCancel(context.Background())
+	defer collected()
+	go collectGarbage(collecting)
 	n, err := node.Start(ctx, c, node.System(log))
 	if err != nil {
 		if ctx.Err() != nil {
