@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"encoding/binary"
 	"encoding/gob"
 	"fmt"
 	"io"
@@ -28,6 +29,18 @@ func readCommand(data []byte) (kind byte, ref mail.BodyRef) {
 		ref, _ = mail.DecodeBodyRef(data[1:min(len(data), 1+mail.BodyRefBytes)])
 	}
 	return data[0], ref
+}
+
+// batchCommand is a command without effect, the one at a position of a batch.
+func batchCommand(batch uint64, position byte) []byte {
+	return append(binary.BigEndian.AppendUint64([]byte{commandNothing}, batch), position)
+}
+
+func readBatch(data []byte) (batch uint64, position byte, ok bool) {
+	if len(data) != 10 || data[0] != commandNothing {
+		return 0, 0, false
+	}
+	return binary.BigEndian.Uint64(data[1:9]), data[9], true
 }
 
 // A testFSM is a queue with nothing in it but bodies.
@@ -181,7 +194,8 @@ func (f *testFSM) Restore(r io.Reader) error {
 //     of it, unless the message is finished;
 //   - one term and one command per index, whoever applies it;
 //   - I1: what an entry names as it is stored is held, or the floor covers it;
-//   - a floor is never above the greatest commit index that anybody has known.
+//   - a floor is never above the greatest commit index that anybody has known;
+//   - of a batch, no command is applied unless those before it were.
 type oracle struct {
 	c *testCluster
 
@@ -190,6 +204,7 @@ type oracle struct {
 	applied    map[uint64]appliedEntry
 	finished   map[mail.QueueID]bool
 	acked      map[mail.QueueID]mail.BodyRef
+	batches    map[uint64]byte // where the next command of a batch belongs
 	violations []string
 	stores     func(*testMember, []*raft.Log)
 	noted      map[string]int // violations by kind
@@ -209,6 +224,7 @@ func newOracle(c *testCluster) *oracle {
 	return &oracle{
 		c: c, applied: make(map[uint64]appliedEntry),
 		noted: make(map[string]int), finished: make(map[mail.QueueID]bool), acked: make(map[mail.QueueID]mail.BodyRef),
+		batches: make(map[uint64]byte),
 	}
 }
 
@@ -260,6 +276,12 @@ func (o *oracle) applying(m *testMember, index uint64, data []byte) {
 		return
 	}
 	o.applied[index] = appliedEntry{m.name, l.Term, string(data)}
+	if batch, position, ok := readBatch(data); ok {
+		if next := o.batches[batch]; position != next {
+			o.note("index %d: command %d of batch %x, of which the first %d were applied", index, position, batch, next)
+		}
+		o.batches[batch] = position + 1
+	}
 	kind, ref := readCommand(data)
 	if kind == commandFinish {
 		o.finished[ref.ID] = true
@@ -270,6 +292,24 @@ func (o *oracle) applying(m *testMember, index uint64, data []byte) {
 			o.note("index %d: committed with %d copies of %s, majority is %d", index, copies, ref, majority)
 		}
 	}
+}
+
+// commandAt returns what was applied as an index.
+func (o *oracle) commandAt(index uint64) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.applied[index].data
+}
+
+// commands returns what was applied.
+func (o *oracle) commands() map[string]bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	all := make(map[string]bool, len(o.applied))
+	for _, e := range o.applied {
+		all[e.data] = true
+	}
+	return all
 }
 
 func (o *oracle) acknowledged(data []byte) {

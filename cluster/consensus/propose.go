@@ -82,9 +82,11 @@ func (n *Node) ProposeAll(ctx context.Context, proposals []Proposal) []Answer {
 	return answers
 }
 
-// A batch is proposals on their way through Raft. One goroutine asks for all,
-// then waits for each in turn: a future can be neither given up nor left alone,
+// A batch is proposals on their way through Raft. One goroutine asks for all, and
+// one waits for each in turn: a future can be neither given up nor left alone,
 // and that of an entry which is not committed never ends while the leader stays.
+// They are two because asking may have to wait for a place that an earlier entry
+// of this or another batch gives back when it has ended.
 type batch struct {
 	node    *Node
 	term    uint64
@@ -132,21 +134,25 @@ func (b *batch) add(position int, p Proposal, several bool) error {
 
 // run has Raft append the entries and sees each to its end.
 func (b *batch) run(ctx context.Context) {
-	n := b.node
-	defer n.running.Done()
-	asked := 0
-	var cause error
-	for ; asked < len(b.entries) && cause == nil; asked++ {
-		cause = b.ask(ctx, &b.entries[asked])
+	defer b.node.running.Done()
+	asked := make(chan batchEntry, len(b.entries))
+	b.node.running.Go(func() { b.await(asked) })
+	defer close(asked)
+	for i := range b.entries {
+		if cause := b.ask(ctx, &b.entries[i]); cause != nil {
+			b.refuse(i, cause)
+			return
+		}
+		asked <- b.entries[i]
 	}
-	if cause != nil {
-		asked--
-		b.refuse(asked, cause)
-	}
-	for _, e := range b.entries[:asked] {
+}
+
+// await answers entries that Raft was given.
+func (b *batch) await(asked <-chan batchEntry) {
+	for e := range asked {
 		err := e.future.Error()
 		e.release()
-		<-n.proposals
+		<-b.node.proposals
 		b.decided <- decision{e.position, answerOf(e.future, err)}
 	}
 }
@@ -167,6 +173,8 @@ func (b *batch) ask(ctx context.Context, e *batchEntry) error {
 	}
 	var err error
 	switch {
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
 	case timeout <= 0 || !b.give():
 		err = context.DeadlineExceeded
 	default:
