@@ -125,26 +125,46 @@ func (m *Member) proposeBatch(batch []*errand) []outcome {
 	if !ok {
 		return sameOutcome(len(batch), fmt.Errorf("%w: %w", ErrNotAccepted, ErrNoLeader))
 	}
-	ids := m.settled.newest()
-	proposals := make([]consensus.Proposal, 0, 1+len(batch))
-	if len(ids) > 0 {
-		data, err := fsm.EncodeCommand(fsm.Command{Node: m.name, Settled: ids, Action: fsm.Settle{}})
-		if err != nil {
-			return sameOutcome(len(batch), fmt.Errorf("%w: encode settled ids: %w", ErrNotAccepted, err))
+	return proposeBehind(&m.settled, m.name, batch, func(proposals []consensus.Proposal) []outcome {
+		return m.proposeAt(ctx, leader, proposals)
+	})
+}
+
+// proposeBehind proposes a batch behind all settled ids. Those that find no place
+// in the same call are committed before it is made.
+func proposeBehind(s *settledSet, name fsm.NodeName, batch []*errand, propose func([]consensus.Proposal) []outcome) []outcome {
+	var proposals []consensus.Proposal
+	ids, all := s.oldest()
+	for {
+		proposals = make([]consensus.Proposal, 0, 1+len(batch))
+		if len(ids) > 0 {
+			data, err := fsm.EncodeCommand(fsm.Command{Node: name, Settled: ids, Action: fsm.Settle{}})
+			if err != nil {
+				return sameOutcome(len(batch), fmt.Errorf("%w: encode settled ids: %w", ErrNotAccepted, err))
+			}
+			proposals = append(proposals, consensus.Proposal{Data: data})
 		}
-		proposals = append(proposals, consensus.Proposal{Data: data})
+		if all {
+			break
+		}
+		if err := propose(proposals)[0].err; err != nil {
+			// Of the batch itself nothing was proposed, whatever became of the ids.
+			return sameOutcome(len(batch), fmt.Errorf("%w: commit settled ids first: %v", ErrNotAccepted, err))
+		}
+		s.committed(ids)
+		ids, all = s.oldest()
 	}
 	for _, e := range batch {
 		if e.data != nil {
 			proposals = append(proposals, consensus.Proposal{Data: e.data, Body: e.body})
 		}
 	}
-	outcomes := m.proposeAt(ctx, leader, proposals)
+	outcomes := propose(proposals)
 	settled := outcome{} // what comes of an errand without a command
 	if len(ids) > 0 {
 		settled, outcomes = outcomes[0], outcomes[1:]
 		if settled.err == nil {
-			m.settled.committed(ids)
+			s.committed(ids)
 		}
 	}
 	ordered := make([]outcome, len(batch))

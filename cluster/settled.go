@@ -11,20 +11,20 @@ import (
 // stays unsettled, which is the safe side: its repeats go on being recognised.
 const settledMax = 100_000
 
-// settledPerCommand bounds how many ids travel with one batch of proposals, so
-// that their entry stays small; settledBytesMax is more than they take.
+// settledPerCommand bounds how many ids travel with one batch of proposals;
+// settledBytesMax is more than they take.
 const (
-	settledPerCommand = 256
-	settledBytesMax   = 8 << 10
+	settledPerCommand = 2048
+	settledBytesMax   = 40 << 10
 )
 
 // A settledSet holds the messages whose 250 was provably read, until a proposal
 // that carries their ids is known to be committed.
 //
-// Until then every batch of proposals carries them, ahead of everything else: a
-// client's next message must never be applied before the one whose 250 it has
-// read is settled, or two legitimate identical messages become one. The same id
-// twice does no harm.
+// Until then every batch of proposals carries all of them, ahead of everything
+// else: a client's next message must never be applied before the one whose 250 it
+// has read is settled, or two legitimate identical messages become one. The same
+// id twice does no harm.
 type settledSet struct {
 	mu      sync.Mutex
 	waiting []mail.QueueID // oldest first
@@ -40,12 +40,13 @@ func (s *settledSet) add(id mail.QueueID) {
 	s.waiting = append(s.waiting, id)
 }
 
-// newest returns up to settledPerCommand ids, those that were added last: what
-// is proposed now follows from them.
-func (s *settledSet) newest() []mail.QueueID {
+// oldest returns the ids that were added first, up to settledPerCommand, and
+// whether these are all.
+func (s *settledSet) oldest() (ids []mail.QueueID, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.waiting[max(0, len(s.waiting)-settledPerCommand):])
+	n := min(len(s.waiting), settledPerCommand)
+	return slices.Clone(s.waiting[:n]), n == len(s.waiting)
 }
 
 // committed forgets ids that a committed proposal carried.

@@ -18,19 +18,20 @@ func TestSettledIDsTravelUntilTheyAreCommitted(t *testing.T) {
 	for n := range settledPerCommand + 1 {
 		s.add(idOf(n))
 	}
-	first, second := s.newest(), s.newest()
-	if len(first) != settledPerCommand || first[len(first)-1] != idOf(settledPerCommand) {
-		t.Fatalf("%d ids travel, the last %s; want the newest %d", len(first), first[len(first)-1], settledPerCommand)
+	first, all := s.oldest()
+	if len(first) != settledPerCommand || first[0] != idOf(0) || all {
+		t.Fatalf("%d ids travel, the first %s, and they are said to be all: %v", len(first), first[0], all)
 	}
-	if !slices.Equal(first, second) {
+	if second, _ := s.oldest(); !slices.Equal(first, second) {
 		t.Errorf("a second proposal made meanwhile carries other ids")
 	}
 	s.committed(first)
-	if left := s.newest(); len(left) != 1 || left[0] != idOf(0) {
+	s.committed(first) // the same ids again
+	left, all := s.oldest()
+	if len(left) != 1 || left[0] != idOf(settledPerCommand) || !all {
 		t.Errorf("%v left, want the one that did not travel", left)
 	}
-	s.committed(second) // the same ids again
-	s.committed(s.newest())
+	s.committed(left)
 	if !s.empty() {
 		t.Error("ids left that were committed")
 	}
