@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/holdfast-mx/holdfast/cluster/consensus"
 	"github.com/holdfast-mx/holdfast/cluster/peer"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
@@ -83,7 +85,7 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body) 
 		return nil, ErrNoLeader
 	}
 	servers := m.node.Servers()
-	c := copies{self: m.node.ID().Name(), leader: leader.Name(), votes: make(map[string]bool, len(servers)), pending: 1}
+	c, others := newCopies(m.node.ID().Name(), leader.Name(), servers)
 	acks := make(chan ack, len(servers)+1)
 	defer func() {
 		if err != nil {
@@ -93,16 +95,7 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body) 
 		}
 	}()
 	go func() { acks <- ack{c.self, m.spool.Put(ref, body.Chunks())} }()
-	for _, s := range servers {
-		name := s.ID.Name()
-		if s.Voter && !c.votes[name] {
-			c.votes[name] = true
-			c.voters++
-		}
-		if s.ID == m.node.ID() {
-			continue
-		}
-		c.pending++
+	for _, name := range others {
 		pushes = append(pushes, m.peers.Push(ref, body, name, func(err error) { acks <- ack{name, err} }))
 	}
 	patience := time.NewTimer(copiesPatience)
@@ -116,7 +109,7 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body) 
 		}
 		var cause error
 		switch {
-		case c.pending == 0:
+		case c.hopeless():
 			cause = errNoMoreCopies
 		default:
 			select {
@@ -145,23 +138,50 @@ type ack struct {
 	err  error
 }
 
-// copies counts where a body is on stable storage.
+// copies counts where a body is on stable storage. It counts nodes, by name: one
+// that has lost its disk is there twice for a while, under two server ids.
 type copies struct {
 	self, leader string
 	votes        map[string]bool // the voters' names
 	voters       int
 	pending      int // acks to come
+	votesPending int // of which voters'
 
 	have           int // voters that hold it
 	here, atLeader bool
 	failures       []error
 }
 
+// newCopies returns the count of a body that nobody holds yet, and whom else to
+// give it to.
+func newCopies(self, leader string, servers []consensus.Server) (c *copies, others []string) {
+	c = &copies{self: self, leader: leader, votes: make(map[string]bool, len(servers)), pending: 1}
+	for _, s := range servers {
+		name := s.ID.Name()
+		if s.Voter && !c.votes[name] {
+			c.votes[name] = true
+			c.voters++
+		}
+		if name != self && !slices.Contains(others, name) {
+			others = append(others, name)
+			c.pending++
+		}
+	}
+	c.votesPending = c.voters
+	return c, others
+}
+
 func (c *copies) enough() bool { return c.here && c.atLeader && c.have > c.voters/2 }
+
+// hopeless reports whether whatever acks are still to come cannot be enough.
+func (c *copies) hopeless() bool { return c.pending == 0 || c.have+c.votesPending <= c.voters/2 }
 
 // count takes an ack. Its error ends the wait: this node cannot store the body.
 func (c *copies) count(a ack) error {
 	c.pending--
+	if c.votes[a.name] {
+		c.votesPending--
+	}
 	if a.err != nil {
 		if a.name == c.self {
 			return a.err
