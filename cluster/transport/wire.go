@@ -21,6 +21,9 @@ type wire struct {
 	mu      sync.Mutex // held over writes, so that records keep their order
 	out     []byte     // records that wait for release
 	holding bool       // Write keeps its records in out
+	// failed is the first error of a write. Octets of a record are missing then,
+	// of which TLS may not know, so nothing more is written.
+	failed error
 }
 
 const (
@@ -52,8 +55,13 @@ func (w *wire) Read(p []byte) (int, error) {
 func (w *wire) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.failed != nil {
+		return 0, w.failed
+	}
 	if !w.holding {
-		return w.Conn.Write(p)
+		n, err := w.Conn.Write(p)
+		w.failed = err
+		return n, err
 	}
 	w.out = append(w.out, p...)
 	if len(w.out) < wireWriteBytes {
@@ -81,10 +89,11 @@ func (w *wire) release() error {
 }
 
 func (w *wire) flushLocked() error {
-	if len(w.out) == 0 {
-		return nil
+	if len(w.out) == 0 || w.failed != nil {
+		w.out = w.out[:0]
+		return w.failed
 	}
-	_, err := w.Conn.Write(w.out)
+	_, w.failed = w.Conn.Write(w.out)
 	w.out = w.out[:0]
-	return err
+	return w.failed
 }
