@@ -215,6 +215,9 @@ func (r *pieces) varint() (uint64, error) {
 			return 0, err
 		}
 		v |= uint64(b&0x7f) << shift
+		if b < 0x80 && shift == 7*(varintBytesMax-1) && b > 1 {
+			break // more than 64 bits
+		}
 		if b < 0x80 {
 			return v, nil
 		}
@@ -228,7 +231,7 @@ func (r *pieces) tag() (protowire.Number, protowire.Type, error) {
 		return 0, 0, err
 	}
 	number, kind := protowire.DecodeTag(v)
-	if number < 1 {
+	if number < protowire.MinValidNumber || number > protowire.MaxValidNumber {
 		return 0, 0, fmt.Errorf("%w: field %d", errFrames, number)
 	}
 	return number, kind, nil
