@@ -98,7 +98,7 @@ func (c *content) next(n, size int) net.Buffers {
 	h = append(h, '.')
 	h = strconv.AppendInt(h, int64(n), 10)
 	h = append(h, "@sender.example>\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\n"...)
-	h = fmt.Appendf(h, "%016x%016x %s.%d\r\n", c.rand.Uint64(), c.rand.Uint64(), c.run, n)
+	h = fmt.Appendf(h, "%016x%016x\r\n%s.%d\r\n", c.rand.Uint64(), c.rand.Uint64(), c.run, n)
 	c.head = h
 	left := size - len(h)
 	if left < 0 || left == 1 { // a line is two octets at the least

@@ -108,7 +108,7 @@ type run struct {
 }
 
 // runMax keeps the header's lines short.
-const runMax = 24
+const runMax = 32
 
 // Check returns an error for options with which nothing can be run.
 func (o *Options) Check() error {
