@@ -285,31 +285,22 @@ func (s *scene) restart(ctx context.Context, r *millionResult) error {
 	if err := s.fleet.Start(); err != nil {
 		return err
 	}
-	accepted := make(chan *fleet.Node, len(s.fleet.Nodes))
+	accepted := make(chan error, len(s.fleet.Nodes))
 	trying, stop := context.WithCancel(ctx)
 	defer stop()
 	for _, n := range s.fleet.Nodes {
-		go func() {
-			if s.tryOne(trying, n) == nil {
-				accepted <- n
-			}
-		}()
+		go func() { accepted <- s.tryOne(trying, n) }()
 	}
-	select {
-	case n := <-accepted:
-		r.Restart = time.Since(begin)
-		s.a.say("%s accepts a message %v after the start", n.Name, r.Restart.Round(time.Millisecond))
-	case <-ctx.Done():
-		return errors.Join(fmt.Errorf("wait for a message to be accepted: %w", context.Cause(ctx)), s.fleet.Fallen())
-	}
-	for range len(s.fleet.Nodes) - 1 {
-		select {
-		case <-accepted:
-		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("wait for every node to accept a message: %w", context.Cause(ctx)), s.fleet.Fallen())
+	for i := range s.fleet.Nodes {
+		if err := <-accepted; err != nil {
+			return errors.Join(fmt.Errorf("wait for a message to be accepted: %w", err), s.fleet.Fallen())
 		}
+		if i == 0 {
+			r.Restart = time.Since(begin)
+			s.a.say("a message is accepted %v after the start", r.Restart.Round(time.Millisecond))
+		}
+		r.Messages++
 	}
-	r.Messages += len(s.fleet.Nodes)
 	if err := s.fleet.Ready(ctx); err != nil {
 		return err
 	}
@@ -330,7 +321,7 @@ func (s *scene) tryOne(ctx context.Context, n *fleet.Node) error {
 			return nil
 		}
 	}
-	return ctx.Err()
+	return context.Cause(ctx)
 }
 
 // snapshotLine is what a node logs of each snapshot that it wrote.
