@@ -62,7 +62,7 @@ func (b *Backend) StoreBodies(bodies []peer.Arrived) []error {
 	}
 	var storing sync.WaitGroup
 	for i, a := range bodies {
-		storing.Go(func() { errs[i] = b.spool.Put(a.Ref, a.Body.Chunks()) })
+		storing.Go(func() { errs[i] = b.spool.Put(a.Ref, a.Body) })
 	}
 	storing.Wait()
 	return errs

@@ -131,7 +131,7 @@ func (b *bodies) fetchFrom(ctx context.Context, ref mail.BodyRef, name string) e
 	if err != nil {
 		return fmt.Errorf("fetch body %s from %s: %w", ref.ID, name, err)
 	}
-	if err := b.Put(ref, body.Chunks()); err != nil {
+	if err := b.Put(ref, body); err != nil {
 		return fmt.Errorf("store body %s: %w", ref.ID, err)
 	}
 	return nil

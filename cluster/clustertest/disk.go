@@ -85,6 +85,7 @@ func (c nameChange) apply(names map[string]*inode) {
 
 // An inode is a file's content, as processes see it and as it is on the disk.
 type inode struct {
+	name    string // its latest, with the directory's
 	content []byte
 	durable []byte
 	// pending are the changes that the next Sync makes durable. After a failed
@@ -147,8 +148,17 @@ func (d *Disk) killLocked() {
 // apply, under the lock, makes its effect. An operation whose process dies while
 // it is delayed has no effect.
 func (m *mount) do(op Op, name string, bytes int, apply func(hit *fault) error) error {
+	return m.doTo(op, nil, name, bytes, apply)
+}
+
+// doTo is do for an operation on an open file, which goes by the name that the
+// file has now.
+func (m *mount) doTo(op Op, to *inode, name string, bytes int, apply func(hit *fault) error) error {
 	d := m.disk
 	d.mu.Lock()
+	if to != nil {
+		name = to.name
+	}
 	if m.dead {
 		d.mu.Unlock()
 		return &fs.PathError{Op: op.String(), Path: name, Err: ErrKilled}
@@ -225,7 +235,7 @@ func (d *directory) change(c nameChange) {
 }
 
 func (m *mount) Create(name string) (vfs.File, error) {
-	f := &file{mount: m, name: name, write: true, inode: new(inode)}
+	f := &file{mount: m, write: true, inode: &inode{name: name}}
 	err := m.do(OpCreate, name, 0, func(hit *fault) error {
 		if err := hit.err(); err != nil {
 			return err
@@ -250,7 +260,7 @@ func (m *mount) Open(name string) (vfs.File, error)      { return m.open(name, f
 func (m *mount) OpenWrite(name string) (vfs.File, error) { return m.open(name, true) }
 
 func (m *mount) open(name string, write bool) (vfs.File, error) {
-	f := &file{mount: m, name: name, write: write}
+	f := &file{mount: m, write: write}
 	err := m.do(OpOpen, name, 0, func(hit *fault) error {
 		if err := hit.err(); err != nil {
 			return err
@@ -291,6 +301,7 @@ func (m *mount) Rename(from, to string) error {
 			return fmt.Errorf("to another directory: %w", errors.ErrUnsupported)
 		}
 		d.change(nameChange{from: oldBase, to: newBase, file: f})
+		f.name = to
 		return nil
 	})
 }

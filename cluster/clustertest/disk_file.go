@@ -9,14 +9,13 @@ import (
 // A file is an open file of a Disk.
 type file struct {
 	mount  *mount
-	name   string
 	write  bool
 	inode  *inode
 	closed bool
 }
 
 func (f *file) do(op Op, bytes int, apply func(hit *fault) error) error {
-	return f.mount.do(op, f.name, bytes, func(hit *fault) error {
+	return f.mount.doTo(op, f.inode, "", bytes, func(hit *fault) error {
 		if f.closed {
 			return fs.ErrClosed
 		}

@@ -16,6 +16,9 @@ const indexEntryBytes = 12
 // segment of very small records is full when its index is.
 const indexBytesMax = 8 << 20
 
+// IndexBytes is what the index has for a record with a label of that length.
+func IndexBytes(label int) int64 { return indexEntryBytes + int64(label) }
+
 func appendIndexEntry(b []byte, r record) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(r.offset/recordAlign))
 	b = binary.BigEndian.AppendUint32(b, uint32(r.length))

@@ -114,16 +114,16 @@ func (s *Set) recover(f vfs.File, g *segment, last bool) ([]found, error) {
 	if err != nil || g.lost {
 		return nil, err
 	}
-	g.mark = h.mark
+	g.mark, g.seal = h.mark, sealed
 	if sealed.end > 0 {
-		records, err := s.readIndex(f, g, sealed)
+		records, err := readIndex(f, g)
 		if err != nil {
 			return nil, err
 		}
 		if records == nil {
 			s.damaged(g, "index", sealed.index, sealed.end-sealed.index)
-			c := &scan{window: window{file: f, size: sealed.index}, mark: g.mark, sealed: true}
-			if err := c.run(); err != nil {
+			c, err := scanSealed(f, g)
+			if err != nil {
 				return nil, err
 			}
 			s.report(g, c)
@@ -137,6 +137,7 @@ func (s *Set) recover(f vfs.File, g *segment, last bool) ([]found, error) {
 	}
 	if !last {
 		s.damaged(g, "seal", sealOffset, sealBytes)
+		g.seal = seal{index: g.size, end: g.size} // as far as anybody knows
 	}
 	c := &scan{window: window{file: f, size: g.size}, mark: g.mark, sealed: !last}
 	if err := c.run(); err != nil {
@@ -144,11 +145,18 @@ func (s *Set) recover(f vfs.File, g *segment, last bool) ([]found, error) {
 	}
 	s.report(g, c)
 	if last {
-		if g.size, err = c.mend(h); err != nil {
+		if g.seal, err = c.mend(h); err != nil {
 			return nil, fmt.Errorf("mend the tail: %w", err)
 		}
+		g.size = g.seal.end
 	}
 	return c.records, nil
+}
+
+// scanSealed finds the records of a segment whose index cannot be read.
+func scanSealed(f vfs.File, g *segment) (*scan, error) {
+	c := &scan{window: window{file: f, size: g.seal.index}, mark: g.mark, sealed: true}
+	return c, c.run()
 }
 
 // report counts and names what a scan could not read.
@@ -207,7 +215,8 @@ func (s *Set) readHead(f vfs.File, g *segment, last bool) (h header, sealed seal
 
 // readIndex returns the records that the index of a sealed segment names, nil if
 // the index cannot be read.
-func (s *Set) readIndex(f vfs.File, g *segment, sealed seal) ([]found, error) {
+func readIndex(f vfs.File, g *segment) ([]found, error) {
+	sealed := g.seal
 	b := make([]byte, sealed.end-sealed.index)
 	if n, err := f.ReadAt(b, sealed.index); n < len(b) {
 		if !vfs.Unreadable(err) && !errors.Is(err, io.EOF) {

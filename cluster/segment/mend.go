@@ -3,7 +3,7 @@ package segment
 import "fmt"
 
 // mend makes a segment that was being written a sealed one, and returns its
-// length. What is before the attested offset was synced and is left alone.
+// seal. What is before the attested offset was synced and is left alone.
 // Behind it lies what the crashed process wrote and perhaps could not sync; even
 // if it reads well now, that may be the kernel's memory, which a failed fsync
 // calls clean. So:
@@ -17,7 +17,7 @@ import "fmt"
 //     the seal is written and synced.
 //
 // A crash in the middle leaves the same choices to the next Open.
-func (c *scan) mend(h header) (size int64, err error) {
+func (c *scan) mend(h header) (sealed seal, err error) {
 	end := c.attested
 	var index []byte
 	var suspects []region
@@ -45,31 +45,32 @@ func (c *scan) mend(h header) (size int64, err error) {
 		}
 		gap := record{kind: kindGap, length: t.to - t.from - recordHeaderBytes, offset: t.from, attested: c.attested}
 		if err := writeAt(c.file, gap.appendTo(nil, c.mark), t.from); err != nil {
-			return 0, fmt.Errorf("cover torn record at %d: %w", t.from, err)
+			return seal{}, fmt.Errorf("cover torn record at %d: %w", t.from, err)
 		}
 	}
 	if err := c.rewrite(suspects); err != nil {
-		return 0, err
+		return seal{}, err
 	}
 	if err := c.file.Sync(); err != nil {
-		return 0, fmt.Errorf("sync: %w", err)
+		return seal{}, fmt.Errorf("sync: %w", err)
 	}
 	r := record{kind: kindIndex, sum: checksum(index), length: int64(len(index)), offset: end, attested: end}
 	b := append(r.appendTo(nil, c.mark), index...)
 	b = append(b, zeros[:r.end()-end-int64(len(b))]...)
 	if err := writeAt(c.file, b, end); err != nil {
-		return 0, fmt.Errorf("write index: %w", err)
+		return seal{}, fmt.Errorf("write index: %w", err)
 	}
 	if err := c.file.Truncate(r.end()); err != nil {
-		return 0, fmt.Errorf("cut at %d: %w", r.end(), err)
+		return seal{}, fmt.Errorf("cut at %d: %w", r.end(), err)
 	}
 	if err := c.file.Sync(); err != nil {
-		return 0, fmt.Errorf("sync: %w", err)
+		return seal{}, fmt.Errorf("sync: %w", err)
 	}
-	if err := writeSeal(c.file, h, seal{index: end, end: r.end()}); err != nil {
-		return 0, fmt.Errorf("seal: %w", err)
+	sealed = seal{index: end, end: r.end()}
+	if err := writeSeal(c.file, h, sealed); err != nil {
+		return seal{}, fmt.Errorf("seal: %w", err)
 	}
-	return r.end(), nil
+	return sealed, nil
 }
 
 // rewrite writes the bytes of some stretches over themselves.

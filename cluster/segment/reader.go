@@ -76,6 +76,34 @@ func (r *Reader) Read(at Place, buf []byte) (Record, []byte, error) {
 	return Record{Place: at, Kind: rec.kind, Label: rec.label, Length: rec.length}, payload, nil
 }
 
+// Records delivers the records of a sealed segment in order, as Open does, and
+// reads none of them. An error of deliver ends it.
+func (r *Reader) Records(deliver func(Record) error) error {
+	g := r.segment
+	r.set.mu.Lock()
+	sealed := g.seal.end > 0
+	r.set.mu.Unlock()
+	if !sealed || g.lost {
+		return fmt.Errorf("list records of segment %d: it is written to, or lost", g.number)
+	}
+	records, err := readIndex(r.file, g)
+	if err == nil && records == nil {
+		var c *scan
+		c, err = scanSealed(r.file, g)
+		records = c.records
+	}
+	for _, one := range records {
+		if err != nil {
+			break
+		}
+		err = deliver(Record{Place: PlaceAt(g.number, one.offset), Kind: one.kind, Label: one.label, Length: one.length, file: r.file, mark: g.mark})
+	}
+	if err != nil {
+		return fmt.Errorf("list records of segment %d: %w", g.number, err)
+	}
+	return nil
+}
+
 func readRecord(f vfs.File, m mark, off int64, buf []byte) (record, []byte, error) {
 	buf = buf[:cap(buf)]
 	if len(buf) < readAheadBytes {

@@ -80,6 +80,7 @@ type segment struct {
 	number Number
 	mark   mark
 	size   int64 // length of the file
+	seal   seal  // all zero until the segment is sealed
 	// readers are those open now.
 	//
 	// Invariant: a file with readers is not recycled; a freed segment gets none.
@@ -102,6 +103,8 @@ type Info struct {
 	Number Number
 	// Bytes is the length of the file.
 	Bytes int64
+	// Sealed: nothing more is appended to it.
+	Sealed bool
 	// Lost: the head of the file cannot be read, so none of its records can.
 	Lost bool
 }
@@ -219,7 +222,7 @@ func (s *Set) Segments() []Info {
 	defer s.mu.Unlock()
 	infos := make([]Info, 0, len(s.segments))
 	for n, g := range s.segments {
-		infos = append(infos, Info{Number: n, Bytes: g.size, Lost: g.lost})
+		infos = append(infos, Info{Number: n, Bytes: g.size, Sealed: g.seal.end > 0, Lost: g.lost})
 	}
 	slices.SortFunc(infos, func(a, b Info) int { return int(int64(a.Number) - int64(b.Number)) })
 	return infos

@@ -234,7 +234,7 @@ func (s *Set) finish() error {
 		return fmt.Errorf("seal segment %d: %w", w.active.number, err)
 	}
 	s.mu.Lock()
-	w.active.size = size
+	w.active.size, w.active.seal = size, sealed
 	s.mu.Unlock()
 	err := w.file.Close()
 	n := w.active.number

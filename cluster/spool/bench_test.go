@@ -24,7 +24,7 @@ func BenchmarkPut(b *testing.B) {
 					b.Fatal(err)
 				}
 				// The octets are the same each time; only the id has to differ.
-				ref, chunks := body(1, size)
+				ref, content := body(1, size)
 				var next atomic.Int64
 				b.SetBytes(int64(size))
 				b.ResetTimer()
@@ -39,7 +39,7 @@ func BenchmarkPut(b *testing.B) {
 									return
 								}
 								one := mail.BodyRef{ID: queueID(int(n)), Digest: ref.Digest, Size: ref.Size}
-								if err := s.Put(one, chunks); err != nil {
+								if err := s.Put(one, content); err != nil {
 									b.Error(err)
 									return
 								}

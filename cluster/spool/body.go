@@ -8,7 +8,7 @@ import (
 	"io"
 	"io/fs"
 
-	"github.com/holdfast-mx/holdfast/cluster/vfs"
+	"github.com/holdfast-mx/holdfast/cluster/segment"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -25,42 +25,42 @@ import (
 // The reader stays good when the body is deleted. It is not safe for concurrent
 // use. It must be closed.
 func (s *Spool) Open(ref mail.BodyRef) (io.ReadSeekCloser, error) {
-	at, err := s.find(ref)
-	if err != nil {
-		return nil, fmt.Errorf("open body %s: %w", ref, err)
-	}
-	f, err := s.fs.Open(s.segmentName(at.segment))
-	if errors.Is(err, fs.ErrNotExist) {
-		// Deleted, and its segment gone, since we looked. If it is in the index
-		// at that place even now, somebody took the file away.
-		if again, err := s.find(ref); err != nil || again != at {
-			return nil, fmt.Errorf("open body %s: %w", ref, ErrNotHeld)
+	for {
+		at, err := s.find(ref)
+		if err != nil {
+			return nil, fmt.Errorf("open body %s: %w", ref, err)
 		}
-		s.markBad(ref, at, err)
-		return nil, fmt.Errorf("open body %s: %w: %w: %w", ref, ErrNotHeld, ErrCorrupt, err)
+		f, err := s.set.Reader(at.Segment)
+		if err == nil {
+			return &reader{spool: s, ref: ref, at: at, file: f, digest: sha256.New()}, nil
+		}
+		if !errors.Is(err, segment.ErrGone) && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("open body %s: %w", ref, err)
+		}
+		// Deleted or copied forward since we looked, and its segment gone. If it is
+		// in the index at that place even now, somebody took the file away.
+		if again, ferr := s.find(ref); ferr == nil && again == at {
+			s.markBad(ref, at, err)
+			return nil, fmt.Errorf("open body %s: %w: %w: %w", ref, ErrNotHeld, ErrCorrupt, err)
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("open body %s: %w", ref, err)
-	}
-	r := &reader{spool: s, ref: ref, at: at, file: f, digest: sha256.New()}
-	return r, nil
 }
 
 // find returns where the body lies.
-func (s *Spool) find(ref mail.BodyRef) (place, error) {
+func (s *Spool) find(ref mail.BodyRef) (segment.Place, error) {
 	select {
 	case <-s.stop:
-		return place{}, ErrClosed
+		return segment.Place{}, ErrClosed
 	default:
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, ok := s.index[ref.ID]
 	if !ok || !e.is(ref) {
-		return place{}, ErrNotHeld
+		return segment.Place{}, ErrNotHeld
 	}
 	if _, bad := s.bad[ref.ID]; bad {
-		return place{}, fmt.Errorf("%w: %w", ErrNotHeld, ErrCorrupt)
+		return segment.Place{}, fmt.Errorf("%w: %w", ErrNotHeld, ErrCorrupt)
 	}
 	return e.at, nil
 }
@@ -90,7 +90,7 @@ func (s *Spool) Verify(ref mail.BodyRef) error {
 // markBad takes a body that could not be read out of what is held, unless it
 // has been written anew in the meantime. Nothing is written down: a restart
 // tries again.
-func (s *Spool) markBad(ref mail.BodyRef, at place, cause error) {
+func (s *Spool) markBad(ref mail.BodyRef, at segment.Place, cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, ok := s.index[ref.ID]
@@ -99,15 +99,15 @@ func (s *Spool) markBad(ref mail.BodyRef, at place, cause error) {
 	}
 	s.bad[ref.ID] = struct{}{}
 	s.counts.bodyBytes -= ref.Size
-	s.log.Error("body is damaged", "queue_id", ref.ID, "segment", at.segment, "offset", at.offset(), "error", cause)
+	s.log.Error("body is damaged", "queue_id", ref.ID, "segment", at.Segment, "offset", at.Offset(), "error", cause)
 }
 
 // A reader reads one body.
 type reader struct {
 	spool *Spool
 	ref   mail.BodyRef
-	at    place
-	file  vfs.File
+	at    segment.Place
+	file  *segment.Reader
 	pos   int64
 	err   error // sticky, until a Seek
 
@@ -132,7 +132,7 @@ func (r *reader) Read(p []byte) (int, error) {
 		r.err = io.EOF
 		return 0, r.err
 	}
-	n, err := r.file.ReadAt(p[:want], r.at.offset()+recordHeaderBytes+r.pos)
+	n, err := r.file.ReadAt(p[:want], r.at.Payload(bodyLabelBytes)+r.pos)
 	if int64(n) < want {
 		return 0, r.fail(err)
 	}

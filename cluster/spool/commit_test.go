@@ -107,8 +107,8 @@ func orderOfANewSegment(l lie) error {
 	}
 	defer func() { _ = s.Close() }()
 	disk.Trace(true)
-	ref, chunks := body(1, 3000)
-	if err := s.Put(ref, chunks); err != nil {
+	ref, content := body(1, 3000)
+	if err := s.Put(ref, content); err != nil {
 		return err
 	}
 	var got []string
@@ -116,7 +116,7 @@ func orderOfANewSegment(l lie) error {
 		got = append(got, e.Op.String()+" "+filepath.Base(e.Name))
 	}
 	want := []string{
-		"create 00000001.seg", "write 00000001.seg", "sync 00000001.seg", "syncdir spool",
+		"create 00000001.free", "write 00000001.free", "sync 00000001.free", "rename 00000001.seg", "syncdir spool",
 		"write 00000001.seg", "sync 00000001.seg",
 	}
 	if !slices.Equal(got, want) {
@@ -130,7 +130,7 @@ func orderOfANewSegment(l lie) error {
 func TestFullSegmentIsSyncedBeforeTheNextIsMade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := clustertest.NewDisk(1)
-		s := open(t, disk.Mount(), spool.Options{SegmentBytes: 8 * mail.KiB})
+		s := open(t, disk.Mount(), spool.Options{SegmentBytes: 16 * mail.KiB})
 		put(t, s, 0, 10)
 		disk.SetLatency(func(clustertest.Op) time.Duration { return time.Millisecond })
 		disk.Trace(true)
@@ -176,11 +176,11 @@ func TestFirstErrorIsLatched(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			disk := clustertest.NewDisk(1)
-			s := open(t, disk.Mount(), spool.Options{SegmentBytes: 8 * mail.KiB})
+			s := open(t, disk.Mount(), spool.Options{SegmentBytes: 16 * mail.KiB})
 			held := put(t, s, 0, 6000)
 			disk.Inject(c.fault)
-			ref, chunks := body(1, 6000) // needs a new segment
-			err := s.Put(ref, chunks)
+			ref, content := body(1, 6000) // needs a new segment
+			err := s.Put(ref, content)
 			if err == nil || c.err != nil && !errors.Is(err, c.err) {
 				t.Fatalf("put: %v", err)
 			}
@@ -195,8 +195,8 @@ func TestFirstErrorIsLatched(t *testing.T) {
 			// Nothing is tried again, though the disk would do it now.
 			before := disk.Count(clustertest.OpAny)
 			for n := range 3 {
-				ref, chunks := body(n+1, 100)
-				if err := s.Put(ref, chunks); !errors.Is(err, s.Err()) || s.Err() == nil {
+				ref, content := body(n+1, 100)
+				if err := s.Put(ref, content); !errors.Is(err, s.Err()) || s.Err() == nil {
 					t.Errorf("later put: %v, want %v", err, s.Err())
 				}
 			}
@@ -231,8 +231,8 @@ func TestWaitingPutsFailWithTheFirst(t *testing.T) {
 		var wg sync.WaitGroup
 		for n := 1; n <= 40; n++ {
 			wg.Go(func() {
-				ref, chunks := body(n, 100)
-				if err := s.Put(ref, chunks); !errors.Is(err, syscall.EIO) {
+				ref, content := body(n, 100)
+				if err := s.Put(ref, content); !errors.Is(err, syscall.EIO) {
 					t.Errorf("put %d: %v", n, err)
 				}
 			})
@@ -263,8 +263,8 @@ func TestHungDisk(t *testing.T) {
 		start := time.Now()
 		for n := 1; n <= 2; n++ {
 			go func() {
-				ref, chunks := body(n, 1000)
-				if err := s.Put(ref, chunks); err != nil && !errors.Is(err, spool.ErrClosed) {
+				ref, content := body(n, 1000)
+				if err := s.Put(ref, content); err != nil && !errors.Is(err, spool.ErrClosed) {
 					t.Errorf("put %d: %v", n, err)
 				}
 			}()
@@ -298,8 +298,8 @@ func TestKilledProcessIsCutOff(t *testing.T) {
 		put(t, old, 0, 100)
 		disk.Inject(clustertest.Fault{Op: clustertest.OpSync, Delay: time.Hour})
 		go func() {
-			ref, chunks := body(1, 100)
-			if err := old.Put(ref, chunks); !errors.Is(err, clustertest.ErrKilled) {
+			ref, content := body(1, 100)
+			if err := old.Put(ref, content); !errors.Is(err, clustertest.ErrKilled) {
 				t.Errorf("put of a dead process: %v", err)
 			}
 		}()

@@ -376,9 +376,9 @@ func (h *history) remove(s *spool.Spool, total *tally) func() func() {
 
 func (h *history) put(s *spool.Spool, n int, total *tally) func() func() {
 	h.busy[n] = true
-	ref, chunks := body(n, h.sizes[n])
+	ref, content := body(n, h.sizes[n])
 	return func() func() {
-		err := s.Put(ref, chunks)
+		err := s.Put(ref, content)
 		return func() {
 			if err == nil {
 				total.puts++
@@ -399,10 +399,10 @@ func TestUnlinkedSegmentDoesNotComeBackWithoutItsTombstone(t *testing.T) {
 	killed := 0
 	for seed := range uint64(50) {
 		disk := clustertest.NewDisk(seed)
-		o := spool.Options{SegmentBytes: 8 * mail.KiB}
+		o := spool.Options{SegmentBytes: 16 * mail.KiB}
 		s := open(t, disk.Mount(), o)
-		ref, beside := put(t, s, 0, 1500), put(t, s, 1, 1500)
-		behind := put(t, s, 2, 3000) // in the segment that gets the tombstones
+		ref, beside := put(t, s, 0, 3000), put(t, s, 1, 3000)
+		behind := put(t, s, 2, 6000) // in the segment that gets the tombstones
 		remove(t, s, ref)
 		disk.Inject(clustertest.Fault{Op: clustertest.OpSyncDir, Crash: true})
 		if err := s.Delete(s.Doom([]mail.QueueID{beside.ID, behind.ID})); !errors.Is(err, clustertest.ErrKilled) {

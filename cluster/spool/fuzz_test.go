@@ -19,8 +19,8 @@ func FuzzOpen(f *testing.F) {
 		f.Fatal(err)
 	}
 	for n, size := range []int{0, 5, 600} {
-		ref, chunks := body(n, size)
-		if err := s.Put(ref, chunks); err != nil {
+		ref, content := body(n, size)
+		if err := s.Put(ref, content); err != nil {
 			f.Fatal(err)
 		}
 	}

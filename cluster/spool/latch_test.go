@@ -22,7 +22,7 @@ func TestWriterRefusesAfterAFailure(t *testing.T) {
 	if err := s.fail(broken); !errors.Is(err, broken) {
 		t.Fatal(err)
 	}
-	j := &job{ref: b.Ref(mail.QueueID{1}), chunks: b.Chunks(), done: make(chan error, 1)}
+	j := newPut(b.Ref(mail.QueueID{1}), b)
 	s.jobs <- j
 	if err := <-j.done; !errors.Is(err, broken) {
 		t.Errorf("put: %v", err)

@@ -137,9 +137,9 @@ func TestSameBodyTwiceInABatch(t *testing.T) {
 		var refused atomic.Int32
 		for n := range 2 {
 			wg.Go(func() {
-				ref, chunks := body(3+n, 50)
+				ref, content := body(3+n, 50)
 				ref.ID = queueID(3)
-				if err := s.Put(ref, chunks); errors.Is(err, spool.ErrConflict) {
+				if err := s.Put(ref, content); errors.Is(err, spool.ErrConflict) {
 					refused.Add(1)
 				}
 			})
@@ -166,8 +166,8 @@ func TestPinsAndDoomsRace(t *testing.T) {
 			random := rand.New(rand.NewPCG(uint64(worker), 3))
 			for range rounds {
 				n := random.IntN(bodies)
-				ref, chunks := body(n, 1000+n)
-				if err := s.Put(ref, chunks); err != nil {
+				ref, content := body(n, 1000+n)
+				if err := s.Put(ref, content); err != nil {
 					t.Errorf("put %d: %v", n, err)
 					return
 				}
@@ -231,7 +231,7 @@ func TestModel(t *testing.T) {
 			pins   []func()
 		}
 		disk := clustertest.NewDisk(rapid.Uint64().Draw(t, "seed"))
-		o := spool.Options{SegmentBytes: 8 * mail.KiB}
+		o := spool.Options{SegmentBytes: 16 * mail.KiB}
 		reopen := func() *spool.Spool {
 			s, err := spool.Open(disk.Mount(), dir, o)
 			if err != nil {
@@ -246,8 +246,8 @@ func TestModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"put": func(t *rapid.T) {
 				n := which.Draw(t, "n")
-				ref, chunks := body(n, size(n))
-				if err := s.Put(ref, chunks); err != nil {
+				ref, content := body(n, size(n))
+				if err := s.Put(ref, content); err != nil {
 					t.Fatal(err)
 				}
 				if model[n] == nil {

@@ -1,15 +1,15 @@
 package spool
 
 import (
-	"crypto/sha256"
 	"fmt"
 
+	"github.com/holdfast-mx/holdfast/cluster/segment"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-// Put stores a body, given as its octets in order. When it returns nil, the
-// body is on stable storage; bodies that wait at the same time share one sync.
-// The chunks are the caller's again when Put returns.
+// Put stores a body. When it returns nil, the body is on stable storage; bodies
+// that wait at the same time share one sync. Nobody may write to the body any
+// more.
 //
 // Putting what is held is nil and writes nothing. Putting what is doomed spares
 // it: the octets are durable already, and whoever puts a body needs it. If the
@@ -20,53 +20,77 @@ import (
 // A Put waits as long as the disk does; there is no taking it back. The error
 // is ErrConflict, ErrMismatch or ErrTooLarge, which leave the spool as it was,
 // ErrClosed, or what Err returns.
-func (s *Spool) Put(ref mail.BodyRef, chunks [][]byte) error {
+func (s *Spool) Put(ref mail.BodyRef, b *mail.Body) error {
 	if s.Held(ref) {
 		return nil
 	}
 	if ref.Size > BodyBytesMax {
 		return fmt.Errorf("put body %s: %w", ref, ErrTooLarge)
 	}
-	j := &job{ref: ref, chunks: chunks, done: make(chan error, 1)}
-	var size mail.ByteSize
-	sum := sha256.New()
-	for _, c := range chunks {
-		size += mail.ByteSize(len(c))
-		sum.Write(c)
-		j.crc = extendChecksum(j.crc, c)
-	}
-	if size != ref.Size || mail.Digest(sum.Sum(nil)) != ref.Digest {
+	// The body was hashed when it was received. To hash it again here would find
+	// only memory that changed in between.
+	if b.Ref(ref.ID) != ref {
 		return fmt.Errorf("put body %s: %w", ref, ErrMismatch)
 	}
-	if err := s.do(j); err != nil {
+	if err := s.do(newPut(ref, b)); err != nil {
 		return fmt.Errorf("put body %s: %w", ref, err)
 	}
 	return nil
 }
 
 // Delete makes it durable that the doomed ones of these bodies are gone, and
-// then removes the segments that nothing needs any more. Bodies that are not
+// then frees the segments that nothing needs any more. Bodies that are not
 // doomed, because they were spared or put again, are passed over. A nil error
 // means that no restart brings back what was deleted.
 func (s *Spool) Delete(refs []mail.BodyRef) error {
 	if len(refs) == 0 {
 		return nil
 	}
-	if err := s.do(&job{deletes: refs, done: make(chan error, 1)}); err != nil {
+	if err := s.do(&job{kind: jobDelete, deletes: refs, done: make(chan error, 1)}); err != nil {
 		return fmt.Errorf("delete %d bodies: %w", len(refs), err)
 	}
 	return nil
 }
 
-// A job is one Put or one Delete that waits for the writer.
+// A job is something that waits for the writer.
 type job struct {
-	ref    mail.BodyRef
-	chunks [][]byte
-	crc    uint32
+	kind jobKind
 
-	deletes []mail.BodyRef // a Delete, if not empty
+	body    written        // of a Put
+	copies  []written      // of a copy forward
+	deletes []mail.BodyRef // of a Delete
 
 	done chan error // gets exactly one answer once the writer has the job
+}
+
+type jobKind uint8
+
+const (
+	jobPut jobKind = iota
+	jobDelete
+	jobCopy
+)
+
+// A written is a body that is to be written, and then where.
+type written struct {
+	ref     mail.BodyRef
+	payload segment.Payload
+	// from is where the body lies that is copied forward.
+	from segment.Place
+	at   segment.Place
+}
+
+func newPut(ref mail.BodyRef, b *mail.Body) *job {
+	return &job{body: written{ref: ref, payload: segment.NewPayload(b.Chunks()...)}, done: make(chan error, 1)}
+}
+
+// size is what the job adds to a batch.
+func (j *job) size() (n int64) {
+	n = j.body.payload.Len()
+	for _, c := range j.copies {
+		n += c.payload.Len()
+	}
+	return n
 }
 
 // do gives j to the writer and waits for its answer. The writer answers every

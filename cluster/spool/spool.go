@@ -1,15 +1,15 @@
 package spool
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/holdfast-mx/holdfast/cluster/segment"
 	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -35,17 +35,20 @@ var (
 // lower limit; this one keeps sizes within 32 bits.
 const BodyBytesMax = 1 * mail.GiB
 
-// segmentBytesDefault is the length at which a segment is full. A larger body
-// gets a segment of its own.
-const segmentBytesDefault = 64 * mail.MiB
+// store says in each segment whose it is.
+const store = "spool"
 
-// lockName is the file whose lock keeps a second process out.
-const lockName = "LOCK"
-
-// Options tunes a spool. The zero value is what a node uses.
+// Options tunes a spool. The zero value is good for a node whose disk nobody
+// measures: nothing is written ahead.
 type Options struct {
-	// SegmentBytes is the length at which a new segment is begun; 0 is 64 MiB.
+	// SegmentBytes is the length at which a new segment is begun; 0 is 64 MiB. A
+	// larger body gets a segment of its own.
 	SegmentBytes mail.ByteSize
+	// PoolFiles is how many segments are kept that are written already.
+	PoolFiles int
+	// Spacious reports whether the disk has room for files that are not needed
+	// yet; nil is always. It is asked before each step of writing ahead.
+	Spacious func() bool
 	// Now is the process's clock, for Held.Since only; nil is time.Now.
 	Now func() time.Time
 	// Random is where the marks of segments are drawn from; nil is
@@ -57,25 +60,31 @@ type Options struct {
 
 // A Spool is an open directory of bodies.
 type Spool struct {
-	fs     vfs.FS
-	dir    string
-	limit  int64
-	now    func() time.Time
-	random io.Reader
-	log    *slog.Logger
-	opened time.Time
-	lock   io.Closer
+	set      *segment.Set
+	dir      string
+	limit    int64
+	now      func() time.Time
+	spacious func() bool
+	log      *slog.Logger
+	opened   time.Time
 
 	jobs   chan *job
 	stop   chan struct{} // closed by Close
-	done   chan struct{} // closed when the writer has ended
 	failed chan struct{} // closed with the first error of a write
+	// run waits for the writer and the keeper.
+	run sync.WaitGroup
+	// wake has a value when the keeper should look again.
+	wake    chan struct{}
+	batches atomic.Uint64 // written so far; tells the keeper whether the disk is idle
 
 	closing  sync.Once
 	closeErr error
 
-	// writer is what only the writer goroutine touches.
-	writer writer
+	// owed are deletions to write with the next batch: of records that another
+	// record of the same body stands in for. Only the writer touches it.
+	owed []deletion
+	// active is the segment that the last batch went to; the writer's, too.
+	active segment.Number
 
 	// mu is the pin lock. It is never held over I/O or over anything else that
 	// waits.
@@ -86,11 +95,11 @@ type Spool struct {
 	bad    map[mail.QueueID]struct{} // seen damaged since Open
 	doomed map[mail.QueueID]struct{} // to be deleted unless spared
 	// Invariant: an id in pins is not in doomed.
-	pins     map[mail.QueueID]int
-	waiters  waiters
-	segments map[segmentNumber]*segment
-	err      error // the latch
-	counts   counts
+	pins    map[mail.QueueID]int
+	waiters waiters
+	uses    map[segment.Number]*use
+	err     error // the latch
+	counts  counts
 }
 
 // An entry is a held body in memory: 48 bytes beside its 16 of key, so that a
@@ -98,7 +107,7 @@ type Spool struct {
 type entry struct {
 	digest mail.Digest
 	size   uint32
-	at     place
+	at     segment.Place
 	since  uint32 // seconds after Open, rounded up
 }
 
@@ -106,31 +115,55 @@ func (e entry) ref(id mail.QueueID) mail.BodyRef {
 	return mail.BodyRef{ID: id, Digest: e.digest, Size: mail.ByteSize(e.size)}
 }
 
+func (e entry) deletion(id mail.QueueID) deletion {
+	return deletion{id: id, size: e.size, at: e.at}
+}
+
 func (e entry) is(ref mail.BodyRef) bool {
 	return e.digest == ref.Digest && mail.ByteSize(e.size) == ref.Size
 }
 
-// A segment is one file.
-type segment struct {
-	number segmentNumber
-	mark   mark
-	// live counts the bodies that need the file: held, bad, or superseded and
-	// not yet struck out by a durable deletion.
-	live int
-	end  int64 // length of the file
-	// deletions in this file that concern other files. While one of those
-	// exists, this file must not go, or the body would rise again.
+// A use is what a segment is still needed for.
+type use struct {
+	// live counts the bodies that need the segment: held, bad, or superseded and
+	// not yet struck out by a durable deletion. liveBytes is their room.
+	live      int
+	liveBytes int64
+	// deletions in this segment that concern others. While one of those exists,
+	// this one must not go, or the body would rise again.
 	deletions []deletion
-	// damaged: the header cannot be read. Such a file is never removed.
-	damaged bool
+	// stuck: compaction found a body in it that cannot be copied. It is left
+	// alone until something in it is deleted.
+	stuck bool
+	// lost: the file's head cannot be read. It is never removed.
+	lost bool
+}
+
+func (u *use) need(size uint32) {
+	u.live++
+	u.liveBytes += roomOf(size)
+}
+
+func (u *use) unneed(size uint32) {
+	u.live--
+	u.liveBytes -= roomOf(size)
+	u.stuck = false
+}
+
+// useLocked returns what is known of a segment, from the first record in it on.
+func (s *Spool) useLocked(n segment.Number) *use {
+	u := s.uses[n]
+	if u == nil {
+		u = new(use)
+		s.uses[n] = u
+	}
+	return u
 }
 
 type counts struct {
 	bodyBytes mail.ByteSize
 	puts      uint64
-	syncs     uint64
-	damage    int
-	torn      int
+	compacted mail.ByteSize
 }
 
 // Stats is a count of what is there and of what was done since Open.
@@ -142,14 +175,20 @@ type Stats struct {
 	Waiting   int // names that Arrived keeps a channel for
 
 	Segments  int
-	DiskBytes mail.ByteSize // length of all segments
+	PoolFiles int // files that were written ahead, or used before
+	// LiveBytes is the room of the bodies that are still needed, DiskBytes the
+	// length of all files, the pool's included.
+	LiveBytes mail.ByteSize
+	DiskBytes mail.ByteSize
 
 	Puts  uint64 // bodies written
 	Syncs uint64 // syncs of segments that carried bodies or deletions
+	// Compacted counts the octets of bodies that were copied forward.
+	Compacted mail.ByteSize
 
 	// Bad counts the bodies that were read and found damaged, and are not held
 	// any more. Damage counts the places, found when the spool was opened, where
-	// a record that had been durable cannot be read. Torn counts the places where
+	// something that had been durable cannot be read. Torn counts the places where
 	// a crash left a record half written that nobody had been told of.
 	Bad    int
 	Damage int
@@ -157,54 +196,59 @@ type Stats struct {
 }
 
 // Open opens the spool in dir, which it makes if it has to, and repairs what a
-// crash left behind. It fails with vfs.ErrLocked if another process has it.
+// crash left behind. It fails with vfs.ErrLocked if another process has it. A
+// directory of the first format is taken over.
 func Open(fs vfs.FS, dir string, o Options) (_ *Spool, err error) {
 	s := &Spool{
-		fs:       fs,
 		dir:      dir,
 		limit:    int64(o.SegmentBytes),
 		now:      o.Now,
-		random:   o.Random,
+		spacious: o.Spacious,
 		log:      o.Log,
 		jobs:     make(chan *job),
 		stop:     make(chan struct{}),
-		done:     make(chan struct{}),
 		failed:   make(chan struct{}),
+		wake:     make(chan struct{}, 1),
 		index:    make(map[mail.QueueID]entry),
 		bad:      make(map[mail.QueueID]struct{}),
 		doomed:   make(map[mail.QueueID]struct{}),
 		pins:     make(map[mail.QueueID]int),
 		waiters:  newWaiters(),
-		segments: make(map[segmentNumber]*segment),
+		uses:     make(map[segment.Number]*use),
 	}
 	if s.limit <= 0 {
-		s.limit = int64(segmentBytesDefault)
+		s.limit = segment.SegmentBytesDefault
 	}
-	s.limit = min(s.limit, segmentBytesLimit/2)
 	if s.now == nil {
 		s.now = time.Now
 	}
-	if s.random == nil {
-		s.random = rand.Reader
+	if s.spacious == nil {
+		s.spacious = func() bool { return true }
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.opened = s.now()
-	if err := fs.MkdirAll(dir); err != nil {
-		return nil, fmt.Errorf("make spool directory: %w", err)
-	}
-	if s.lock, err = fs.Lock(filepath.Join(dir, lockName)); err != nil {
+	old, err := setFormat1Aside(fs, dir)
+	if err != nil {
 		return nil, fmt.Errorf("open spool %s: %w", dir, err)
 	}
-	if err := s.load(); err != nil {
-		if s.writer.file != nil {
-			_ = s.writer.file.Close()
-		}
-		_ = s.lock.Close()
+	s.set, err = segment.Open(fs, dir, segment.Options{
+		Store: store, SegmentBytes: s.limit, PoolFiles: o.PoolFiles, Random: o.Random, Log: s.log,
+	}, s.enter)
+	if err != nil {
 		return nil, fmt.Errorf("open spool %s: %w", dir, err)
 	}
-	go s.write()
+	s.survey()
+	if err = s.takeOver(fs, old); err == nil {
+		err = s.free()
+	}
+	if err != nil {
+		_ = s.set.Close()
+		return nil, fmt.Errorf("open spool %s: %w", dir, err)
+	}
+	s.run.Go(s.write)
+	s.run.Go(s.keep)
 	return s, nil
 }
 
@@ -214,10 +258,9 @@ func Open(fs vfs.FS, dir string, o Options) (_ *Spool, err error) {
 func (s *Spool) Close() error {
 	s.closing.Do(func() {
 		close(s.stop)
-		<-s.done
-		s.closeErr = s.writer.closeErr
-		if err := s.lock.Close(); s.closeErr == nil {
-			s.closeErr = err
+		s.run.Wait()
+		if s.closeErr = s.set.Close(); s.closeErr != nil {
+			s.closeErr = fmt.Errorf("close spool: %w", s.closeErr)
 		}
 	})
 	return s.closeErr
@@ -248,6 +291,7 @@ func (s *Spool) fail(err error) error {
 
 // Stats returns the counts of this moment.
 func (s *Spool) Stats() Stats {
+	set := s.set.Stats()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := Stats{
@@ -256,15 +300,18 @@ func (s *Spool) Stats() Stats {
 		Pinned:    len(s.pins),
 		Doomed:    len(s.doomed),
 		Waiting:   s.waiters.len(),
-		Segments:  len(s.segments),
+		Segments:  set.Segments,
+		PoolFiles: set.PoolFiles,
+		DiskBytes: mail.ByteSize(set.Bytes + set.PoolBytes),
 		Puts:      s.counts.puts,
-		Syncs:     s.counts.syncs,
+		Syncs:     set.Syncs,
+		Compacted: s.counts.compacted,
 		Bad:       len(s.bad),
-		Damage:    s.counts.damage,
-		Torn:      s.counts.torn,
+		Damage:    set.Damage,
+		Torn:      set.Torn,
 	}
-	for _, g := range s.segments {
-		st.DiskBytes += mail.ByteSize(g.end)
+	for _, u := range s.uses {
+		st.LiveBytes += mail.ByteSize(u.liveBytes)
 	}
 	return st
 }

@@ -78,25 +78,26 @@ func TestPutIsIdempotentAndStrict(t *testing.T) {
 		t.Errorf("%d bodies written, want 1", st.Puts)
 	}
 
-	other, chunks := body(2, 1000)
+	other, content := body(2, 1000)
 	other.ID = ref.ID
-	if err := s.Put(other, chunks); !errors.Is(err, spool.ErrConflict) {
+	if err := s.Put(other, content); !errors.Is(err, spool.ErrConflict) {
 		t.Errorf("other octets under the same id: %v", err)
 	}
 	if s.Held(other) || !s.Held(ref) {
 		t.Error("the conflict changed what is held")
 	}
 
-	ref, chunks = body(3, 1000)
-	wrong := [][]byte{slices.Clone(chunks[0])}
-	wrong[0][500] ^= 1
-	for name, c := range map[string][][]byte{"digest": wrong, "short": {chunks[0][:999]}, "long": {chunks[0], {0}}, "none": nil} {
-		if err := s.Put(ref, c); !errors.Is(err, spool.ErrMismatch) {
+	ref, _ = body(3, 1000)
+	right := octets(3, 1000)
+	wrong := slices.Clone(right)
+	wrong[500] ^= 1
+	for name, o := range map[string][]byte{"digest": wrong, "short": right[:999], "long": append(slices.Clone(right), 0), "none": nil} {
+		if err := s.Put(ref, mail.NewBody(o)); !errors.Is(err, spool.ErrMismatch) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	ref.Size = spool.BodyBytesMax + 1
-	if err := s.Put(ref, nil); !errors.Is(err, spool.ErrTooLarge) {
+	if err := s.Put(ref, new(mail.Body)); !errors.Is(err, spool.ErrTooLarge) {
 		t.Errorf("too large: %v", err)
 	}
 	if s.Stats().Bodies != 1 || s.Err() != nil {
@@ -215,7 +216,7 @@ func TestOldBodyDoesNotKeepLaterSegments(t *testing.T) {
 
 func TestReaderOutlivesDelete(t *testing.T) {
 	disk := clustertest.NewDisk(1)
-	s := open(t, disk.Mount(), spool.Options{SegmentBytes: 8 * mail.KiB})
+	s := open(t, disk.Mount(), spool.Options{SegmentBytes: 16 * mail.KiB})
 	ref := put(t, s, 1, 6000)
 	put(t, s, 2, 6000)
 	r, err := s.Open(ref)
@@ -265,8 +266,8 @@ func TestClosed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	other, chunks := body(2, 10)
-	if err := s.Put(other, chunks); !errors.Is(err, spool.ErrClosed) {
+	other, content := body(2, 10)
+	if err := s.Put(other, content); !errors.Is(err, spool.ErrClosed) {
 		t.Errorf("put: %v", err)
 	}
 	if err := s.Delete(s.Doom([]mail.QueueID{ref.ID})); !errors.Is(err, spool.ErrClosed) {

@@ -34,9 +34,9 @@ func octets(n, size int) []byte {
 	return b
 }
 
-func body(n, size int) (mail.BodyRef, [][]byte) {
+func body(n, size int) (mail.BodyRef, *mail.Body) {
 	b := mail.NewBody(octets(n, size))
-	return b.Ref(queueID(n)), b.Chunks()
+	return b.Ref(queueID(n)), b
 }
 
 func open(t testing.TB, fs vfs.FS, o spool.Options) *spool.Spool {
@@ -51,8 +51,8 @@ func open(t testing.TB, fs vfs.FS, o spool.Options) *spool.Spool {
 
 func put(t testing.TB, s *spool.Spool, n, size int) mail.BodyRef {
 	t.Helper()
-	ref, chunks := body(n, size)
-	if err := s.Put(ref, chunks); err != nil {
+	ref, content := body(n, size)
+	if err := s.Put(ref, content); err != nil {
 		t.Fatalf("put %d: %v", n, err)
 	}
 	return ref
@@ -60,8 +60,8 @@ func put(t testing.TB, s *spool.Spool, n, size int) mail.BodyRef {
 
 // putLater is put for goroutines other than the test's own.
 func putLater(t testing.TB, s *spool.Spool, n, size int) {
-	ref, chunks := body(n, size)
-	if err := s.Put(ref, chunks); err != nil {
+	ref, content := body(n, size)
+	if err := s.Put(ref, content); err != nil {
 		t.Errorf("put %d: %v", n, err)
 	}
 }

@@ -25,7 +25,7 @@ var arrows = map[string][]string{
 	// Consensus reads a body's name without knowing what a command is.
 	"cluster/consensus": {"cluster/raftlog", "cluster/vfs", "fsm/mail"},
 	"cluster/raftlog":   {"cluster/segment", "cluster/vfs"}, // entries, and not what Raft makes of them
-	"cluster/spool":     {"cluster/vfs", "fsm/mail"},
+	"cluster/spool":     {"cluster/segment", "cluster/vfs", "fsm/mail"},
 	"cluster/vfs":       {},
 	"cluster/segment":   {"cluster/vfs"}, // records, and not whose
 	"cluster/transport": {},

@@ -141,17 +141,18 @@ func smtpCertificate(c *config.Config) (*tls.Config, error) {
 func (n *Node) openSpool(context.Context) error {
 	var err error
 	n.disk = newDiskWatch(n.seams.Spool)
+	n.space = &space{
+		free: func() (int, error) { return n.seams.FreeSpace(n.config.DataDir) },
+		min:  n.config.DiskFreeMinPercent,
+	}
 	n.spool, err = spool.Open(n.disk, filepath.Join(n.config.DataDir, spoolDir), spool.Options{
+		PoolFiles: n.seams.SpoolPool, Spacious: n.space.ample,
 		Now: n.seams.Now, Random: n.seams.Entropy, Log: n.log.With("room", "spool"),
 	})
 	if err != nil {
 		return fmt.Errorf("open the spool: %w", err)
 	}
 	n.closers.add(func(context.Context) error { return n.spool.Close() })
-	n.space = &space{
-		free: func() (int, error) { return n.seams.FreeSpace(n.config.DataDir) },
-		min:  n.config.DiskFreeMinPercent,
-	}
 	return nil
 }
 

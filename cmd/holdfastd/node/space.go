@@ -29,6 +29,13 @@ func (s *space) room() error {
 	return nil
 }
 
+// ample reports whether there is so much room that files may be written which
+// are not needed yet: twice what mail is refused at.
+func (s *space) ample() bool {
+	percent, err := s.free()
+	return err == nil && percent >= 2*s.min
+}
+
 // watch looks until ctx ends. A look that fails changes nothing: the spool will
 // say soon enough what is wrong with the disk.
 func (s *space) watch(ctx context.Context) {

@@ -30,6 +30,9 @@ type Seams struct {
 	Resolver route.Resolver
 	// Spool is the file system that bodies lie on.
 	Spool vfs.FS
+	// SpoolPool is how many segments of bodies are kept written ahead: disk for
+	// speed, 64 MiB each.
+	SpoolPool int
 	// Stores opens Raft's log, votes and snapshots in a directory.
 	Stores func(dir string) (consensus.Stores, error)
 	// Directory starts gossip.
@@ -56,6 +59,7 @@ func System(log *slog.Logger) Seams {
 		DialSMTP:    dialSMTP,
 		Resolver:    route.NewDNS(route.DNSConfig{}),
 		Spool:       vfs.OS(),
+		SpoolPool:   3,
 		Stores:      consensus.OpenStores,
 		Directory:   startGossip,
 		FreeSpace:   freeSpace,
