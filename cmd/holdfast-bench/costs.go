@@ -19,20 +19,24 @@ import (
 // costsFlags are the flags of "costs".
 type costsFlags struct {
 	scene    sceneOptions
+	rig      string // directory of binaries
 	duration time.Duration
 	parts    []string
 	json     string
 }
 
 // costParts are what can be measured by itself, in the order in which it is.
-var costParts = []string{"disk", "wire", "rss"}
+var costParts = []string{"log", "disk", "wire", "rss"}
 
 func (a *app) costsCommand() *cobra.Command {
 	f := costsFlags{scene: sceneOptions{name: "costs"}}
 	cmd := &cobra.Command{
-		Use:   "costs [--bin DIR]",
+		Use:   "costs [--bin DIR] [--rig DIR]",
 		Short: "Measure what a message costs: disk, wire and memory",
 		Long: `Measure what accepting mail costs three nodes on this host.
+
+log: the same load with Raft's log in segments, as the product has it, and in
+raft-boltdb. This needs the build with the tag rig, which has a switch for it.
 
 disk: octets that the three nodes together had the kernel write to the device
 (write_bytes of /proc/PID/io), per octet of accepted body, with 100 sessions: into
@@ -69,6 +73,7 @@ before it.`,
 	}
 	sceneFlags(cmd, &f.scene)
 	flags := cmd.Flags()
+	flags.StringVar(&f.rig, "rig", "bin/rig", "the `directory` of holdfastd, built with the tag rig, and holdfast")
 	flags.DurationVar(&f.duration, "duration", 5*time.Second, "how long one load takes")
 	flags.StringSliceVar(&f.parts, "parts", costParts, "what to measure, separated by commas; the rest is 0 in the last line")
 	flags.StringVar(&f.json, "json", "", "write every result to this `file`")
@@ -107,8 +112,18 @@ type memoryCost struct {
 	PeakRSS int64       `json:"peak_rss_bytes"`
 }
 
+// A logCost is what one load cost with Raft's log in one kind of store.
+type logCost struct {
+	Store   string      `json:"store"`
+	Load    load.Result `json:"load"`
+	Written int64       `json:"written_bytes"`
+}
+
+func (c logCost) perOctet() float64 { return float64(c.Written) / float64(c.Load.Octets) }
+
 // The costs of a run.
 type costs struct {
+	Log    []logCost    `json:"log"`
 	Disk   []diskCost   `json:"disk"`
 	Wire   []wireCost   `json:"wire"`
 	Memory []memoryCost `json:"memory"`
@@ -128,7 +143,7 @@ func (a *app) costs(ctx context.Context, f costsFlags) error {
 		return err
 	}
 	var c costs
-	measure := map[string]func(context.Context, costsFlags, *costs) error{"disk": a.diskCosts, "wire": a.wireCosts, "rss": a.memoryCosts}
+	measure := map[string]func(context.Context, costsFlags, *costs) error{"log": a.logCosts, "disk": a.diskCosts, "wire": a.wireCosts, "rss": a.memoryCosts}
 	for _, part := range costParts {
 		if !slices.Contains(f.parts, part) {
 			continue
@@ -173,6 +188,40 @@ func (s *scene) load(ctx context.Context, o load.Options) (load.Result, error) {
 		return r, err
 	}
 	return r, s.fleet.Ready(ctx)
+}
+
+// logStores are the kinds of stores, with the environment that chooses them.
+var logStores = []struct {
+	name    string
+	environ []string
+}{{"segments", nil}, {"raft-boltdb", []string{"HOLDFAST_RIG_LOG=bolt"}}}
+
+// logCosts measures small messages: there the log weighs most.
+func (a *app) logCosts(ctx context.Context, f costsFlags, c *costs) error {
+	for _, store := range logStores {
+		so := f.scene
+		so.bin, so.environ = f.rig, store.environ
+		err := a.withScene(ctx, so, func(s *scene) error {
+			if err := s.settle(ctx); err != nil {
+				return err
+			}
+			o := costLoad(s, load.Size4K, "log")
+			o.Duration = f.duration
+			before := s.written()
+			r, err := s.load(ctx, o)
+			if err != nil {
+				return err
+			}
+			cost := logCost{Store: store.name, Load: r, Written: s.written() - before}
+			a.say("log in %s: %.2f octets written per octet; %v", store.name, cost.perOctet(), r)
+			c.Log = append(c.Log, cost)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("log in %s: %w", store.name, err)
+		}
+	}
+	return nil
 }
 
 // diskCosts measures both kinds of segments, for both sizes.
@@ -371,6 +420,10 @@ func (a *app) memoryCosts(ctx context.Context, f costsFlags, c *costs) error {
 }
 
 func (a *app) printCosts(c costs) {
+	for _, l := range c.Log {
+		fmt.Fprintf(a.out, "log  4k   in %-11s: %.2f octets written per octet of body; %.1f messages/s, %.2f times those with segments\n",
+			l.Store, l.perOctet(), l.Load.PerSecond(), l.Load.PerSecond()/c.Log[0].Load.PerSecond())
+	}
 	worst := make(map[load.Sizes]float64)
 	wire := 0.0
 	for _, d := range c.Disk {

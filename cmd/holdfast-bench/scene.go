@@ -29,7 +29,8 @@ type sceneOptions struct {
 	bin      string
 	keep     bool
 	settings map[string]string
-	starttls bool // on both sides of the cluster
+	environ  []string // of the nodes, beside our own
+	starttls bool     // on both sides of the cluster
 	// arguments run the nodes under another program, see fleet.Options.
 	arguments []string
 	logger    *slog.Logger
@@ -78,7 +79,8 @@ func (s *scene) open(ctx context.Context) error {
 		return err
 	}
 	s.fleet, err = fleet.New(ctx, fleet.Options{
-		Bin: s.o.bin, Dir: s.dir, Cluster: s.o.name, Settings: s.o.settings, STARTTLS: s.o.starttls, Arguments: s.o.arguments,
+		Bin: s.o.bin, Dir: s.dir, Cluster: s.o.name, Settings: s.o.settings, STARTTLS: s.o.starttls,
+		Arguments: s.o.arguments, Environment: s.o.environ,
 	})
 	if err != nil {
 		return err

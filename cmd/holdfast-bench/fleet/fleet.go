@@ -41,6 +41,8 @@ type Options struct {
 	// Arguments come before holdfastd's own, to run it under another program;
 	// for example {"strace", "-f"}. The program must pass signals on.
 	Arguments []string
+	// Environment is added to holdfastd's own: NAME=value.
+	Environment []string
 }
 
 // A Fleet is a number of nodes that form one cluster.
@@ -80,7 +82,7 @@ func New(ctx context.Context, o Options) (*Fleet, error) {
 	}
 	for i := range o.Nodes {
 		n := &Node{
-			Name: fmt.Sprintf("node-%d", i+1), bin: filepath.Join(o.Bin, "holdfastd"), arguments: o.Arguments,
+			Name: fmt.Sprintf("node-%d", i+1), bin: filepath.Join(o.Bin, "holdfastd"), arguments: o.Arguments, environment: o.Environment,
 			Dir:     filepath.Join(o.Dir, fmt.Sprintf("node-%d", i+1)),
 			SMTP:    fmt.Sprintf("127.0.0.1:%d", ports[3*i]),
 			Cluster: fmt.Sprintf("127.0.0.1:%d", ports[3*i+1]),

@@ -25,8 +25,9 @@ type Node struct {
 	Config  string // configuration file
 	Log     string // file that standard output and error are appended to
 
-	bin       string
-	arguments []string
+	bin         string
+	arguments   []string
+	environment []string
 
 	mu      sync.Mutex
 	process *process
@@ -60,6 +61,7 @@ func (n *Node) Start() error {
 	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Dir = n.Dir
+	cmd.Env = append(os.Environ(), n.environment...)
 	// A group of its own, so that Ctrl-C at the terminal reaches the user of
 	// the fleet alone, who then stops the nodes; and no node survives it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

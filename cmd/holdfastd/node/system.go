@@ -52,7 +52,7 @@ type Seams struct {
 
 // System returns the seams of a real host.
 func System(log *slog.Logger) Seams {
-	return Seams{
+	return rig(Seams{
 		Log:         log,
 		Listen:      transport.ListenTCP,
 		Dial:        transport.DialTCP,
@@ -67,7 +67,7 @@ func System(log *slog.Logger) Seams {
 		Now:         time.Now,
 		Boot:        bootTime,
 		Entropy:     rand.Reader,
-	}
+	})
 }
 
 func dialSMTP(ctx context.Context, address string) (net.Conn, error) {
