@@ -27,8 +27,13 @@ var (
 const (
 	kindEntry    segment.Kind = 1
 	kindDeletion segment.Kind = 2
-	labelBytes                = 16
-	storeName                 = "raftlog"
+	// kindNext is an entry that was appended together with the one before it, in
+	// one batch that is acknowledged as a whole. A crash may have torn that one and
+	// left this one whole: then it counts for nothing. Of an entry of kind 1 the
+	// one before it was durable.
+	kindNext   segment.Kind = 3
+	labelBytes              = 16
+	storeName               = "raftlog"
 )
 
 // Options tune a log. The zero value is what a node uses.
@@ -102,7 +107,13 @@ func (l *Log) replay(r segment.Record) error {
 	case kindDeletion:
 		l.cut(a, b)
 		return nil
-	case kindEntry:
+	case kindNext, kindEntry:
+		// What lies in front of a segment's first record was synced before there
+		// was one.
+		partial := r.Kind == kindNext && r.Place.Offset() != segment.FirstOffset
+		if partial && (len(l.places) == 0 || a != l.first+uint64(len(l.places))) {
+			return nil
+		}
 		if a == 0 || len(l.places) > 0 && a != l.first+uint64(len(l.places)) {
 			return fmt.Errorf("entry %d follows entry %d: %w", a, l.first+uint64(len(l.places))-1, ErrDamaged)
 		}
@@ -166,7 +177,11 @@ func (l *Log) Append(entries []Entry) error {
 	}
 	for i, e := range entries {
 		var err error
-		if places[i], err = l.set.Append(kindEntry, label(e.Index, e.Term), segment.NewPayload(e.Pieces...)); err != nil {
+		kind := kindEntry
+		if i > 0 {
+			kind = kindNext
+		}
+		if places[i], err = l.set.Append(kind, label(e.Index, e.Term), segment.NewPayload(e.Pieces...)); err != nil {
 			return fmt.Errorf("append entry %d: %w", e.Index, err)
 		}
 	}
@@ -216,8 +231,12 @@ func (l *Log) Delete(lowest, highest uint64) error {
 	for _, r := range readers {
 		_ = r.Close() // It was only read.
 	}
-	if err := l.set.Free(unused...); err != nil {
-		return fmt.Errorf("free what held entries %d to %d: %w", lowest, highest, err)
+	// One by one, the oldest first: if a crash brought back one and not the one
+	// behind it, entries would be missing in between.
+	for _, n := range unused {
+		if err := l.set.Free(n); err != nil {
+			return fmt.Errorf("free what held entries %d to %d: %w", lowest, highest, err)
+		}
 	}
 	return nil
 }
@@ -260,7 +279,7 @@ func (l *Log) Read(index uint64, buf []byte) (term uint64, octets []byte, err er
 		if err != nil {
 			return 0, nil, fmt.Errorf("read entry %d: %w", index, err)
 		}
-		if rec.Kind != kindEntry || len(rec.Label) != labelBytes || binary.BigEndian.Uint64(rec.Label) != index {
+		if rec.Kind != kindEntry && rec.Kind != kindNext || len(rec.Label) != labelBytes || binary.BigEndian.Uint64(rec.Label) != index {
 			return 0, nil, fmt.Errorf("read entry %d: another record: %w", index, ErrDamaged)
 		}
 		return binary.BigEndian.Uint64(rec.Label[8:]), octets, nil

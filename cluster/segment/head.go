@@ -27,6 +27,9 @@ const (
 	sealBytes   = 64
 )
 
+// FirstOffset is where the first record of every segment lies.
+const FirstOffset int64 = headBytes
+
 // The segment header:
 //
 //	bytes 0-7     "hfsegmt\n"
