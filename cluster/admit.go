@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 
+	"github.com/holdfast-mx/holdfast/cluster/consensus"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -30,6 +31,8 @@ func admit(from fsm.NodeName, data []byte, body *mail.BodyRef) error {
 		speaker = a.Holder
 	case fsm.ReportNextHop:
 		speaker = a.Node
+	case fsm.RecordStart:
+		speaker = fsm.NodeName(consensus.ServerID(a.Server).Name())
 	case fsm.GrantLeases, fsm.ExpireLeases, fsm.Tick, fsm.PutSettings:
 		return fmt.Errorf("%s proposes %T, which only a leader does", from, a)
 	}

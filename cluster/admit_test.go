@@ -55,6 +55,8 @@ func TestPeersSpeakForThemselvesOnly(t *testing.T) {
 		{"another's renewal", fsm.Command{Node: "b", Action: fsm.RenewLeases{Holder: "c", Token: 7}}, nil, false},
 		{"what it saw", fsm.Command{Node: "b", Action: fsm.ReportNextHop{Node: "b", Domain: "example.org"}}, nil, true},
 		{"what another saw", fsm.Command{Node: "b", Action: fsm.ReportNextHop{Node: "c", Domain: "example.org"}}, nil, false},
+		{"its own start", fsm.Command{Node: "b", Action: fsm.RecordStart{Server: "b/1", Number: 1}}, nil, true},
+		{"another's start", fsm.Command{Node: "b", Action: fsm.RecordStart{Server: "c/1", Number: 1}}, nil, false},
 		{"a grant", fsm.Command{Node: "b", Action: fsm.GrantLeases{Holder: "b", Domain: "example.org"}}, nil, false},
 		{"an expiry", fsm.Command{Node: "b", Action: fsm.ExpireLeases{Token: 7, Renewal: 7}}, nil, false},
 		{"a tick", fsm.Command{Node: "b", Action: fsm.Tick{Elapsed: 1000}}, nil, false},

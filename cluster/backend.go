@@ -24,16 +24,16 @@ const backendPatience = 2 * time.Second
 // a node that starts must already serve the bodies it holds.
 type Backend struct {
 	spool  *spool.Spool
-	room   func() error
+	space  Space
 	member chan struct{} // closed once m is set
 	m      *Member
 }
 
 // NewBackend returns a Backend that serves bodies from s, and refuses
-// everything else until Attach. Room returns an error when the disk is too full
-// for more bodies: a body refused costs a retry, a full disk costs the node.
-func NewBackend(s *spool.Spool, room func() error) *Backend {
-	return &Backend{spool: s, room: room, member: make(chan struct{})}
+// everything else until Attach. No body is taken while space is full: a body
+// refused costs a retry, a full disk costs the node.
+func NewBackend(s *spool.Spool, space Space) *Backend {
+	return &Backend{spool: s, space: space, member: make(chan struct{})}
 }
 
 // Attach gives the backend its member. Call it once.
@@ -54,9 +54,9 @@ func (b *Backend) attached() (*Member, bool) {
 // StoreBodies stores bodies that a peer pushed; they are fsynced on return.
 func (b *Backend) StoreBodies(bodies []peer.Arrived) []error {
 	errs := make([]error, len(bodies))
-	if err := b.room(); err != nil {
+	if b.space.Full() {
 		for i := range errs {
-			errs[i] = err
+			errs[i] = ErrNoRoom
 		}
 		return errs
 	}
@@ -83,18 +83,29 @@ func (b *Backend) OpenBody(ref mail.BodyRef) (io.ReadSeekCloser, error) {
 
 // Health tells a peer how this node is. Leader means that a majority has just
 // confirmed it, so that Applied is an answer about the whole cluster.
-func (b *Backend) Health() peer.Health {
+func (b *Backend) Health(q peer.Inquiry) peer.Health {
 	stats := b.spool.Stats()
-	h := peer.Health{Bodies: uint64(stats.Bodies), BodyBytes: stats.BodyBytes}
-	if m, ok := b.attached(); ok {
-		h.ServerID = string(m.node.ID())
-		ctx, cancel := context.WithTimeout(context.Background(), confirmTimeout)
-		defer cancel()
-		at, err := m.leaderIndex(ctx)
-		h.Leader = err == nil
-		h.Applied = uint64(max(at, m.replica.appliedIndex()))
-		h.Term = m.node.Term()
+	h := peer.Health{
+		Bodies: uint64(stats.Bodies), BodyBytes: stats.BodyBytes,
+		CommandVersion: fsm.CommandVersion, DiskLow: b.space.Low(), DiskFull: b.space.Full(),
 	}
+	m, ok := b.attached()
+	if !ok {
+		return h
+	}
+	h.ServerID, h.Term = string(m.node.ID()), m.node.Term()
+	if q.ServerID != "" {
+		h.Seen, h.SeenOK = m.seen(consensus.ServerID(q.ServerID))
+	}
+	if q.Brief {
+		h.Leader, h.Applied = m.node.IsLeader(), uint64(m.replica.appliedIndex())
+		return h
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), confirmTimeout)
+	defer cancel()
+	at, err := m.leaderIndex(ctx)
+	h.Leader = err == nil
+	h.Applied = uint64(max(at, m.replica.appliedIndex()))
 	return h
 }
 

@@ -38,6 +38,7 @@ type bodies struct {
 	self   string
 	peers  fetcher
 	names  func() []string // the other servers' names, in the order to ask
+	full   func() bool     // there is no room for bodies that come unasked for
 	ctx    context.Context // ends the fetches
 	places chan struct{}   // one per fetch under way
 
@@ -46,9 +47,9 @@ type bodies struct {
 	running  sync.WaitGroup
 }
 
-func newBodies(ctx context.Context, s *spool.Spool, peers fetcher, self string, names func() []string, log *slog.Logger) *bodies {
+func newBodies(ctx context.Context, s *spool.Spool, peers fetcher, self string, names func() []string, full func() bool, log *slog.Logger) *bodies {
 	return &bodies{
-		Spool: s, log: log, self: self, peers: peers, names: names, ctx: ctx,
+		Spool: s, log: log, self: self, peers: peers, names: names, full: full, ctx: ctx,
 		places:   make(chan struct{}, fetchesMax),
 		fetching: map[mail.BodyRef]bool{},
 	}
@@ -57,10 +58,13 @@ func newBodies(ctx context.Context, s *spool.Spool, peers fetcher, self string, 
 // Want starts a fetch of the body, the named server first, unless one is under
 // way. The fetch goes on when whoever wanted it has given up: the entry will be
 // sent again.
+//
+// A full disk gets none: its node then stays behind until others have committed
+// what it cannot store.
 func (b *bodies) Want(ref mail.BodyRef, from consensus.ServerID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.fetching[ref] || b.ctx.Err() != nil {
+	if b.fetching[ref] || b.ctx.Err() != nil || b.full() {
 		return
 	}
 	b.fetching[ref] = true

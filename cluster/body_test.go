@@ -74,7 +74,7 @@ func inBodies(t *testing.T, peers *sources, run func(t *testing.T, b *bodies)) {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		b := newBodies(ctx, sp, peers, "n1", func() []string { return []string{"n1", "n2", "n3"} }, log)
+		b := newBodies(ctx, sp, peers, "n1", func() []string { return []string{"n1", "n2", "n3"} }, func() bool { return false }, log)
 		run(t, b)
 		cancel()
 		b.wait()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
+	"github.com/holdfast-mx/holdfast/cluster/peer"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -67,7 +68,7 @@ func (m *Member) catchUp(ctx context.Context) error {
 		_, err := m.leaderIndex(ctx)
 		return err
 	}
-	health, err := m.peers.Health(ctx, leader.Name())
+	health, err := m.peers.Health(ctx, leader.Name(), peer.Inquiry{})
 	if err != nil {
 		return fmt.Errorf("ask %s how far it is: %w", leader, err)
 	}

@@ -33,7 +33,7 @@ func (m *Member) hydrateLoop(ctx context.Context) {
 		}
 		// Until the log has been applied as far as it once was, the state may list
 		// messages that were finished, and freed everywhere, long ago.
-		if !m.current.Load() || uint64(m.replica.appliedIndex()) < m.node.FloorAtStart() {
+		if m.space.Full() || !m.current.Load() || uint64(m.replica.appliedIndex()) < m.node.FloorAtStart() {
 			continue
 		}
 		e, r := m.node.Stats().Exempt, m.replica.restores.Load()

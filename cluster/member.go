@@ -36,6 +36,11 @@ type Config struct {
 	Spool     *spool.Spool
 	Peers     *peer.Peers
 	Directory Directory
+	// Starts is what the port asks; Start is how often this node has started, as
+	// its stores count it.
+	Starts *Starts
+	Start  uint64
+	Space  Space
 	// Stores and Stream belong to the member from the call of Start on, and are
 	// closed by it.
 	Stores consensus.Stores
@@ -67,6 +72,9 @@ type Member struct {
 	node            *consensus.Node
 	peers           *peer.Peers
 	directory       Directory
+	starts          *Starts
+	space           Space
+	roll            roll
 	replica         *replica
 	bodies          *bodies
 	dispatcher      *dispatch.Dispatcher
@@ -101,14 +109,19 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	life, stop := context.WithCancel(context.Background())
 	m := &Member{
 		name: fsm.NodeName(c.ID.Name()), log: c.Log, founding: c.Founding,
-		spool: c.Spool, peers: c.Peers, directory: c.Directory,
+		spool: c.Spool, peers: c.Peers, directory: c.Directory, starts: c.Starts, space: c.Space,
 		replica:         newReplica(c.Log),
 		bootstrapExpect: c.BootstrapExpect, orphanAge: c.OrphanAge, now: c.Now, entropy: c.Entropy,
 		stopping: make(chan struct{}), life: life, stop: stop, failed: make(chan struct{}),
 	}
-	m.bodies = newBodies(life, c.Spool, c.Peers, c.ID.Name(), m.othersFrom(c.Directory), c.Log)
+	m.bodies = newBodies(life, c.Spool, c.Peers, c.ID.Name(), m.othersFrom(c.Directory), c.Space.Full, c.Log)
+	if err := m.checkOutdated(ctx, c); err != nil {
+		stop()
+		m.bodies.wait()
+		return nil, errors.Join(err, c.Stream.Close(), c.Stores.Shut())
+	}
 	node, err := consensus.Start(ctx, consensus.Config{
-		ID: c.ID, Stores: c.Stores, Stream: c.Stream,
+		ID: c.ID, Stores: c.Stores, Stream: c.Stream, Observe: m.starts.observe,
 		Bodies: m.bodies, FSM: m.replica, HeartbeatTimeout: c.HeartbeatTimeout, DiskStalled: c.DiskStalled, Logger: c.Log,
 	})
 	if err != nil {
@@ -117,6 +130,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 		return nil, fmt.Errorf("start consensus: %w", err)
 	}
 	m.node = node
+	m.starts.complete(m.replica.start)
 	m.proposer = &proposer{propose: m.proposeBatch}
 	m.dispatcher = dispatch.New(dispatch.Config{
 		Queue: leaderQueue{m}, Log: c.Log,
@@ -128,8 +142,28 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	m.loop(func() { m.bootstrapLoop(life) })
 	m.loop(func() { m.followLoop(life) })
 	m.loop(func() { m.hydrateLoop(life) })
+	m.loop(func() { m.callRoll(life) })
+	m.loop(func() { m.makeWay(life) })
+	m.loop(func() { m.recordStart(life, c.Start) })
 	m.loop(func() { m.watch(life) })
 	return m, nil
+}
+
+// checkOutdated asks the others, before Raft runs, whether they know more of
+// this node than it does itself.
+func (m *Member) checkOutdated(ctx context.Context, c Config) error {
+	own, err := c.Stores.Promises()
+	if err != nil {
+		return err
+	}
+	if own.Term == 0 {
+		return nil // it has never been a part of anything
+	}
+	servers, err := c.Stores.Servers()
+	if err != nil {
+		return err
+	}
+	return m.askOthers(ctx, c.ID, own, servers)
 }
 
 // leaseMargin is what a leader waits beyond a lease's length.
@@ -189,6 +223,8 @@ func (m *Member) watch(ctx context.Context) {
 		m.fail(fmt.Errorf("consensus: %w", m.node.Err()))
 	case <-m.replica.halted:
 		m.fail(m.replica.err())
+	case <-m.starts.outdated:
+		m.fail(m.starts.outdatedError())
 	}
 	// At once, before anything is wound down: a leader that can store nothing
 	// must not go on leading while its sessions end.

@@ -178,6 +178,13 @@ func (r *replica) appliedIndex() fsm.Index {
 	return r.state.Applied()
 }
 
+// start returns the newest start of a server that has been applied.
+func (r *replica) start(id fsm.ServerID) uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state.Start(id)
+}
+
 // read calls fn with the live state, for short look-ups that are not worth a
 // snapshot. fn must not keep it.
 func (r *replica) read(fn func(*fsm.State)) {

@@ -60,6 +60,7 @@ func everyAction() []fsm.Action {
 		fsm.ReportNextHop{Node: "n1", Domain: "a.test", Up: true, Detail: "220 hello"},
 		fsm.PutSettings{Settings: fsm.Settings{DoubtWait: 1, FingerprintLife: 2, FingerprintMax: 3, RecordLife: 4, RetryMin: 5, RetryMax: 6, Voters: 7}},
 		fsm.Tick{Elapsed: -5},
+		fsm.RecordStart{Server: "n1/0102", Number: 3},
 	}
 }
 
@@ -112,7 +113,8 @@ func TestNewerCommandsStopTheNode(t *testing.T) {
 		if fields < 2 {
 			t.Errorf("%T: %d messages", a, fields)
 		}
-		for _, version := range []uint32{0, 2} {
+		is := p.Version
+		for _, version := range []uint32{0, 3 - is, fsm.CommandVersion + 1} {
 			p.Version = version
 			b, _ := proto.Marshal(&p)
 			if _, err := fsm.DecodeCommand(b); !errors.Is(err, fsm.ErrUnknownCommand) {
@@ -242,9 +244,9 @@ func TestSnapshotLimits(t *testing.T) {
 	if _, err := fsm.Decode(bytes.NewReader(long)); err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("a record of a tebibyte: %v", err)
 	}
-	header, _ := proto.Marshal(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Header{Header: &queuepb.SnapshotHeader{Version: 2}}})
-	if _, err := fsm.Decode(bytes.NewReader(append([]byte{byte(len(header))}, header...))); err == nil || !strings.Contains(err.Error(), "version 2") {
-		t.Errorf("version 2: %v", err)
+	header, _ := proto.Marshal(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Header{Header: &queuepb.SnapshotHeader{Version: 3}}})
+	if _, err := fsm.Decode(bytes.NewReader(append([]byte{byte(len(header))}, header...))); err == nil || !strings.Contains(err.Error(), "version 3") {
+		t.Errorf("version 3: %v", err)
 	}
 	if err := busy(t).Encode(fullDisk{}); err == nil {
 		t.Error("a full disk is not noticed")

@@ -43,7 +43,7 @@ type Command struct {
 
 // An Action is one kind of command: Accept, Settle, GrantLeases, RenewLeases,
 // ExpireLeases, RecordOutcomes, Hold, Release, Remove, PutDomain, RemoveDomain,
-// FlushDomain, ReportNextHop, PutSettings or Tick.
+// FlushDomain, ReportNextHop, PutSettings, Tick or RecordStart.
 type Action interface{ action() }
 
 // Accept makes a message ours. Key: ID.
@@ -169,6 +169,16 @@ type PutSettings struct{ Settings Settings }
 // Tick advances log time. Elapsed above tickMax counts as tickMax.
 type Tick struct{ Elapsed Millis }
 
+// RecordStart says that a server has started for the Number-th time with its
+// data directory. Key: Server, Number. Refused: the cluster knows of a later
+// start, so the directory is an old copy.
+//
+// It is a command of version 2.
+type RecordStart struct {
+	Server ServerID
+	Number uint64
+}
+
 func (Accept) action()         {}
 func (Settle) action()         {}
 func (GrantLeases) action()    {}
@@ -184,3 +194,4 @@ func (FlushDomain) action()    {}
 func (ReportNextHop) action()  {}
 func (PutSettings) action()    {}
 func (Tick) action()           {}
+func (RecordStart) action()    {}

@@ -10,9 +10,19 @@ import (
 	"github.com/holdfast-mx/holdfast/proto/queuepb"
 )
 
-// CommandVersion is the version that EncodeCommand writes, and the greatest that
-// DecodeCommand reads, and so that this node can apply.
-const CommandVersion = 1
+// CommandVersion is the greatest version of a command that EncodeCommand writes
+// and DecodeCommand reads, and so that this node can apply. A command has the
+// least version that knows its kind, so that older nodes stop at no other.
+const CommandVersion = 2
+
+// VersionOf returns the version of a kind of command: a node can apply it whose
+// CommandVersion is not less.
+func VersionOf(a Action) uint32 {
+	if _, ok := a.(RecordStart); ok {
+		return 2
+	}
+	return 1
+}
 
 // ErrUnknownCommand says that a command is of a version or kind, or has a field
 // or value, that this version of Holdfast does not know. A node that finds one
@@ -22,7 +32,7 @@ var ErrUnknownCommand = errors.New("unknown command")
 // EncodeCommand returns the command as it stands in a Raft entry. The same
 // command gives the same bytes.
 func EncodeCommand(c Command) ([]byte, error) {
-	p := &queuepb.Command{Version: CommandVersion, Node: clean(string(c.Node)), Settled: packIDs(c.Settled)}
+	p := &queuepb.Command{Version: VersionOf(c.Action), Node: clean(string(c.Node)), Settled: packIDs(c.Settled)}
 	switch a := c.Action.(type) {
 	case Accept:
 		p.Action = &queuepb.Command_Accept{Accept: &queuepb.Accept{
@@ -71,6 +81,8 @@ func EncodeCommand(c Command) ([]byte, error) {
 		p.Action = &queuepb.Command_PutSettings{PutSettings: &queuepb.PutSettings{Settings: settingsToProto(a.Settings)}}
 	case Tick:
 		p.Action = &queuepb.Command_Tick{Tick: &queuepb.Tick{ElapsedMillis: int64(a.Elapsed)}}
+	case RecordStart:
+		p.Action = &queuepb.Command_RecordStart{RecordStart: &queuepb.RecordStart{Server: clean(string(a.Server)), Number: a.Number}}
 	default:
 		return nil, fmt.Errorf("encode command %T: %w", c.Action, ErrUnknownCommand)
 	}
@@ -108,7 +120,7 @@ func DecodeCommand(b []byte) (Command, error) {
 	if err := proto.Unmarshal(b, &p); err != nil {
 		return Command{}, fmt.Errorf("decode command: %w", err)
 	}
-	if v := p.GetVersion(); v != CommandVersion {
+	if v := p.GetVersion(); v == 0 || v > CommandVersion {
 		return Command{}, fmt.Errorf("decode command of version %d: %w", v, ErrUnknownCommand)
 	}
 	c, err := commandFromProto(&p)
@@ -132,6 +144,9 @@ func commandFromProto(p *queuepb.Command) (Command, error) {
 	action, err := actionFromProto(p)
 	if err != nil {
 		return Command{}, err
+	}
+	if v := VersionOf(action); p.GetVersion() != v {
+		return Command{}, fmt.Errorf("%T of version %d, want %d: %w", action, p.GetVersion(), v, errUnknownField)
 	}
 	return Command{Node: NodeName(p.GetNode()), Settled: settled, Action: action}, nil
 }
@@ -192,6 +207,8 @@ func actionFromProto(p *queuepb.Command) (Action, error) {
 		return PutSettings{Settings: v}, errors.Join(err, known(a.PutSettings))
 	case *queuepb.Command_Tick:
 		return Tick{Elapsed: Millis(a.Tick.GetElapsedMillis())}, known(a.Tick)
+	case *queuepb.Command_RecordStart:
+		return RecordStart{Server: ServerID(a.RecordStart.GetServer()), Number: a.RecordStart.GetNumber()}, known(a.RecordStart)
 	}
 	// A kind that this version does not know is an unknown field, which known
 	// has found; so this command has none at all.

@@ -1,13 +1,18 @@
 package fsm_test
 
 import (
+	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
+	"github.com/holdfast-mx/holdfast/proto/queuepb"
 )
 
 // relayFor returns a State with one relay domain.
@@ -179,6 +184,48 @@ func TestRetryWaits(t *testing.T) {
 		for s.Counts("a.test").Due == 0 {
 			apply(s, fsm.Tick{Elapsed: 60_000})
 		}
+	}
+}
+
+// TestStartsAreBounded: those of the servers that started longest ago are
+// forgotten first; a server that starts again is no new one.
+func TestStartsAreBounded(t *testing.T) {
+	s := fsm.New()
+	for i := range 256 {
+		apply(s, fsm.RecordStart{Server: fsm.ServerID(fmt.Sprintf("n/%03d", i)), Number: 1})
+	}
+	apply(s, fsm.RecordStart{Server: "n/000", Number: 2})
+	if s.Start("n/000") != 2 || s.Start("n/001") != 1 {
+		t.Fatal("forgotten too early")
+	}
+	apply(s, fsm.RecordStart{Server: "n/256", Number: 1})
+	if s.Start("n/000") != 2 || s.Start("n/001") != 0 || s.Start("n/256") != 1 {
+		t.Errorf("%d, %d, %d", s.Start("n/000"), s.Start("n/001"), s.Start("n/256"))
+	}
+	if n := len(maps.Collect(s.Starts())); n != 256 {
+		t.Errorf("%d starts", n)
+	}
+}
+
+// TestSnapshotsOfVersion1: as long as no start is recorded, older nodes can read
+// what is written.
+func TestSnapshotsOfVersion1(t *testing.T) {
+	s := relayFor(t, "a.test")
+	version := func() uint32 {
+		b := encoded(t, s)
+		length, n := binary.Uvarint(b)
+		var r queuepb.SnapshotRecord
+		if err := proto.Unmarshal(b[n:n+int(length)], &r); err != nil {
+			t.Fatal(err)
+		}
+		return r.GetHeader().GetVersion()
+	}
+	if got := version(); got != 1 {
+		t.Errorf("version %d without starts", got)
+	}
+	apply(s, fsm.RecordStart{Server: "n1/1", Number: 1})
+	if got := version(); got != 2 {
+		t.Errorf("version %d with starts", got)
 	}
 }
 

@@ -14,8 +14,10 @@ import (
 	"github.com/holdfast-mx/holdfast/proto/queuepb"
 )
 
-// snapshotVersion is the version that Encode writes and Decode reads.
-const snapshotVersion = 1
+// snapshotVersion is the greatest version that Encode writes and Decode reads.
+// Encode writes version 1 where there is nothing that only version 2 knows:
+// starts.
+const snapshotVersion = 2
 
 // snapshotRecordBytesMax is the longest record that Decode reads: an envelope
 // of 64 KiB and the longest notes for 1,000 recipients fit in it several times.
@@ -30,8 +32,12 @@ const snapshotRecordBytesMax = 4 << 20
 func (s *State) Encode(w io.Writer) error {
 	e := &encoder{w: bufio.NewWriterSize(w, 64<<10)}
 	t := s.totals
+	version := uint32(1)
+	if s.starts.len() > 0 {
+		version = snapshotVersion
+	}
 	e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Header{Header: &queuepb.SnapshotHeader{
-		Version:    snapshotVersion,
+		Version:    version,
 		Applied:    uint64(s.applied),
 		Now:        int64(s.now),
 		Settings:   settingsToProto(s.settings),
@@ -64,6 +70,11 @@ func (s *State) Encode(w io.Writer) error {
 	for l := range s.leases.all() {
 		e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Lease{Lease: &queuepb.LeaseRecord{
 			Token: uint64(l.token), Holder: string(l.holder), Domain: uint32(l.domain), Renewal: uint64(l.renewal),
+		}}})
+	}
+	for n := range s.starts.all() {
+		e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Start{Start: &queuepb.StartRecord{
+			Server: string(n.server), Number: n.number, Entry: uint64(n.entry),
 		}}})
 	}
 	e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_End{End: &queuepb.SnapshotEnd{Records: e.records}}})
@@ -229,13 +240,15 @@ func (s *State) load(p *queuepb.SnapshotRecord) error {
 		return nil
 	case *queuepb.SnapshotRecord_Lease:
 		return s.loadLease(r.Lease)
+	case *queuepb.SnapshotRecord_Start:
+		return s.loadStart(r.Start)
 	}
 	return errors.New("empty record")
 }
 
 func (s *State) loadHeader(h *queuepb.SnapshotHeader) error {
-	if h.GetVersion() != snapshotVersion {
-		return fmt.Errorf("version %d, want %d", h.GetVersion(), snapshotVersion)
+	if v := h.GetVersion(); v == 0 || v > snapshotVersion {
+		return fmt.Errorf("version %d, want at most %d", v, snapshotVersion)
 	}
 	v, err := settingsFromProto(h.GetSettings())
 	if err != nil {
@@ -376,6 +389,14 @@ func (s *State) loadMessage(r *queuepb.MessageRecord) error {
 		s.keepFingerprint(fingerprintOf(u.envelope, u.body), m.entry)
 	}
 	return known(r, o)
+}
+
+func (s *State) loadStart(r *queuepb.StartRecord) error {
+	n := startItem{ServerID(r.GetServer()), r.GetNumber(), Index(r.GetEntry())}
+	if s.starts.has(n) || n.entry == 0 || n.entry > s.applied || s.recordStart(n.entry, RecordStart{n.server, n.number}).Verdict != Done {
+		return fmt.Errorf("start of %q does not fit", n.server)
+	}
+	return known(r)
 }
 
 // loadLease comes after the messages, whose records of the lease it counts.

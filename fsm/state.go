@@ -48,7 +48,7 @@ const (
 // the disks that hold their bodies (admission looks at those, not we); records
 // of ended messages and aliases, by Settings.RecordLife; fingerprints, by
 // Settings.FingerprintMax; leases, by the messages in them; domains, by
-// domainsMax. Everything else is of fixed size.
+// domainsMax; starts, by serversMax. Everything else is of fixed size.
 //
 // Invariant: every part of a message is in exactly one place: due, waiting,
 // leased, or none of them where nothing of it is queued.
@@ -74,6 +74,7 @@ type State struct {
 	ended    tree[endedItem]  // messages with nothing left to do, by the time they ended
 	counts   tree[countsItem] // by domain number
 	origins  tree[*origin]    // shared by messages
+	starts   tree[startItem]  // by server
 
 	totals Totals
 	// effects collects what Apply returns. Empty between two of them.
@@ -176,6 +177,7 @@ func New() *State {
 		}),
 		counts:  newTree(func(a, b countsItem) bool { return a.domain < b.domain }),
 		origins: newTree(func(a, b *origin) bool { return a.compare(*b) < 0 }),
+		starts:  newTree(func(a, b startItem) bool { return a.server < b.server }),
 	}
 }
 
@@ -233,6 +235,8 @@ func (s *State) act(i Index, c Command) Result {
 		return s.putSettings(a.Settings)
 	case Tick:
 		return s.tick(a.Elapsed)
+	case RecordStart:
+		return s.recordStart(i, a)
 	}
 	return invalid("no action")
 }
@@ -268,6 +272,7 @@ func (s *State) Snapshot() *State {
 	t.ended = s.ended.copy()
 	t.counts = s.counts.copy()
 	t.origins = s.origins.copy()
+	t.starts = s.starts.copy()
 	return &t
 }
 

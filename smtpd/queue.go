@@ -11,8 +11,8 @@ import (
 // only Submit and RelayDomain may block.
 type Queue interface {
 	// Ready returns nil when this node can commit now. Any error makes new
-	// connections see 421 and open sessions 451; ErrDiskLow has a reply of its
-	// own.
+	// connections see 421 and open sessions 451; ErrDiskLow lets them greet, and
+	// has a reply of its own to MAIL and DATA.
 	Ready() error
 	// RelayDomain reports whether mail for d is taken. False is final and makes
 	// the recipient refused for good, so what is not certain is an error. It may

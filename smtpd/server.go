@@ -185,10 +185,11 @@ func (s *Server) Stats() *Stats { return &s.stats }
 // GateStats returns the counters of connections.
 func (s *Server) GateStats() *gate.Stats { return s.gate.Stats() }
 
-// refuse is the gate's question at the greeting.
+// refuse is the gate's question at the greeting. Where only room is missing it
+// is for MAIL to say so, in the words that there are for it.
 func (s *Server) refuse() *mail.Reply {
 	err := s.queue.Ready()
-	if err == nil {
+	if err == nil || errors.Is(err, ErrDiskLow) {
 		return nil
 	}
 	r := greetingNotReady(err)

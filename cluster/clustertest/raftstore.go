@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -48,6 +49,18 @@ func NewRaftDisk(seed uint64, writeMax time.Duration) *RaftDisk {
 		logs:     make(map[uint64]raft.Log),
 		values:   make(map[string][]byte),
 		numbers:  make(map[string]uint64),
+	}
+}
+
+// Copy returns what an image of the disk would hold, taken now.
+func (d *RaftDisk) Copy() *RaftDisk {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return &RaftDisk{
+		rand: rand.New(rand.NewPCG(1, 0x7261667464)), writeMax: d.writeMax,
+		logs: maps.Clone(d.logs), first: d.first, last: d.last,
+		values: maps.Clone(d.values), numbers: maps.Clone(d.numbers),
+		snapshots: slices.Clone(d.snapshots), serial: d.serial,
 	}
 }
 

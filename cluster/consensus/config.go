@@ -167,6 +167,9 @@ type Config struct {
 	// gives up leadership, and does not stand for election. Default: four
 	// heartbeat timeouts, at most six seconds.
 	StoreStallMax time.Duration
+	// Observe is shown the data of each command in the log before Raft runs,
+	// committed or not. Nil where nobody wants to know.
+	Observe func(data []byte)
 	// DiskStalled reports whether another write that this node's word depends
 	// on, that of a body for example, has been running for longer than limit. It
 	// is asked before each request and must not block. Nil where there is none.

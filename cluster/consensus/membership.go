@@ -41,8 +41,13 @@ func (n *Node) Servers() []Server {
 	if f.Error() != nil {
 		return nil
 	}
+	return serversOf(f.Configuration())
+}
+
+// serversOf is a configuration in our words.
+func serversOf(c raft.Configuration) []Server {
 	var servers []Server
-	for _, s := range f.Configuration().Servers {
+	for _, s := range c.Servers {
 		id, address, err := splitRaftAddress(s.Address)
 		if err != nil || id != ServerID(s.ID) {
 			// Not written by Bootstrap or Add.

@@ -100,8 +100,8 @@ func (n *names) has(b namedBody) bool {
 	return i < len(n.entries) && n.entries[i] == b
 }
 
-// scan fills the index from a store.
-func (n *names) scan(store raft.LogStore) error {
+// scan fills the index from a store, and shows the commands that are in it.
+func (n *names) scan(store raft.LogStore, observe func(data []byte)) error {
 	first, err := store.FirstIndex()
 	if err != nil {
 		return fmt.Errorf("first index of the log: %w", err)
@@ -122,6 +122,9 @@ func (n *names) scan(store raft.LogStore) error {
 		}
 		if err := n.add([]*raft.Log{&l}); err != nil {
 			return err
+		}
+		if observe != nil && l.Type == raft.LogCommand {
+			observe(l.Data)
 		}
 	}
 	return nil

@@ -74,7 +74,7 @@ func TestNames(t *testing.T) {
 				}
 				var anew names
 				if last >= first {
-					if err := anew.scan(store); err != nil {
+					if err := anew.scan(store, nil); err != nil {
 						t.Fatal(err)
 					}
 				}

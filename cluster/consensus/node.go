@@ -26,6 +26,7 @@ type Node struct {
 	floor      *floor
 	latch      *latch
 	rot        *rotWatch
+	witness    *witness
 	leadership leadership
 	notify     chan bool
 	proposals  chan struct{} // one token per pending
@@ -76,6 +77,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 		stable:     &stableStore{store: c.Stores.Stable, latch: l},
 		floor:      f,
 		latch:      l,
+		witness:    new(witness),
 		leadership: leadership{changed: make(chan struct{})},
 		notify:     make(chan bool),
 		proposals:  make(chan struct{}, proposalsMax),
@@ -83,7 +85,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 		ended:      make(chan struct{}),
 		stopped:    make(chan struct{}),
 	}
-	if err := n.log.names.scan(n.log); err != nil {
+	if err := n.log.names.scan(n.log, c.Observe); err != nil {
 		return nil, fmt.Errorf("read the log: %w", err)
 	}
 	if !c.controls.startCheckOff {
@@ -94,7 +96,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	n.rot = newRotWatch(c, n.log, f, l)
 	n.gate = newGate(c, f, n.log)
 	n.gate.hasVote = n.hasVote
-	n.sender = &sender{floor: f, latch: l, stalled: n.Stalled, live: c.controls.liveFloor, refused: n.suspect}
+	n.sender = &sender{floor: f, latch: l, stalled: n.Stalled, live: c.controls.liveFloor, refused: n.suspect, witness: n.witness}
 	// What a peer sends before Raft runs waits in the gate.
 	t = newTransport(c, n.gate, n.sender)
 	n.transport = t

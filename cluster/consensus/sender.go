@@ -19,6 +19,7 @@ type sender struct {
 	send    func(raft.ServerID, raft.ServerAddress, *raft.AppendEntriesRequest, *raft.AppendEntriesResponse) error
 	// refused is told of requests that a follower's gate refused.
 	refused func(*raft.AppendEntriesRequest)
+	witness *witness
 	raised  atomic.Uint64 // requests whose commit index was raised
 	// progress is what the followers are known to have.
 	progress progress
@@ -37,6 +38,7 @@ func (s *sender) appendEntries(id raft.ServerID, target raft.ServerAddress, args
 			}
 			return fmt.Errorf("append entries at %s: %w", id, err)
 		}
+		s.witness.appended(id, part, resp)
 		if !resp.Success {
 			// Whatever part it was for, Raft finds the right place again by
 			// the term and last index in the answer.

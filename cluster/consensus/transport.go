@@ -107,7 +107,15 @@ func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, arg
 	if err := t.sender.unfit(); err != nil {
 		return err
 	}
-	return t.NetworkTransport.RequestVote(id, target, args, resp)
+	if err := t.NetworkTransport.RequestVote(id, target, args, resp); err != nil {
+		return err
+	}
+	p := Promises{Term: resp.Term}
+	if resp.Granted {
+		p.VoteTerm = args.Term
+	}
+	t.sender.witness.note(ServerID(id), p)
+	return nil
 }
 
 // InstallSnapshot sends a snapshot, unless this node is unfit.
@@ -115,7 +123,15 @@ func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 	if err := t.sender.unfit(); err != nil {
 		return err
 	}
-	return t.NetworkTransport.InstallSnapshot(id, target, args, resp, data)
+	if err := t.NetworkTransport.InstallSnapshot(id, target, args, resp, data); err != nil {
+		return err
+	}
+	p := Promises{Term: resp.Term}
+	if resp.Success {
+		p.Index = args.LastLogIndex // a snapshot holds nothing that is not committed
+	}
+	t.sender.witness.note(ServerID(id), p)
+	return nil
 }
 
 // AppendEntriesPipeline says that there is no pipelining.
@@ -159,6 +175,7 @@ func (t *transport) pump() {
 				t.gate.refuseMalformed(&t.running, rpc, err)
 				continue
 			}
+			t.hear(rpc.Command)
 			switch cmd := rpc.Command.(type) {
 			case *raft.AppendEntriesRequest:
 				if len(cmd.Entries) > 0 {
@@ -177,6 +194,20 @@ func (t *transport) pump() {
 			}
 			t.gate.forward(rpc)
 		}
+	}
+}
+
+// hear notes what a request shows of who sends it: its term is on its disk, and
+// a leader's entries are, too. (The term of a pre-vote is not, and the vote of a
+// candidate for itself may not be yet.)
+func (t *transport) hear(request any) {
+	switch r := request.(type) {
+	case *raft.AppendEntriesRequest:
+		t.sender.witness.note(ServerID(r.ID), Promises{Term: r.Term, Index: r.LeaderCommitIndex})
+	case *raft.RequestVoteRequest:
+		t.sender.witness.note(ServerID(r.ID), Promises{Term: r.Term})
+	case *raft.InstallSnapshotRequest:
+		t.sender.witness.note(ServerID(r.ID), Promises{Term: r.Term, Index: r.LastLogIndex})
 	}
 }
 

@@ -51,7 +51,7 @@ type Backend interface {
 	// Pull leases messages to r.Holder, as leader.
 	Pull(ctx context.Context, r PullRequest) (PullReply, error)
 	// Health tells how this node is.
-	Health() Health
+	Health(Inquiry) Health
 }
 
 // An Arrived body is one that a peer pushed.
@@ -88,6 +88,18 @@ type PullReply struct {
 	Messages []mail.QueueID
 }
 
+// An Inquiry says what somebody wants to know of a node's health.
+type Inquiry struct {
+	// ServerID is the asking server's own, where it wants to know what was seen
+	// of it; a Server passes on only one that has the caller's name.
+	ServerID string
+	// Brief: Leader may be the node's own belief.
+	Brief bool
+}
+
+// Seen is what a node has seen another one promise: see consensus.Promises.
+type Seen struct{ Start, Term, VoteTerm, Index uint64 }
+
 // Health is how a node is, by its own account.
 type Health struct {
 	ServerID       string // <name>/<incarnation>
@@ -99,6 +111,12 @@ type Health struct {
 	BodyBytes      mail.ByteSize
 	DiskFree       mail.ByteSize // on the spool's disk
 	CommandVersion uint32        // the newest that the node can apply
+	DiskLow        bool          // it takes no mail from clients
+	DiskFull       bool          // it takes no bodies from other nodes
+	// Seen is what it has seen of the server that asks, if it was asked and can
+	// tell yet.
+	Seen   Seen
+	SeenOK bool
 }
 
 // A NotAppendedError is an ErrNotAppended with what the leader said. A Backend

@@ -355,19 +355,23 @@ func (p *Peers) Pull(ctx context.Context, name string, r PullRequest) (PullReply
 }
 
 // Health asks the named node how it is.
-func (p *Peers) Health(ctx context.Context, name string) (Health, error) {
+func (p *Peers) Health(ctx context.Context, name string, q Inquiry) (Health, error) {
 	client, err := p.ready(ctx, name)
 	if err != nil {
 		return Health{}, fmt.Errorf("health of %s: %w", name, err)
 	}
-	h, err := client.Health(ctx, &pb.HealthRequest{})
+	h, err := client.Health(ctx, &pb.HealthRequest{ServerId: q.ServerID, Brief: q.Brief})
 	if err != nil {
 		return Health{}, fmt.Errorf("health of %s: %w", name, err)
 	}
 	return Health{
 		ServerID: h.GetServerId(), Boot: h.GetBoot(), Applied: h.GetApplied(), Leader: h.GetLeader(), Term: h.GetTerm(),
 		Bodies: h.GetBodies(), BodyBytes: byteSize(h.GetBodyBytes()), DiskFree: byteSize(h.GetDiskFreeBytes()),
-		CommandVersion: h.GetCommandVersion(),
+		CommandVersion: h.GetCommandVersion(), DiskLow: h.GetDiskLow(), DiskFull: h.GetDiskFull(),
+		Seen: Seen{
+			Start: h.GetSeen().GetStart(), Term: h.GetSeen().GetTerm(), VoteTerm: h.GetSeen().GetVoteTerm(), Index: h.GetSeen().GetIndex(),
+		},
+		SeenOK: h.GetSeen() != nil,
 	}, nil
 }
 

@@ -147,9 +147,17 @@ func TestPullAndHealth(t *testing.T) {
 				t.Errorf("pull %+v: %+v", bad, got)
 			}
 		}
-		h, err := a.peers.Health(t.Context(), "b")
-		if err != nil || h != at.Health() {
-			t.Errorf("%+v, %v", h, err)
+		for _, q := range []Inquiry{{}, {Brief: true}, {ServerID: "a/1"}} {
+			want := at.Health(q)
+			if !want.SeenOK {
+				want.Seen = Seen{}
+			}
+			if h, err := a.peers.Health(t.Context(), "b", q); err != nil || h != want {
+				t.Errorf("%+v: %+v, %v", q, h, err)
+			}
+		}
+		if h, err := a.peers.Health(t.Context(), "b", Inquiry{ServerID: "b/1"}); err == nil {
+			t.Errorf("told what was seen of somebody else: %+v", h)
 		}
 		if !a.peers.Ready("b") || a.peers.Ready("dead") {
 			t.Error("Ready does not tell who is there")

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/holdfast-mx/holdfast/cluster/transport"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 	pb "github.com/holdfast-mx/holdfast/proto/peerpb"
 	"google.golang.org/grpc"
@@ -186,13 +187,22 @@ func (v service) Pull(ctx context.Context, r *pb.PullRequest) (*pb.PullReply, er
 	return reply, nil
 }
 
-func (v service) Health(context.Context, *pb.HealthRequest) (*pb.HealthReply, error) {
-	h := v.s.backend.Health()
-	return &pb.HealthReply{
+func (v service) Health(ctx context.Context, r *pb.HealthRequest) (*pb.HealthReply, error) {
+	info, _ := caller(ctx)
+	q := Inquiry{ServerID: r.GetServerId(), Brief: r.GetBrief()}
+	if q.ServerID != "" && transport.ServerID(q.ServerID).Name() != info.name {
+		return nil, status.Errorf(codes.PermissionDenied, "%s asks what was seen of %q", info.name, clip(q.ServerID))
+	}
+	h := v.s.backend.Health(q)
+	reply := &pb.HealthReply{
 		ServerId: h.ServerID, Boot: h.Boot, Applied: h.Applied, Leader: h.Leader, Term: h.Term,
 		Bodies: h.Bodies, BodyBytes: uint64(max(h.BodyBytes, 0)), DiskFreeBytes: uint64(max(h.DiskFree, 0)),
-		CommandVersion: h.CommandVersion,
-	}, nil
+		CommandVersion: h.CommandVersion, DiskLow: h.DiskLow, DiskFull: h.DiskFull,
+	}
+	if h.SeenOK {
+		reply.Seen = &pb.Seen{Start: h.Seen.Start, Term: h.Seen.Term, VoteTerm: h.Seen.VoteTerm, Index: h.Seen.Index}
+	}
+	return reply, nil
 }
 
 func (v service) Fetch(r *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.FetchFrame]) error {

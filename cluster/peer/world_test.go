@@ -228,8 +228,11 @@ func (b *backend) Propose(ctx context.Context, _ string, proposals []Proposal) [
 
 func (b *backend) Pull(ctx context.Context, r PullRequest) (PullReply, error) { return b.pull(ctx, r) }
 
-func (b *backend) Health() Health {
-	return Health{ServerID: "b/1", Boot: 7, Applied: 42, Leader: true, Term: 3, Bodies: 2, BodyBytes: 99, DiskFree: 1 << 40, CommandVersion: 1}
+func (b *backend) Health(q Inquiry) Health {
+	return Health{
+		ServerID: "b/1", Boot: 7, Applied: 42, Leader: !q.Brief, Term: 3, Bodies: 2, BodyBytes: 99, DiskFree: 1 << 40, CommandVersion: 1,
+		DiskLow: true, DiskFull: true, SeenOK: q.ServerID != "", Seen: Seen{uint64(len(q.ServerID)), 2, 3, 4},
+	}
 }
 
 func (b *backend) holds(ref mail.BodyRef) ([]byte, bool) {

@@ -192,10 +192,14 @@ func TestPrincipalHasOneSpelling(t *testing.T) {
 }
 
 func FuzzReadHello(f *testing.F) {
-	f.Add(hello{"demo", "a/1", "b/1"}.encode())
+	f.Add(hello{1, "demo", "a/1", "b/1", 0}.encode())
+	f.Add(hello{2, "demo", "a/1", "b/1", 1 << 40}.encode())
 	f.Add([]byte{helloVersion, 0, 2, 200, 'x'})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		h, err := readHello(strings.NewReader(string(data)))
+		if len(data) == 0 {
+			return
+		}
+		h, err := readHello(strings.NewReader(string(data)), data[0])
 		if err == nil && string(h.encode()) != string(data[:len(h.encode())]) {
 			t.Fatalf("%q decodes to %+v, which encodes to %q", data, h, h.encode())
 		}

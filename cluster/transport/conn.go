@@ -17,6 +17,7 @@ type conn struct {
 	raw      *wire
 	port     *Port
 	protocol string
+	hello    byte     // Raft only: the version of the hello frame
 	peer     string   // the name that the peer's certificate proves
 	server   ServerID // Raft only: the peer's server id
 	address  string   // incoming only: what the limits count by
@@ -29,6 +30,17 @@ type conn struct {
 	handedOut bool
 	once      sync.Once
 	closeErr  error
+}
+
+// agree takes in what the handshake agreed on.
+func (c *conn) agree(negotiated string) {
+	c.protocol = negotiated
+	switch negotiated {
+	case protocolRaft:
+		c.hello = helloVersion
+	case protocolRaft1:
+		c.protocol, c.hello = protocolRaft, helloVersion1
+	}
 }
 
 // Close closes the connection below TLS, without a close_notify alert: every

@@ -153,18 +153,29 @@ func checkDates(cert *x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// The ALPN names of the two protocols on the port.
+// The ALPN names of the two protocols on the port. Of Raft's there are two
+// versions, which differ in the hello frame; both sides of a connection know
+// from the handshake which one the other speaks.
 const (
-	protocolRaft = "holdfast-raft/1"
-	protocolGRPC = "holdfast-grpc/1"
+	protocolRaft  = "holdfast-raft/2"
+	protocolRaft1 = "holdfast-raft/1"
+	protocolGRPC  = "holdfast-grpc/1"
 )
+
+// offered is what we say when we want a protocol.
+func offered(protocol string) []string {
+	if protocol == protocolRaft {
+		return []string{protocolRaft, protocolRaft1}
+	}
+	return []string{protocol}
+}
 
 // serverConfig is how we answer. The checks are in VerifyConnection, which Go
 // calls for every handshake, so there is one place and no way round it. The
 // client's list of protocols decides; one without ours is refused by Go.
 func (id *Identity) serverConfig() *tls.Config {
 	c := id.config()
-	c.NextProtos = []string{protocolRaft, protocolGRPC}
+	c.NextProtos = []string{protocolRaft, protocolRaft1, protocolGRPC}
 	c.ClientAuth = tls.RequireAnyClientCert
 	c.VerifyConnection = func(s tls.ConnectionState) error { return id.verifyPeer(s, "") }
 	return c
@@ -173,7 +184,7 @@ func (id *Identity) serverConfig() *tls.Config {
 // clientConfig is how we call the node with the given name.
 func (id *Identity) clientConfig(name, protocol string) *tls.Config {
 	c := id.config()
-	c.NextProtos = []string{protocol}
+	c.NextProtos = offered(protocol)
 	// Go's own check compares host names, and nodes are known by their URI.
 	// VerifyConnection replaces it.
 	c.InsecureSkipVerify = true

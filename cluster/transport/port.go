@@ -44,6 +44,15 @@ type Options struct {
 	// ServerID is our own: our name and incarnation. A Raft connection that
 	// wants another one is refused.
 	ServerID ServerID
+	// Start is how often we have started with our data directory, this time
+	// included.
+	Start uint64
+	// Known returns the newest start of a server that the cluster knows of, 0
+	// for none, and false while we cannot tell yet: then no Raft connection is
+	// made. One with a server that says a smaller number of itself is refused:
+	// its data directory is an old copy. It is asked as Retired is. Nil knows of
+	// nobody.
+	Known func(ServerID) (start uint64, ok bool)
 	// Retired tells whether a server id has been removed from the cluster for
 	// good. It is asked for each Raft connection, from several goroutines, and
 	// must not block. Nil retires nobody.
@@ -59,6 +68,8 @@ type Port struct {
 	dial     DialFunc
 	server   *tls.Config
 	serverID ServerID
+	start    uint64
+	known    func(ServerID) (uint64, bool)
 	retired  func(ServerID) bool
 	refusals *refusals
 
@@ -108,6 +119,8 @@ func New(ln net.Listener, dial DialFunc, id *Identity, o Options) (*Port, error)
 		dial:        dial,
 		server:      id.serverConfig(),
 		serverID:    o.ServerID,
+		start:       o.Start,
+		known:       o.Known,
 		retired:     o.Retired,
 		refusals:    newRefusals(o.Logger),
 		conns:       make(map[*conn]struct{}),
@@ -117,6 +130,9 @@ func New(ln net.Listener, dial DialFunc, id *Identity, o Options) (*Port, error)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	if p.retired == nil {
 		p.retired = func(ServerID) bool { return false }
+	}
+	if p.known == nil {
+		p.known = func(ServerID) (uint64, bool) { return 0, true }
 	}
 	p.raft = newSink(p, protocolRaft)
 	p.grpc = newSink(p, protocolGRPC)
@@ -176,6 +192,7 @@ func (p *Port) dialTLS(ctx context.Context, name, address, protocol string) (_ *
 		return nil, errors.Join(err, c.Close())
 	}
 	c.peer = name
+	c.agree(c.ConnectionState().NegotiatedProtocol)
 	return c, nil
 }
 
@@ -262,7 +279,8 @@ func (p *Port) handshake(c *conn) (Refusal, error) {
 	if err != nil {
 		return RefusedTLS, err
 	}
-	c.peer, c.protocol = who.Name, state.NegotiatedProtocol
+	c.peer = who.Name
+	c.agree(state.NegotiatedProtocol)
 	to := p.grpc
 	if c.protocol == protocolRaft {
 		to = p.raft

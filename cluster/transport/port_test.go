@@ -73,19 +73,112 @@ func TestALPNSortsConnections(t *testing.T) {
 	})
 }
 
+// TestStartsAreCompared: a connection is made only where neither side is known to
+// have started more often than it says.
+func TestStartsAreCompared(t *testing.T) {
+	knows := func(number uint64) func(ServerID) (uint64, bool) {
+		return func(ServerID) (uint64, bool) { return number, true }
+	}
+	for _, tt := range []struct {
+		name               string
+		start, other       uint64 // of the dialling side and of the other
+		known, knownOfThem uint64 // what the other knows of us, and we of it
+		want               error
+		theirs             bool // what is wrong is wrong with them
+	}{
+		{"both known", 3, 4, 3, 4, nil, false},
+		{"both newer than known", 3, 4, 2, 1, nil, false},
+		{"we are old", 2, 4, 3, 4, ErrOutdated, false},
+		{"they are old", 3, 3, 3, 4, ErrOutdated, true},
+		{"both are old", 2, 3, 3, 4, ErrOutdated, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				a := w.port("a/1", Options{Start: tt.start, Known: knows(tt.knownOfThem)})
+				b := w.port("b/1", Options{Start: tt.other, Known: knows(tt.known)})
+				defer mustClose(t, a, b)
+				raft := accepted(b.Raft())
+				c, err := a.Raft().Dial(t.Context(), "b/1", "b")
+				if !errors.Is(err, tt.want) || errors.Is(err, ErrPeer) != tt.theirs {
+					t.Fatalf("%v", err)
+				}
+				if err == nil {
+					<-raft
+					mustClose(t, c)
+				}
+			})
+		})
+	}
+	t.Run("we do not know yet", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			a := w.port("a/1", Options{Start: 1, Known: func(ServerID) (uint64, bool) { return 0, false }})
+			b := w.port("b/1", Options{Start: 1})
+			defer mustClose(t, a, b)
+			if _, err := a.Raft().Dial(t.Context(), "b/1", "b"); !errors.Is(err, ErrNotYet) {
+				t.Errorf("%v", err)
+			}
+		})
+	})
+}
+
+// TestHelloOfVersion1: nodes that do not say how often they have started are
+// spoken with as before, in both directions, and are not judged by it.
+func TestHelloOfVersion1(t *testing.T) {
+	known := func(ServerID) (uint64, bool) { return 7, true }
+	t.Run("it answers", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			a, old := w.port("a/1", Options{Start: 1, Known: known}), w.port("b/1", Options{Start: 1})
+			defer mustClose(t, a, old)
+			old.server.NextProtos = []string{protocolRaft1, protocolGRPC}
+			raft := accepted(old.Raft())
+			c, err := a.Raft().Dial(t.Context(), "b/1", "b")
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() { _, _ = c.Write([]byte("x")) }()
+			if buf := make([]byte, 1); true {
+				if _, err := io.ReadFull(<-raft, buf); err != nil || buf[0] != 'x' {
+					t.Fatalf("%q, %v", buf, err)
+				}
+			}
+		})
+	})
+	t.Run("it dials", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			old, b := w.port("a/1", Options{Start: 1}), w.port("b/1", Options{Start: 9, Known: known})
+			defer mustClose(t, old, b)
+			raft := accepted(b.Raft())
+			c, err := old.dialTLS(t.Context(), "b", "b", protocolRaft1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := old.sayHello(c, "b/1"); err != nil {
+				t.Fatal(err)
+			}
+			if id, _ := PeerServerID(<-raft); id != "a/1" {
+				t.Errorf("%s", id)
+			}
+		})
+	})
+}
+
 func TestHelloRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		frame []byte
 		want  error
 	}{
-		{"other cluster", hello{"other", "a/1", "b/1"}.encode(), ErrWrongCluster},
-		{"somebody else's name", hello{"demo", "c/1", "b/1"}.encode(), ErrWrongName},
-		{"no incarnation", hello{"demo", "a", "b/1"}.encode(), ErrWrongName},
-		{"old incarnation of the acceptor", hello{"demo", "a/1", "b/0"}.encode(), ErrWrongServer},
-		{"another server", hello{"demo", "a/1", "c/1"}.encode(), ErrWrongServer},
-		{"removed sender", hello{"demo", "a/0", "b/1"}.encode(), ErrRetired},
+		{"other cluster", hello{2, "other", "a/1", "b/1", 1}.encode(), ErrWrongCluster},
+		{"somebody else's name", hello{2, "demo", "c/1", "b/1", 1}.encode(), ErrWrongName},
+		{"no incarnation", hello{2, "demo", "a", "b/1", 1}.encode(), ErrWrongName},
+		{"old incarnation of the acceptor", hello{2, "demo", "a/1", "b/0", 5}.encode(), ErrWrongServer},
+		{"another server", hello{2, "demo", "a/1", "c/1", 1}.encode(), ErrWrongServer},
+		{"removed sender", hello{2, "demo", "a/0", "b/1", 1}.encode(), ErrRetired},
+		{"old data directory", hello{2, "demo", "a/1", "b/1", 4}.encode(), ErrOutdated},
+		{"start behind that", hello{2, "demo", "a/2", "b/1", 4}.encode(), ErrNotYet},
 		{"other version", []byte{9, 0, 0}, io.EOF},
+		{"version of another protocol", hello{1, "demo", "a/1", "b/1", 0}.encode(), io.EOF},
+		{"no number of the start", []byte{helloVersion, 0, 6, 1, 'x', 1, 'y', 1, 'z'}, io.EOF},
 		{"length above the limit", []byte{helloVersion, 0xff, 0xff}, io.EOF},
 		{"a field longer than the frame", []byte{helloVersion, 0, 2, 200, 'x'}, io.EOF},
 		{"octets behind the fields", []byte{helloVersion, 0, 7, 1, 'x', 1, 'y', 1, 'z', 0}, io.EOF},
@@ -95,7 +188,10 @@ func TestHelloRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
 				a := w.port("a/1", Options{})
-				b := w.port("b/1", Options{Retired: func(id ServerID) bool { return id == "a/0" }})
+				b := w.port("b/1", Options{
+					Retired: func(id ServerID) bool { return id == "a/0" },
+					Known:   func(id ServerID) (uint64, bool) { return 5, id != "a/2" },
+				})
 				defer mustClose(t, a, b)
 				raft := accepted(b.Raft())
 				c, err := a.dialTLS(t.Context(), "b", "b", protocolRaft)
@@ -160,7 +256,7 @@ func offer(t *testing.T, w *world, b *Port, config *tls.Config) (through bool, r
 	defer func() { _ = raw.Close() }()
 	c := tls.Client(raw, config)
 	if err := c.Handshake(); err == nil {
-		_, _ = c.Write(hello{"demo", "a/1", "b/1"}.encode())
+		_, _ = c.Write(hello{2, "demo", "a/1", "b/1", 1}.encode())
 		_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 		read, _ = io.ReadAll(c)
 	}

@@ -61,19 +61,28 @@ func (r *Raft) Dial(ctx context.Context, id ServerID, address string) (net.Conn,
 	}
 }
 
-// The hello of a Raft connection. The dialling side sends
+// The hello of a Raft connection, whose version follows from the protocol that
+// the handshake agreed on. The dialling side sends
 //
-//	byte  0      version (1)
+//	byte  0      version (2)
 //	bytes 1-2    length of what follows, big endian, at most helloBytesMax
 //	then three strings, each behind one byte of length:
 //	             cluster, sender's server id, wanted server id
+//	8 bytes      how often the sender has started, big endian
 //
-// and waits for the answer of two bytes: version, helloAnswer. Only then does
-// either side hand the connection to Raft. TLS has proved the sender's name
-// already; the hello adds which life of the node speaks, and to which.
+// and waits for the answer of ten bytes: version, helloAnswer, and how often the
+// answering side has started. Only then does either side hand the connection to
+// Raft. TLS has proved the sender's name already; the hello adds which life of
+// the node speaks, and to which, and that neither speaks from an old copy of its
+// data directory.
+//
+// In version 1 neither side says how often it has started: the hello ends with
+// the strings and the answer is two bytes.
 const (
-	helloVersion  = 1
-	helloBytesMax = 3 + nameBytesMax + 2*(nameBytesMax+1+incarnationBytesMax)
+	helloVersion1 = 1
+	helloVersion  = 2
+	startBytes    = 8
+	helloBytesMax = 3 + nameBytesMax + 2*(nameBytesMax+1+incarnationBytesMax) + startBytes
 )
 
 type helloAnswer byte
@@ -84,6 +93,8 @@ const (
 	helloWrongServer
 	helloWrongName
 	helloRetired
+	helloOutdated
+	helloNotYet
 )
 
 var (
@@ -91,6 +102,13 @@ var (
 	ErrWrongServer = errors.New("wrong server id")
 	// ErrRetired: the server id has been removed from the cluster for good.
 	ErrRetired = errors.New("server id was removed from the cluster")
+	// ErrOutdated: the data directory of a server is an older copy of itself.
+	// Where Dial returns it without ErrPeer, it is ours.
+	ErrOutdated = errors.New("data directory is older than what the cluster knows of it")
+	// ErrPeer: what is wrong is wrong with the server that was dialled.
+	ErrPeer = errors.New("the server dialled")
+	// ErrNotYet: the other side has not read yet what it knows of others.
+	ErrNotYet = errors.New("server is starting")
 
 	errHello = errors.New("malformed hello")
 )
@@ -107,13 +125,19 @@ func (a helloAnswer) err() error {
 		return ErrWrongName
 	case helloRetired:
 		return ErrRetired
+	case helloOutdated:
+		return ErrOutdated
+	case helloNotYet:
+		return ErrNotYet
 	}
 	return fmt.Errorf("%w: answer %d", errHello, a)
 }
 
 type hello struct {
+	version  byte
 	cluster  string
 	from, to ServerID
+	start    uint64 // of the sender; not in version 1
 }
 
 func (h hello) encode() []byte {
@@ -122,19 +146,22 @@ func (h hello) encode() []byte {
 		payload = append(payload, byte(len(s)))
 		payload = append(payload, s...)
 	}
-	b := []byte{helloVersion}
+	if h.version > helloVersion1 {
+		payload = binary.BigEndian.AppendUint64(payload, h.start)
+	}
+	b := []byte{h.version}
 	b = binary.BigEndian.AppendUint16(b, uint16(len(payload)))
 	return append(b, payload...)
 }
 
 // readHello reads exactly one hello: not an octet of what follows it.
-func readHello(r io.Reader) (hello, error) {
+func readHello(r io.Reader, version byte) (hello, error) {
 	var head [3]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return hello{}, fmt.Errorf("read hello: %w", err)
 	}
 	n := binary.BigEndian.Uint16(head[1:])
-	if head[0] != helloVersion || n > helloBytesMax {
+	if head[0] != version || n > helloBytesMax {
 		return hello{}, fmt.Errorf("%w: version %d, %d bytes", errHello, head[0], n)
 	}
 	payload := make([]byte, n)
@@ -149,21 +176,31 @@ func readHello(r io.Reader) (hello, error) {
 		fields[i] = string(payload[1 : 1+payload[0]])
 		payload = payload[1+payload[0]:]
 	}
+	h := hello{version: version, cluster: fields[0], from: ServerID(fields[1]), to: ServerID(fields[2])}
+	if version > helloVersion1 && len(payload) >= startBytes {
+		h.start, payload = binary.BigEndian.Uint64(payload), payload[startBytes:]
+	} else if version > helloVersion1 {
+		return hello{}, fmt.Errorf("%w: no number of the start", errHello)
+	}
 	if len(payload) > 0 {
 		return hello{}, fmt.Errorf("%w: %d bytes too many", errHello, len(payload))
 	}
-	return hello{cluster: fields[0], from: ServerID(fields[1]), to: ServerID(fields[2])}, nil
+	return h, nil
 }
 
 // answerHello reads the dialling side's hello and answers it. An error other
 // than one that the answer names gets no answer.
 func (p *Port) answerHello(c *conn) error {
-	h, err := readHello(c)
+	h, err := readHello(c, c.hello)
 	if err != nil {
 		return err
 	}
 	answer := p.judgeHello(h, c.peer)
-	_, err = c.Write([]byte{helloVersion, byte(answer)})
+	frame := []byte{h.version, byte(answer)}
+	if h.version > helloVersion1 {
+		frame = binary.BigEndian.AppendUint64(frame, p.start)
+	}
+	_, err = c.Write(frame)
 	if reason := answer.err(); reason != nil {
 		return fmt.Errorf("hello of %q to %q from node %q: %w", h.from, h.to, c.peer, reason)
 	}
@@ -186,21 +223,42 @@ func (p *Port) judgeHello(h hello, name string) helloAnswer {
 	case p.retired(h.from):
 		return helloRetired
 	}
+	switch known, ok := p.known(h.from); {
+	case !ok:
+		return helloNotYet
+	case h.version > helloVersion1 && h.start < known:
+		return helloOutdated
+	}
 	return helloWelcome
 }
 
 // sayHello introduces us to the server to, and waits for its answer.
 func (p *Port) sayHello(c *conn, to ServerID) error {
-	h := hello{cluster: p.id.cluster, from: p.serverID, to: to}
+	known, ok := p.known(to)
+	if !ok {
+		return fmt.Errorf("this %w", ErrNotYet)
+	}
+	h := hello{version: c.hello, cluster: p.id.cluster, from: p.serverID, to: to, start: p.start}
 	if _, err := c.Write(h.encode()); err != nil {
 		return fmt.Errorf("send hello: %w", err)
 	}
-	var answer [2]byte
-	if _, err := io.ReadFull(c, answer[:]); err != nil {
+	answer := make([]byte, 2, 2+startBytes)
+	if h.version > helloVersion1 {
+		answer = answer[:2+startBytes]
+	}
+	if _, err := io.ReadFull(c, answer); err != nil {
 		return fmt.Errorf("read the answer to hello: %w", err)
 	}
-	if answer[0] != helloVersion {
+	if answer[0] != h.version {
 		return fmt.Errorf("%w: answer of version %d", errHello, answer[0])
 	}
-	return helloAnswer(answer[1]).err()
+	if err := helloAnswer(answer[1]).err(); err != nil {
+		return err
+	}
+	if h.version > helloVersion1 {
+		if start := binary.BigEndian.Uint64(answer[2:]); start < known {
+			return fmt.Errorf("%w: %w: it has started %d times, and the cluster knows of %d", ErrPeer, ErrOutdated, start, known)
+		}
+	}
+	return nil
 }

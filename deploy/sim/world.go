@@ -82,6 +82,7 @@ type World struct {
 type disks struct {
 	spool *clustertest.Disk
 	raft  *clustertest.RaftDisk
+	free  atomic.Int64 // per cent
 }
 
 // A process is one life of one node.
@@ -164,7 +165,7 @@ func (w *World) Start(ctx context.Context, name string) error {
 				Name: name, Incarnation: c.ServerID.Incarnation(), Address: net.JoinHostPort(name, clusterPort), Alive: true,
 			}}, nil
 		},
-		FreeSpace:   func(string) (int, error) { return 50, nil },
+		FreeSpace:   func(string) (int, error) { return int(d.free.Load()), nil },
 		Descriptors: func() (uint64, error) { return 1 << 16, nil },
 		Now:         time.Now,
 		Boot:        func() time.Duration { return time.Since(time.Time{}.AddDate(1990, 0, 0)) },
@@ -247,10 +248,12 @@ func (w *World) Wipe(name string) {
 }
 
 func newDisks(seed uint64) *disks {
-	return &disks{
+	d := &disks{
 		spool: clustertest.NewDisk(seed),
 		raft:  clustertest.NewRaftDisk(seed, 4*time.Millisecond),
 	}
+	d.free.Store(50)
+	return d
 }
 
 func (w *World) end(name string, disk func(*clustertest.Disk)) {

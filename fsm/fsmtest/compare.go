@@ -63,6 +63,13 @@ func (w *Twin) Compare(s *fsm.State) error {
 			return err
 		}
 	}
+	starts := make(map[fsm.ServerID]uint64)
+	for server, numbers := range w.starts {
+		starts[server] = slices.Max(numbers)
+	}
+	if err := differ("starts", maps.Collect(s.Starts()), starts); err != nil {
+		return err
+	}
 	return differ("totals", s.Totals(), w.totals())
 }
 

@@ -97,7 +97,7 @@ func (h *History) Run(steps int) error {
 	acts := []func() error{
 		h.send, h.send, h.sendAgain, h.sendAgain, h.proposeAgain, h.settle,
 		h.pull, h.pull, h.attempt, h.attempt, h.renew, h.renew, h.dot, h.dot, h.report, h.report, h.report, h.reportAgain, h.expire, h.expire,
-		h.operate, h.operate, h.domain, h.nextHop, h.tick, h.tick, h.tick, h.nonsense,
+		h.operate, h.operate, h.domain, h.nextHop, h.tick, h.tick, h.tick, h.start, h.nonsense,
 	}
 	for range steps {
 		if err := acts[h.source.Choose("act", len(acts))](); err != nil {
@@ -563,6 +563,13 @@ func (h *History) tick() error {
 	return nil
 }
 
+// start is a node's, at times from an older data directory.
+func (h *History) start() error {
+	return h.do(fsm.RecordStart{
+		Server: fsm.ServerID(pick(h, nodes)) + "/" + pick(h, []fsm.ServerID{"1", "2"}), Number: uint64(1 + h.source.Choose("start", 6)),
+	})
+}
+
 // nonsense is what only a defect or an enemy proposes.
 func (h *History) nonsense() error {
 	id := pick(h, h.known())
@@ -583,5 +590,8 @@ func (h *History) nonsense() error {
 		fsm.PutDomain{},
 		fsm.PutSettings{Settings: fsm.Settings{FingerprintLife: 3_600_000, RecordLife: 60_000}},
 		fsm.ReportNextHop{Domain: "a.test"},
+		fsm.RecordStart{Server: "n1/1"},
+		fsm.RecordStart{Server: "n1", Number: 1},
+		fsm.RecordStart{Server: "/", Number: 1},
 	}))
 }

@@ -26,7 +26,8 @@ import (
 //	hold ID | release ID | remove ID
 //	nexthop DOMAIN up|failed NODE
 //	tick DURATION
-//	show ID | due DOMAIN | leases | status DOMAIN | totals
+//	start SERVER NUMBER
+//	show ID | due DOMAIN | leases | status DOMAIN | totals | starts
 //
 // Ids, leases and renewals are names that the script gives. Durations are 30s,
 // 10m or 25h; a tick of more than a minute is several of a minute. Each command goes through
@@ -158,6 +159,12 @@ func (s *Script) command(fields []string) error {
 		return s.apply(fsm.Remove{ID: id()})
 	case "nexthop":
 		return s.apply(fsm.ReportNextHop{Domain: mail.Domain(w.at[0]), Up: w.at[1] == "up", Node: fsm.NodeName(w.at[2])})
+	case "start":
+		number, err := strconv.ParseUint(w.at[1], 10, 64)
+		if err != nil {
+			return err
+		}
+		return s.apply(fsm.RecordStart{Server: fsm.ServerID(w.at[0]), Number: number})
 	case "tick":
 		d, err := duration(w.at[0])
 		if err != nil {
@@ -169,7 +176,7 @@ func (s *Script) command(fields []string) error {
 			_, err = s.enter(fsm.Command{Action: fsm.Tick{Elapsed: step}}, d == 0)
 		}
 		return err
-	case "show", "due", "leases", "status", "totals":
+	case "show", "due", "leases", "status", "totals", "starts":
 		return s.show(fields[0], w)
 	}
 	return errors.New("unknown command")
@@ -420,6 +427,10 @@ func (s *Script) show(what string, w words) error {
 		s.say("%d messages, %d live, %d unsettled, %d possible duplicates, %d aliases, %d fingerprints", t.Messages, t.Live, t.Unsettled, t.Marked, t.Aliases, t.Fingerprints)
 		s.say("since ever: %d accepted, %d repeats, %d delivered, %d removed, %d fingerprints dropped", t.Accepted, t.Repeats, t.Delivered, t.Removed, t.FingerprintsDropped)
 		s.say("doubts: %d reported, %d by expiry; %d delivered late, %d reports ignored", t.DoubtsReported, t.DoubtsExpired, t.DeliveredLate, t.ReportsIgnored)
+	case "starts":
+		for server, number := range s.state.Starts() {
+			s.say("%s: %d", server, number)
+		}
 	case "show":
 		s.message(w.at[0])
 	}

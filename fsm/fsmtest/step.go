@@ -29,6 +29,11 @@ func Step(before *fsm.State, i fsm.Index, c fsm.Command, r fsm.Result, effects [
 			return fmt.Errorf("message %s: %w", was.ID, err)
 		}
 	}
+	for server, number := range before.Starts() {
+		if after.Start(server) < number {
+			return fmt.Errorf("%s has started %d times, and then %d", server, number, after.Start(server))
+		}
+	}
 	switch a := c.Action.(type) {
 	case fsm.Accept:
 		return stepAccept(before, c, a, r, after)

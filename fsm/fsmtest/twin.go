@@ -16,6 +16,7 @@ type Twin struct {
 	settings fsm.Settings
 	messages []*twinMessage // in the order in which they were accepted
 	domains  map[mail.Domain]*twinDomain
+	starts   map[fsm.ServerID][]uint64
 	counted  fsm.Totals // the counters only
 }
 
@@ -53,7 +54,7 @@ type twinPart struct {
 
 // NewTwin returns an empty queue.
 func NewTwin() *Twin {
-	return &Twin{settings: fsm.DefaultSettings(), domains: make(map[mail.Domain]*twinDomain)}
+	return &Twin{settings: fsm.DefaultSettings(), domains: make(map[mail.Domain]*twinDomain), starts: make(map[fsm.ServerID][]uint64)}
 }
 
 // Apply does what fsm.State.Apply must do. The result has no text.
@@ -148,8 +149,27 @@ func (w *Twin) act(i fsm.Index, c fsm.Command) fsm.Result {
 			return m.ended && w.now-m.endedAt >= w.settings.RecordLife
 		})
 		return fsm.Result{Verdict: fsm.Done}
+	case fsm.RecordStart:
+		return w.recordStart(a)
 	}
 	return fsm.Result{Verdict: fsm.Invalid}
+}
+
+// recordStart keeps all starts; what is looked at are the newest ones.
+func (w *Twin) recordStart(a fsm.RecordStart) fsm.Result {
+	name, incarnation, _ := strings.Cut(string(a.Server), "/")
+	if name == "" || incarnation == "" || a.Number == 0 {
+		return fsm.Result{Verdict: fsm.Invalid}
+	}
+	newest := uint64(0)
+	for _, n := range w.starts[a.Server] {
+		newest = max(newest, n)
+	}
+	if a.Number < newest {
+		return fsm.Result{Verdict: fsm.Refused}
+	}
+	w.starts[a.Server] = append(w.starts[a.Server], a.Number)
+	return fsm.Result{Verdict: fsm.Done}
 }
 
 func (w *Twin) find(id mail.QueueID) *twinMessage {

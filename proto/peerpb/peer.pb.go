@@ -903,7 +903,13 @@ func (x *PullReply) GetMessages() [][]byte {
 }
 
 type HealthRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's own server id, where it wants to know what the node has seen of
+	// it. It must have the caller's name.
+	ServerId string `protobuf:"bytes,1,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// The node need not have confirmed by a majority that it leads: leader is then
+	// its own belief.
+	Brief         bool `protobuf:"varint,2,opt,name=brief,proto3" json:"brief,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -938,6 +944,20 @@ func (*HealthRequest) Descriptor() ([]byte, []int) {
 	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{14}
 }
 
+func (x *HealthRequest) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *HealthRequest) GetBrief() bool {
+	if x != nil {
+		return x.Brief
+	}
+	return false
+}
+
 type HealthReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// <name>/<incarnation>
@@ -955,8 +975,15 @@ type HealthReply struct {
 	DiskFreeBytes uint64 `protobuf:"varint,8,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
 	// The newest command version that the node can apply.
 	CommandVersion uint32 `protobuf:"varint,9,opt,name=command_version,json=commandVersion,proto3" json:"command_version,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// So little of the disk is free that the node takes no mail from clients.
+	DiskLow bool `protobuf:"varint,10,opt,name=disk_low,json=diskLow,proto3" json:"disk_low,omitempty"`
+	// So little that it takes no bodies from other nodes either.
+	DiskFull bool `protobuf:"varint,11,opt,name=disk_full,json=diskFull,proto3" json:"disk_full,omitempty"`
+	// What the node has seen of the caller. Absent where it was not asked, and as
+	// long as the node has not read what it knows.
+	Seen          *Seen `protobuf:"bytes,12,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HealthReply) Reset() {
@@ -1052,6 +1079,101 @@ func (x *HealthReply) GetCommandVersion() uint32 {
 	return 0
 }
 
+func (x *HealthReply) GetDiskLow() bool {
+	if x != nil {
+		return x.DiskLow
+	}
+	return false
+}
+
+func (x *HealthReply) GetDiskFull() bool {
+	if x != nil {
+		return x.DiskFull
+	}
+	return false
+}
+
+func (x *HealthReply) GetSeen() *Seen {
+	if x != nil {
+		return x.Seen
+	}
+	return nil
+}
+
+// Seen is what a node knows that a server has promised. None of the numbers ever
+// becomes smaller on one disk: a server that knows less of itself has an old
+// copy of its disk.
+type Seen struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How often it has started; 0 where no start is known.
+	Start uint64 `protobuf:"varint,1,opt,name=start,proto3" json:"start,omitempty"`
+	// The rest since the node's own start only: its term, the last term in which it
+	// gave a vote, the last committed entry that it acknowledged.
+	Term          uint64 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	VoteTerm      uint64 `protobuf:"varint,3,opt,name=vote_term,json=voteTerm,proto3" json:"vote_term,omitempty"`
+	Index         uint64 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Seen) Reset() {
+	*x = Seen{}
+	mi := &file_proto_peerpb_peer_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Seen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Seen) ProtoMessage() {}
+
+func (x *Seen) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_peerpb_peer_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Seen.ProtoReflect.Descriptor instead.
+func (*Seen) Descriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Seen) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *Seen) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Seen) GetVoteTerm() uint64 {
+	if x != nil {
+		return x.VoteTerm
+	}
+	return 0
+}
+
+func (x *Seen) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
 var File_proto_peerpb_peer_proto protoreflect.FileDescriptor
 
 const file_proto_peerpb_peer_proto_rawDesc = "" +
@@ -1110,8 +1232,10 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\x03max\x18\x03 \x01(\rR\x03max\"=\n" +
 	"\tPullReply\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\x04R\x05token\x12\x1a\n" +
-	"\bmessages\x18\x02 \x03(\fR\bmessages\"\x0f\n" +
-	"\rHealthRequest\"\x8c\x02\n" +
+	"\bmessages\x18\x02 \x03(\fR\bmessages\"B\n" +
+	"\rHealthRequest\x12\x1b\n" +
+	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x14\n" +
+	"\x05brief\x18\x02 \x01(\bR\x05brief\"\xf0\x02\n" +
 	"\vHealthReply\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x12\n" +
 	"\x04boot\x18\x02 \x01(\x04R\x04boot\x12\x18\n" +
@@ -1122,7 +1246,16 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\n" +
 	"body_bytes\x18\a \x01(\x04R\tbodyBytes\x12&\n" +
 	"\x0fdisk_free_bytes\x18\b \x01(\x04R\rdiskFreeBytes\x12'\n" +
-	"\x0fcommand_version\x18\t \x01(\rR\x0ecommandVersion2\xf0\x02\n" +
+	"\x0fcommand_version\x18\t \x01(\rR\x0ecommandVersion\x12\x19\n" +
+	"\bdisk_low\x18\n" +
+	" \x01(\bR\adiskLow\x12\x1b\n" +
+	"\tdisk_full\x18\v \x01(\bR\bdiskFull\x12*\n" +
+	"\x04seen\x18\f \x01(\v2\x16.holdfast.peer.v1.SeenR\x04seen\"c\n" +
+	"\x04Seen\x12\x14\n" +
+	"\x05start\x18\x01 \x01(\x04R\x05start\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1b\n" +
+	"\tvote_term\x18\x03 \x01(\x04R\bvoteTerm\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index2\xf0\x02\n" +
 	"\x04Peer\x12D\n" +
 	"\x04Push\x12\x1c.holdfast.peer.v1.PushFrames\x1a\x1a.holdfast.peer.v1.PushAcks(\x010\x01\x12G\n" +
 	"\x05Fetch\x12\x1e.holdfast.peer.v1.FetchRequest\x1a\x1c.holdfast.peer.v1.FetchFrame0\x01\x12K\n" +
@@ -1143,7 +1276,7 @@ func file_proto_peerpb_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_peerpb_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_proto_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_proto_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_proto_peerpb_peer_proto_goTypes = []any{
 	(PushAck_Code)(0),      // 0: holdfast.peer.v1.PushAck.Code
 	(*PushFrames)(nil),     // 1: holdfast.peer.v1.PushFrames
@@ -1162,6 +1295,7 @@ var file_proto_peerpb_peer_proto_goTypes = []any{
 	(*PullReply)(nil),      // 14: holdfast.peer.v1.PullReply
 	(*HealthRequest)(nil),  // 15: holdfast.peer.v1.HealthRequest
 	(*HealthReply)(nil),    // 16: holdfast.peer.v1.HealthReply
+	(*Seen)(nil),           // 17: holdfast.peer.v1.Seen
 }
 var file_proto_peerpb_peer_proto_depIdxs = []int32{
 	2,  // 0: holdfast.peer.v1.PushFrames.frames:type_name -> holdfast.peer.v1.PushFrame
@@ -1171,21 +1305,22 @@ var file_proto_peerpb_peer_proto_depIdxs = []int32{
 	10, // 4: holdfast.peer.v1.ProposeReply.outcomes:type_name -> holdfast.peer.v1.ProposeOutcome
 	11, // 5: holdfast.peer.v1.ProposeOutcome.not_appended:type_name -> holdfast.peer.v1.NotAppended
 	12, // 6: holdfast.peer.v1.ProposeOutcome.unknown:type_name -> holdfast.peer.v1.Unknown
-	1,  // 7: holdfast.peer.v1.Peer.Push:input_type -> holdfast.peer.v1.PushFrames
-	5,  // 8: holdfast.peer.v1.Peer.Fetch:input_type -> holdfast.peer.v1.FetchRequest
-	7,  // 9: holdfast.peer.v1.Peer.Propose:input_type -> holdfast.peer.v1.ProposeRequest
-	13, // 10: holdfast.peer.v1.Peer.Pull:input_type -> holdfast.peer.v1.PullRequest
-	15, // 11: holdfast.peer.v1.Peer.Health:input_type -> holdfast.peer.v1.HealthRequest
-	3,  // 12: holdfast.peer.v1.Peer.Push:output_type -> holdfast.peer.v1.PushAcks
-	6,  // 13: holdfast.peer.v1.Peer.Fetch:output_type -> holdfast.peer.v1.FetchFrame
-	9,  // 14: holdfast.peer.v1.Peer.Propose:output_type -> holdfast.peer.v1.ProposeReply
-	14, // 15: holdfast.peer.v1.Peer.Pull:output_type -> holdfast.peer.v1.PullReply
-	16, // 16: holdfast.peer.v1.Peer.Health:output_type -> holdfast.peer.v1.HealthReply
-	12, // [12:17] is the sub-list for method output_type
-	7,  // [7:12] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	17, // 7: holdfast.peer.v1.HealthReply.seen:type_name -> holdfast.peer.v1.Seen
+	1,  // 8: holdfast.peer.v1.Peer.Push:input_type -> holdfast.peer.v1.PushFrames
+	5,  // 9: holdfast.peer.v1.Peer.Fetch:input_type -> holdfast.peer.v1.FetchRequest
+	7,  // 10: holdfast.peer.v1.Peer.Propose:input_type -> holdfast.peer.v1.ProposeRequest
+	13, // 11: holdfast.peer.v1.Peer.Pull:input_type -> holdfast.peer.v1.PullRequest
+	15, // 12: holdfast.peer.v1.Peer.Health:input_type -> holdfast.peer.v1.HealthRequest
+	3,  // 13: holdfast.peer.v1.Peer.Push:output_type -> holdfast.peer.v1.PushAcks
+	6,  // 14: holdfast.peer.v1.Peer.Fetch:output_type -> holdfast.peer.v1.FetchFrame
+	9,  // 15: holdfast.peer.v1.Peer.Propose:output_type -> holdfast.peer.v1.ProposeReply
+	14, // 16: holdfast.peer.v1.Peer.Pull:output_type -> holdfast.peer.v1.PullReply
+	16, // 17: holdfast.peer.v1.Peer.Health:output_type -> holdfast.peer.v1.HealthReply
+	13, // [13:18] is the sub-list for method output_type
+	8,  // [8:13] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_proto_peerpb_peer_proto_init() }
@@ -1204,7 +1339,7 @@ func file_proto_peerpb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_peerpb_peer_proto_rawDesc), len(file_proto_peerpb_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

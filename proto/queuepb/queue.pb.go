@@ -310,7 +310,7 @@ func (RecipientState) EnumDescriptor() ([]byte, []int) {
 // One Raft entry: what one node asks of the queue.
 type Command struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
-	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 1
+	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // the least that knows the action: 2 for record_start, 1 for all others
 	Node    string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`        // the node that proposes, by its certificate's name
 	Settled []byte                 `protobuf:"bytes,3,opt,name=settled,proto3" json:"settled,omitempty"`  // queue ids whose 250 the client has provably read; settled before anything else
 	// Types that are valid to be assigned to Action:
@@ -330,6 +330,7 @@ type Command struct {
 	//	*Command_ReportNextHop
 	//	*Command_PutSettings
 	//	*Command_Tick
+	//	*Command_RecordStart
 	Action        isCommand_Action `protobuf_oneof:"action"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -528,6 +529,15 @@ func (x *Command) GetTick() *Tick {
 	return nil
 }
 
+func (x *Command) GetRecordStart() *RecordStart {
+	if x != nil {
+		if x, ok := x.Action.(*Command_RecordStart); ok {
+			return x.RecordStart
+		}
+	}
+	return nil
+}
+
 type isCommand_Action interface {
 	isCommand_Action()
 }
@@ -592,6 +602,10 @@ type Command_Tick struct {
 	Tick *Tick `protobuf:"bytes,24,opt,name=tick,proto3,oneof"`
 }
 
+type Command_RecordStart struct {
+	RecordStart *RecordStart `protobuf:"bytes,25,opt,name=record_start,json=recordStart,proto3,oneof"`
+}
+
 func (*Command_Accept) isCommand_Action() {}
 
 func (*Command_Settle) isCommand_Action() {}
@@ -621,6 +635,8 @@ func (*Command_ReportNextHop) isCommand_Action() {}
 func (*Command_PutSettings) isCommand_Action() {}
 
 func (*Command_Tick) isCommand_Action() {}
+
+func (*Command_RecordStart) isCommand_Action() {}
 
 // Makes a message ours. The entry's Extensions name the same body.
 type Accept struct {
@@ -2132,6 +2148,59 @@ func (x *Tick) GetElapsedMillis() int64 {
 	return 0
 }
 
+// A server has started for the number-th time with its data directory.
+type RecordStart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`  // <name>/<incarnation>
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"` // from 1 on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordStart) Reset() {
+	*x = RecordStart{}
+	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordStart) ProtoMessage() {}
+
+func (x *RecordStart) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordStart.ProtoReflect.Descriptor instead.
+func (*RecordStart) Descriptor() ([]byte, []int) {
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RecordStart) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *RecordStart) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 // What the proposer of a command learns.
 type Result struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -2146,7 +2215,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2227,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2240,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{26}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Result) GetVerdict() Verdict {
@@ -2211,7 +2280,7 @@ func (x *Result) GetText() string {
 
 // A snapshot is a sequence of SnapshotRecords, each preceded by its length as a
 // varint: one header, the domains by number, the messages by entry, the aliases
-// by message and id, the leases by token, one end. The same state gives the
+// by message and id, the leases by token, the starts by server, one end. The same state gives the
 // same bytes. A snapshot without its end is cut short and refused.
 type SnapshotRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2223,6 +2292,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Alias
 	//	*SnapshotRecord_Lease
 	//	*SnapshotRecord_End
+	//	*SnapshotRecord_Start
 	Record        isSnapshotRecord_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2230,7 +2300,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2312,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2325,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{27}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -2319,6 +2389,15 @@ func (x *SnapshotRecord) GetEnd() *SnapshotEnd {
 	return nil
 }
 
+func (x *SnapshotRecord) GetStart() *StartRecord {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Record interface {
 	isSnapshotRecord_Record()
 }
@@ -2347,6 +2426,10 @@ type SnapshotRecord_End struct {
 	End *SnapshotEnd `protobuf:"bytes,6,opt,name=end,proto3,oneof"`
 }
 
+type SnapshotRecord_Start struct {
+	Start *StartRecord `protobuf:"bytes,7,opt,name=start,proto3,oneof"`
+}
+
 func (*SnapshotRecord_Header) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Domain) isSnapshotRecord_Record() {}
@@ -2359,9 +2442,11 @@ func (*SnapshotRecord_Lease) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_End) isSnapshotRecord_Record() {}
 
+func (*SnapshotRecord_Start) isSnapshotRecord_Record() {}
+
 type SnapshotHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 1
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 2 where there are starts, else 1
 	Applied       uint64                 `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"` // index of the last entry applied
 	Now           int64                  `protobuf:"varint,3,opt,name=now,proto3" json:"now,omitempty"`
 	Settings      *Settings              `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
@@ -2373,7 +2458,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2385,7 +2470,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2398,7 +2483,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{28}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SnapshotHeader) GetVersion() uint32 {
@@ -2461,7 +2546,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +2558,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +2571,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{29}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Counters) GetAccepted() uint64 {
@@ -2567,7 +2652,7 @@ type DomainRecord struct {
 
 func (x *DomainRecord) Reset() {
 	*x = DomainRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2579,7 +2664,7 @@ func (x *DomainRecord) String() string {
 func (*DomainRecord) ProtoMessage() {}
 
 func (x *DomainRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2592,7 +2677,7 @@ func (x *DomainRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainRecord.ProtoReflect.Descriptor instead.
 func (*DomainRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{30}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DomainRecord) GetNumber() uint32 {
@@ -2662,7 +2747,7 @@ type MessageRecord struct {
 
 func (x *MessageRecord) Reset() {
 	*x = MessageRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +2759,7 @@ func (x *MessageRecord) String() string {
 func (*MessageRecord) ProtoMessage() {}
 
 func (x *MessageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +2772,7 @@ func (x *MessageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageRecord.ProtoReflect.Descriptor instead.
 func (*MessageRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{31}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MessageRecord) GetEntry() uint64 {
@@ -2774,7 +2859,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +2871,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +2884,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{32}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *OriginRecord) GetNode() string {
@@ -2844,7 +2929,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2856,7 +2941,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2869,7 +2954,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{33}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Accepted) GetEnvelope() *Envelope {
@@ -2917,7 +3002,7 @@ type PartRecord struct {
 
 func (x *PartRecord) Reset() {
 	*x = PartRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2929,7 +3014,7 @@ func (x *PartRecord) String() string {
 func (*PartRecord) ProtoMessage() {}
 
 func (x *PartRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2942,7 +3027,7 @@ func (x *PartRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartRecord.ProtoReflect.Descriptor instead.
 func (*PartRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{34}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PartRecord) GetDomain() uint32 {
@@ -3008,7 +3093,7 @@ type NoteRecord struct {
 
 func (x *NoteRecord) Reset() {
 	*x = NoteRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3020,7 +3105,7 @@ func (x *NoteRecord) String() string {
 func (*NoteRecord) ProtoMessage() {}
 
 func (x *NoteRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3033,7 +3118,7 @@ func (x *NoteRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteRecord.ProtoReflect.Descriptor instead.
 func (*NoteRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{35}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NoteRecord) GetState() RecipientState {
@@ -3081,7 +3166,7 @@ type AliasRecord struct {
 
 func (x *AliasRecord) Reset() {
 	*x = AliasRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3093,7 +3178,7 @@ func (x *AliasRecord) String() string {
 func (*AliasRecord) ProtoMessage() {}
 
 func (x *AliasRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3106,7 +3191,7 @@ func (x *AliasRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasRecord.ProtoReflect.Descriptor instead.
 func (*AliasRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{36}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AliasRecord) GetEntry() uint64 {
@@ -3135,7 +3220,7 @@ type LeaseRecord struct {
 
 func (x *LeaseRecord) Reset() {
 	*x = LeaseRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +3232,7 @@ func (x *LeaseRecord) String() string {
 func (*LeaseRecord) ProtoMessage() {}
 
 func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +3245,7 @@ func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRecord.ProtoReflect.Descriptor instead.
 func (*LeaseRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{37}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LeaseRecord) GetToken() uint64 {
@@ -3191,6 +3276,67 @@ func (x *LeaseRecord) GetRenewal() uint64 {
 	return 0
 }
 
+// The newest start of a server.
+type StartRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Entry         uint64                 `protobuf:"varint,3,opt,name=entry,proto3" json:"entry,omitempty"` // index of the entry that recorded it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartRecord) Reset() {
+	*x = StartRecord{}
+	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartRecord) ProtoMessage() {}
+
+func (x *StartRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartRecord.ProtoReflect.Descriptor instead.
+func (*StartRecord) Descriptor() ([]byte, []int) {
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *StartRecord) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *StartRecord) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *StartRecord) GetEntry() uint64 {
+	if x != nil {
+		return x.Entry
+	}
+	return 0
+}
+
 // Ends a snapshot.
 type SnapshotEnd struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3201,7 +3347,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3359,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3372,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{38}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SnapshotEnd) GetRecords() uint64 {
@@ -3240,7 +3386,7 @@ var File_proto_queuepb_queue_proto protoreflect.FileDescriptor
 
 const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\n" +
-	"\x19proto/queuepb/queue.proto\x12\x11holdfast.queue.v1\"\x8d\b\n" +
+	"\x19proto/queuepb/queue.proto\x12\x11holdfast.queue.v1\"\xd2\b\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
@@ -3261,7 +3407,8 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\fflush_domain\x18\x15 \x01(\v2\x1e.holdfast.queue.v1.FlushDomainH\x00R\vflushDomain\x12J\n" +
 	"\x0freport_next_hop\x18\x16 \x01(\v2 .holdfast.queue.v1.ReportNextHopH\x00R\rreportNextHop\x12C\n" +
 	"\fput_settings\x18\x17 \x01(\v2\x1e.holdfast.queue.v1.PutSettingsH\x00R\vputSettings\x12-\n" +
-	"\x04tick\x18\x18 \x01(\v2\x17.holdfast.queue.v1.TickH\x00R\x04tickB\b\n" +
+	"\x04tick\x18\x18 \x01(\v2\x17.holdfast.queue.v1.TickH\x00R\x04tick\x12C\n" +
+	"\frecord_start\x18\x19 \x01(\v2\x1e.holdfast.queue.v1.RecordStartH\x00R\vrecordStartB\b\n" +
 	"\x06action\"}\n" +
 	"\x06Accept\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
@@ -3366,20 +3513,24 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x10retry_max_millis\x18\x06 \x01(\x03R\x0eretryMaxMillis\x12\x16\n" +
 	"\x06voters\x18\a \x01(\x03R\x06voters\"-\n" +
 	"\x04Tick\x12%\n" +
-	"\x0eelapsed_millis\x18\x01 \x01(\x03R\relapsedMillis\"\xa8\x01\n" +
+	"\x0eelapsed_millis\x18\x01 \x01(\x03R\relapsedMillis\"=\n" +
+	"\vRecordStart\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\xa8\x01\n" +
 	"\x06Result\x124\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x1a.holdfast.queue.v1.VerdictR\averdict\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1a\n" +
 	"\bmessages\x18\x03 \x01(\fR\bmessages\x12(\n" +
 	"\x10may_still_arrive\x18\x04 \x01(\bR\x0emayStillArrive\x12\x12\n" +
-	"\x04text\x18\x05 \x01(\tR\x04text\"\xf4\x02\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\"\xac\x03\n" +
 	"\x0eSnapshotRecord\x12;\n" +
 	"\x06header\x18\x01 \x01(\v2!.holdfast.queue.v1.SnapshotHeaderH\x00R\x06header\x129\n" +
 	"\x06domain\x18\x02 \x01(\v2\x1f.holdfast.queue.v1.DomainRecordH\x00R\x06domain\x12<\n" +
 	"\amessage\x18\x03 \x01(\v2 .holdfast.queue.v1.MessageRecordH\x00R\amessage\x126\n" +
 	"\x05alias\x18\x04 \x01(\v2\x1e.holdfast.queue.v1.AliasRecordH\x00R\x05alias\x126\n" +
 	"\x05lease\x18\x05 \x01(\v2\x1e.holdfast.queue.v1.LeaseRecordH\x00R\x05lease\x122\n" +
-	"\x03end\x18\x06 \x01(\v2\x1e.holdfast.queue.v1.SnapshotEndH\x00R\x03endB\b\n" +
+	"\x03end\x18\x06 \x01(\v2\x1e.holdfast.queue.v1.SnapshotEndH\x00R\x03end\x126\n" +
+	"\x05start\x18\a \x01(\v2\x1e.holdfast.queue.v1.StartRecordH\x00R\x05startB\b\n" +
 	"\x06record\"\xe9\x01\n" +
 	"\x0eSnapshotHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
@@ -3453,7 +3604,11 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x05token\x18\x01 \x01(\x04R\x05token\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x16\n" +
 	"\x06domain\x18\x03 \x01(\rR\x06domain\x12\x18\n" +
-	"\arenewal\x18\x04 \x01(\x04R\arenewal\"'\n" +
+	"\arenewal\x18\x04 \x01(\x04R\arenewal\"S\n" +
+	"\vStartRecord\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05entry\x18\x03 \x01(\x04R\x05entry\"'\n" +
 	"\vSnapshotEnd\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords*?\n" +
 	"\x06Return\x12\x10\n" +
@@ -3499,7 +3654,7 @@ func file_proto_queuepb_queue_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_queuepb_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_proto_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_proto_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_proto_queuepb_queue_proto_goTypes = []any{
 	(Return)(0),              // 0: holdfast.queue.v1.Return
 	(Outcome)(0),             // 1: holdfast.queue.v1.Outcome
@@ -3532,19 +3687,21 @@ var file_proto_queuepb_queue_proto_goTypes = []any{
 	(*PutSettings)(nil),      // 28: holdfast.queue.v1.PutSettings
 	(*Settings)(nil),         // 29: holdfast.queue.v1.Settings
 	(*Tick)(nil),             // 30: holdfast.queue.v1.Tick
-	(*Result)(nil),           // 31: holdfast.queue.v1.Result
-	(*SnapshotRecord)(nil),   // 32: holdfast.queue.v1.SnapshotRecord
-	(*SnapshotHeader)(nil),   // 33: holdfast.queue.v1.SnapshotHeader
-	(*Counters)(nil),         // 34: holdfast.queue.v1.Counters
-	(*DomainRecord)(nil),     // 35: holdfast.queue.v1.DomainRecord
-	(*MessageRecord)(nil),    // 36: holdfast.queue.v1.MessageRecord
-	(*OriginRecord)(nil),     // 37: holdfast.queue.v1.OriginRecord
-	(*Accepted)(nil),         // 38: holdfast.queue.v1.Accepted
-	(*PartRecord)(nil),       // 39: holdfast.queue.v1.PartRecord
-	(*NoteRecord)(nil),       // 40: holdfast.queue.v1.NoteRecord
-	(*AliasRecord)(nil),      // 41: holdfast.queue.v1.AliasRecord
-	(*LeaseRecord)(nil),      // 42: holdfast.queue.v1.LeaseRecord
-	(*SnapshotEnd)(nil),      // 43: holdfast.queue.v1.SnapshotEnd
+	(*RecordStart)(nil),      // 31: holdfast.queue.v1.RecordStart
+	(*Result)(nil),           // 32: holdfast.queue.v1.Result
+	(*SnapshotRecord)(nil),   // 33: holdfast.queue.v1.SnapshotRecord
+	(*SnapshotHeader)(nil),   // 34: holdfast.queue.v1.SnapshotHeader
+	(*Counters)(nil),         // 35: holdfast.queue.v1.Counters
+	(*DomainRecord)(nil),     // 36: holdfast.queue.v1.DomainRecord
+	(*MessageRecord)(nil),    // 37: holdfast.queue.v1.MessageRecord
+	(*OriginRecord)(nil),     // 38: holdfast.queue.v1.OriginRecord
+	(*Accepted)(nil),         // 39: holdfast.queue.v1.Accepted
+	(*PartRecord)(nil),       // 40: holdfast.queue.v1.PartRecord
+	(*NoteRecord)(nil),       // 41: holdfast.queue.v1.NoteRecord
+	(*AliasRecord)(nil),      // 42: holdfast.queue.v1.AliasRecord
+	(*LeaseRecord)(nil),      // 43: holdfast.queue.v1.LeaseRecord
+	(*StartRecord)(nil),      // 44: holdfast.queue.v1.StartRecord
+	(*SnapshotEnd)(nil),      // 45: holdfast.queue.v1.SnapshotEnd
 }
 var file_proto_queuepb_queue_proto_depIdxs = []int32{
 	6,  // 0: holdfast.queue.v1.Command.accept:type_name -> holdfast.queue.v1.Accept
@@ -3562,40 +3719,42 @@ var file_proto_queuepb_queue_proto_depIdxs = []int32{
 	27, // 12: holdfast.queue.v1.Command.report_next_hop:type_name -> holdfast.queue.v1.ReportNextHop
 	28, // 13: holdfast.queue.v1.Command.put_settings:type_name -> holdfast.queue.v1.PutSettings
 	30, // 14: holdfast.queue.v1.Command.tick:type_name -> holdfast.queue.v1.Tick
-	7,  // 15: holdfast.queue.v1.Accept.envelope:type_name -> holdfast.queue.v1.Envelope
-	8,  // 16: holdfast.queue.v1.Envelope.from:type_name -> holdfast.queue.v1.Mailbox
-	9,  // 17: holdfast.queue.v1.Envelope.recipients:type_name -> holdfast.queue.v1.Recipient
-	0,  // 18: holdfast.queue.v1.Envelope.return:type_name -> holdfast.queue.v1.Return
-	10, // 19: holdfast.queue.v1.Envelope.trace:type_name -> holdfast.queue.v1.Trace
-	16, // 20: holdfast.queue.v1.RecordOutcomes.messages:type_name -> holdfast.queue.v1.MessageOutcomes
-	17, // 21: holdfast.queue.v1.MessageOutcomes.recipients:type_name -> holdfast.queue.v1.RecipientOutcome
-	1,  // 22: holdfast.queue.v1.RecipientOutcome.outcome:type_name -> holdfast.queue.v1.Outcome
-	18, // 23: holdfast.queue.v1.RecipientOutcome.reply:type_name -> holdfast.queue.v1.Reply
-	23, // 24: holdfast.queue.v1.PutDomain.domain:type_name -> holdfast.queue.v1.RelayDomain
-	24, // 25: holdfast.queue.v1.RelayDomain.targets:type_name -> holdfast.queue.v1.Target
-	29, // 26: holdfast.queue.v1.PutSettings.settings:type_name -> holdfast.queue.v1.Settings
-	2,  // 27: holdfast.queue.v1.Result.verdict:type_name -> holdfast.queue.v1.Verdict
-	33, // 28: holdfast.queue.v1.SnapshotRecord.header:type_name -> holdfast.queue.v1.SnapshotHeader
-	35, // 29: holdfast.queue.v1.SnapshotRecord.domain:type_name -> holdfast.queue.v1.DomainRecord
-	36, // 30: holdfast.queue.v1.SnapshotRecord.message:type_name -> holdfast.queue.v1.MessageRecord
-	41, // 31: holdfast.queue.v1.SnapshotRecord.alias:type_name -> holdfast.queue.v1.AliasRecord
-	42, // 32: holdfast.queue.v1.SnapshotRecord.lease:type_name -> holdfast.queue.v1.LeaseRecord
-	43, // 33: holdfast.queue.v1.SnapshotRecord.end:type_name -> holdfast.queue.v1.SnapshotEnd
-	29, // 34: holdfast.queue.v1.SnapshotHeader.settings:type_name -> holdfast.queue.v1.Settings
-	34, // 35: holdfast.queue.v1.SnapshotHeader.counters:type_name -> holdfast.queue.v1.Counters
-	23, // 36: holdfast.queue.v1.DomainRecord.domain:type_name -> holdfast.queue.v1.RelayDomain
-	3,  // 37: holdfast.queue.v1.DomainRecord.state:type_name -> holdfast.queue.v1.NextHopState
-	39, // 38: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
-	40, // 39: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
-	37, // 40: holdfast.queue.v1.MessageRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
-	7,  // 41: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
-	4,  // 42: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
-	18, // 43: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	31, // 15: holdfast.queue.v1.Command.record_start:type_name -> holdfast.queue.v1.RecordStart
+	7,  // 16: holdfast.queue.v1.Accept.envelope:type_name -> holdfast.queue.v1.Envelope
+	8,  // 17: holdfast.queue.v1.Envelope.from:type_name -> holdfast.queue.v1.Mailbox
+	9,  // 18: holdfast.queue.v1.Envelope.recipients:type_name -> holdfast.queue.v1.Recipient
+	0,  // 19: holdfast.queue.v1.Envelope.return:type_name -> holdfast.queue.v1.Return
+	10, // 20: holdfast.queue.v1.Envelope.trace:type_name -> holdfast.queue.v1.Trace
+	16, // 21: holdfast.queue.v1.RecordOutcomes.messages:type_name -> holdfast.queue.v1.MessageOutcomes
+	17, // 22: holdfast.queue.v1.MessageOutcomes.recipients:type_name -> holdfast.queue.v1.RecipientOutcome
+	1,  // 23: holdfast.queue.v1.RecipientOutcome.outcome:type_name -> holdfast.queue.v1.Outcome
+	18, // 24: holdfast.queue.v1.RecipientOutcome.reply:type_name -> holdfast.queue.v1.Reply
+	23, // 25: holdfast.queue.v1.PutDomain.domain:type_name -> holdfast.queue.v1.RelayDomain
+	24, // 26: holdfast.queue.v1.RelayDomain.targets:type_name -> holdfast.queue.v1.Target
+	29, // 27: holdfast.queue.v1.PutSettings.settings:type_name -> holdfast.queue.v1.Settings
+	2,  // 28: holdfast.queue.v1.Result.verdict:type_name -> holdfast.queue.v1.Verdict
+	34, // 29: holdfast.queue.v1.SnapshotRecord.header:type_name -> holdfast.queue.v1.SnapshotHeader
+	36, // 30: holdfast.queue.v1.SnapshotRecord.domain:type_name -> holdfast.queue.v1.DomainRecord
+	37, // 31: holdfast.queue.v1.SnapshotRecord.message:type_name -> holdfast.queue.v1.MessageRecord
+	42, // 32: holdfast.queue.v1.SnapshotRecord.alias:type_name -> holdfast.queue.v1.AliasRecord
+	43, // 33: holdfast.queue.v1.SnapshotRecord.lease:type_name -> holdfast.queue.v1.LeaseRecord
+	45, // 34: holdfast.queue.v1.SnapshotRecord.end:type_name -> holdfast.queue.v1.SnapshotEnd
+	44, // 35: holdfast.queue.v1.SnapshotRecord.start:type_name -> holdfast.queue.v1.StartRecord
+	29, // 36: holdfast.queue.v1.SnapshotHeader.settings:type_name -> holdfast.queue.v1.Settings
+	35, // 37: holdfast.queue.v1.SnapshotHeader.counters:type_name -> holdfast.queue.v1.Counters
+	23, // 38: holdfast.queue.v1.DomainRecord.domain:type_name -> holdfast.queue.v1.RelayDomain
+	3,  // 39: holdfast.queue.v1.DomainRecord.state:type_name -> holdfast.queue.v1.NextHopState
+	40, // 40: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
+	41, // 41: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
+	38, // 42: holdfast.queue.v1.MessageRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
+	7,  // 43: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
+	4,  // 44: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
+	18, // 45: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_proto_queuepb_queue_proto_init() }
@@ -3619,15 +3778,17 @@ func file_proto_queuepb_queue_proto_init() {
 		(*Command_ReportNextHop)(nil),
 		(*Command_PutSettings)(nil),
 		(*Command_Tick)(nil),
+		(*Command_RecordStart)(nil),
 	}
 	file_proto_queuepb_queue_proto_msgTypes[4].OneofWrappers = []any{}
-	file_proto_queuepb_queue_proto_msgTypes[27].OneofWrappers = []any{
+	file_proto_queuepb_queue_proto_msgTypes[28].OneofWrappers = []any{
 		(*SnapshotRecord_Header)(nil),
 		(*SnapshotRecord_Domain)(nil),
 		(*SnapshotRecord_Message)(nil),
 		(*SnapshotRecord_Alias)(nil),
 		(*SnapshotRecord_Lease)(nil),
 		(*SnapshotRecord_End)(nil),
+		(*SnapshotRecord_Start)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3635,7 +3796,7 @@ func file_proto_queuepb_queue_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_queuepb_queue_proto_rawDesc), len(file_proto_queuepb_queue_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

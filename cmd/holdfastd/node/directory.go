@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 
@@ -61,12 +62,19 @@ func mailhost(c *config.Config) Mailhost {
 }
 
 // raftStream is the port's Raft side in consensus' words.
-type raftStream struct{ raft *transport.Raft }
+type raftStream struct {
+	raft   *transport.Raft
+	starts *cluster.Starts
+}
 
 func (s raftStream) Accept() (net.Conn, error) { return s.raft.Accept() }
 func (s raftStream) Close() error              { return s.raft.Close() }
 func (s raftStream) Addr() net.Addr            { return s.raft.Addr() }
 
 func (s raftStream) Dial(ctx context.Context, id consensus.ServerID, addr string) (net.Conn, error) {
-	return s.raft.Dial(ctx, transport.ServerID(id), addr)
+	c, err := s.raft.Dial(ctx, transport.ServerID(id), addr)
+	if errors.Is(err, transport.ErrOutdated) && !errors.Is(err, transport.ErrPeer) {
+		s.starts.ReportOutdated(err)
+	}
+	return c, err
 }

@@ -64,6 +64,8 @@ type Node struct {
 	space     *space
 	disk      *diskWatch
 	memory    *memory
+	starts    *cluster.Starts
+	start     uint64 // how often this node has started with its data directory
 	bootID    uint64
 	crowd     int    // how many SMTP connections there may be, see budgetDescriptors
 	traceMark string // by which this cluster knows its own Received fields
@@ -175,7 +177,9 @@ func (n *Node) openStores(context.Context) error {
 		return err
 	}
 	n.serverID = consensus.ServerID(string(n.config.Node) + "/" + incarnation)
-	return nil
+	n.starts = cluster.NewStarts()
+	n.start, err = n.stores.BeginStart()
+	return err
 }
 
 func (n *Node) openPort(identity *transport.Identity) error {
@@ -184,7 +188,9 @@ func (n *Node) openPort(identity *transport.Identity) error {
 		return fmt.Errorf("cluster_listen: %w", err)
 	}
 	n.port, err = transport.New(ln, n.seams.Dial, identity, transport.Options{
-		ServerID: transport.ServerID(n.serverID), Logger: n.log.With("room", "transport"),
+		ServerID: transport.ServerID(n.serverID), Start: n.start,
+		Known:  func(id transport.ServerID) (uint64, bool) { return n.starts.Known(consensus.ServerID(id)) },
+		Logger: n.log.With("room", "transport"),
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("%w: %w", ErrConfig, err), ln.Close())
@@ -210,7 +216,7 @@ func (n *Node) openDirectory(context.Context) error {
 }
 
 func (n *Node) startMember(ctx context.Context) error {
-	backend := cluster.NewBackend(n.spool, n.space.room)
+	backend := cluster.NewBackend(n.spool, n.space)
 	n.server = peer.NewServer(backend, n.log.With("room", "peer"))
 	n.server.UseMemory(n.memory)
 	n.loops.Go(func() {
@@ -228,7 +234,8 @@ func (n *Node) startMember(ctx context.Context) error {
 	var err error
 	n.member, err = cluster.Start(ctx, cluster.Config{
 		ID: n.serverID, Log: n.log.With("room", "cluster"), Spool: n.spool, Peers: n.peers, Directory: n.directory,
-		Stores: stores, Stream: raftStream{n.port.Raft()}, HeartbeatTimeout: heartbeat, DiskStalled: n.disk.stalled,
+		Starts: n.starts, Start: n.start, Space: n.space,
+		Stores: stores, Stream: raftStream{n.port.Raft(), n.starts}, HeartbeatTimeout: heartbeat, DiskStalled: n.disk.stalled,
 		Founding:        fsm.Settings{DoubtWait: fsm.Millis(n.config.DoubtWait.Milliseconds())},
 		BootstrapExpect: n.config.BootstrapExpect,
 		LeaseDuration:   n.config.LeaseDuration, LeaseBatchMax: n.config.LeaseBatch,
@@ -329,7 +336,7 @@ func classified(err error) error {
 	if errors.Is(err, ErrDisk) {
 		return err
 	}
-	for _, sign := range []error{consensus.ErrDisk, consensus.ErrDamaged, unix.EIO, unix.EROFS, unix.ENOSPC, unix.EDQUOT} {
+	for _, sign := range []error{consensus.ErrDisk, consensus.ErrDamaged, consensus.ErrOutdated, unix.EIO, unix.EROFS, unix.ENOSPC, unix.EDQUOT} {
 		if errors.Is(err, sign) {
 			return fmt.Errorf("%w: %w", ErrDisk, err)
 		}

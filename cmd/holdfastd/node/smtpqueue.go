@@ -19,8 +19,8 @@ func (q smtpQueue) Ready() error {
 	if err := q.n.Err(); err != nil {
 		return err
 	}
-	if q.n.space.low.Load() {
-		return fmt.Errorf("%w: less than %d %% free", smtpd.ErrDiskLow, q.n.config.DiskFreeMinPercent)
+	if err := q.n.member.Room(); err != nil {
+		return fmt.Errorf("%w: %w", smtpd.ErrDiskLow, err)
 	}
 	return q.n.member.Ready()
 }

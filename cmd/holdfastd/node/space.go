@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"sync/atomic"
 	"time"
 )
@@ -18,16 +17,9 @@ type space struct {
 	full atomic.Bool // less than half of min: no body is taken from other nodes
 }
 
-var errDiskFull = errors.New("this node's disk is nearly full")
-
-// room returns an error when not even bodies from other nodes are taken, so that
-// what is left is Raft's.
-func (s *space) room() error {
-	if s.full.Load() {
-		return errDiskFull
-	}
-	return nil
-}
+// Low and Full are as cluster.Space wants them.
+func (s *space) Low() bool  { return s.low.Load() }
+func (s *space) Full() bool { return s.full.Load() }
 
 // ample reports whether there is so much room that files may be written which
 // are not needed yet: twice what mail is refused at.

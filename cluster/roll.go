@@ -1,0 +1,94 @@
+package cluster
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cluster/consensus"
+	"github.com/holdfast-mx/holdfast/cluster/peer"
+)
+
+const (
+	// rollEvery is how often the other servers are asked how they are.
+	rollEvery = 2 * time.Second
+	// rollLife is how long an answer counts. Who is silent for longer is down,
+	// which is Raft's to judge.
+	rollLife = 10 * time.Second
+)
+
+// A roll is what each other server last said of itself. It is a hint of
+// seconds ago, by an authenticated peer.
+type roll struct {
+	mu   sync.Mutex
+	said map[consensus.ServerID]said
+}
+
+type said struct {
+	peer.Health
+	at time.Time
+}
+
+// of returns what a server said lately.
+func (r *roll) of(id consensus.ServerID) (peer.Health, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.said[id]
+	return s.Health, ok && time.Since(s.at) < rollLife
+}
+
+// note takes in an answer.
+func (r *roll) note(h peer.Health) {
+	if h.ServerID == "" {
+		return // it is starting
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.said == nil {
+		r.said = make(map[consensus.ServerID]said)
+	}
+	now := time.Now()
+	for id, s := range r.said {
+		if now.Sub(s.at) >= rollLife {
+			delete(r.said, id)
+		}
+	}
+	r.said[consensus.ServerID(h.ServerID)] = said{h, now}
+}
+
+// callRoll asks the other servers of the configuration, again and again.
+func (m *Member) callRoll(ctx context.Context) {
+	tick := time.NewTicker(rollEvery)
+	defer tick.Stop()
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	var mu sync.Mutex
+	under := make(map[string]bool) // whose answer is awaited
+	for {
+		for _, s := range m.node.Servers() {
+			name := s.ID.Name()
+			mu.Lock()
+			skip := s.ID == m.node.ID() || under[name]
+			under[name] = under[name] || !skip
+			mu.Unlock()
+			if skip {
+				continue
+			}
+			asking.Go(func() {
+				bounded, cancel := context.WithTimeout(ctx, rollEvery)
+				defer cancel()
+				if h, err := m.peers.Health(bounded, name, peer.Inquiry{Brief: true}); err == nil {
+					m.roll.note(h)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				delete(under, name)
+			})
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
