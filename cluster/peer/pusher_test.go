@@ -1,0 +1,276 @@
+package peer
+
+import (
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+	pb "github.com/holdfast-mx/holdfast/proto/peerpb"
+)
+
+// A pushed is what a test knows of one push.
+type pushed struct {
+	push     *Push
+	ref      mail.BodyRef
+	done     int // how often done was called
+	gone     bool
+	detached bool
+}
+
+// A line is a pusher without a network: the test takes its frames, gives them
+// to an inbox and brings back the acks.
+type line struct {
+	t      *testing.T
+	random *rand.Rand
+	p      *pusher
+	in     *inbox
+	all    []*pushed
+	there  []*arrival // complete, not yet acknowledged
+	bodies []*mail.Body
+}
+
+func newLine(t *testing.T, seed uint64) *line {
+	l := &line{t: t, random: rand.New(rand.NewPCG(seed, 77)), p: newPusher("b", nil, slog.New(slog.DiscardHandler))}
+	for _, size := range []mail.ByteSize{0, 1, 700, 40 << 10, 300 << 10, 3 * mail.MiB, 9 * mail.MiB, windowBytesMax + 1} {
+		l.bodies = append(l.bodies, mail.NewBody(make([]byte, size)))
+	}
+	l.reconnect()
+	return l
+}
+
+func (l *line) reconnect() {
+	l.p.recall()
+	l.in = &inbox{arriving: make(map[uint64]*arrival), sizes: make(map[uint64]mail.ByteSize)}
+	l.there = nil
+}
+
+// push pushes a body, most of them small ones.
+func (l *line) push() {
+	b := l.bodies[min(l.random.IntN(len(l.bodies)), l.random.IntN(len(l.bodies)+3))]
+	one := &pushed{ref: b.Ref(mail.MintQueueID(uint64(len(l.all)+1), [10]byte{}))}
+	one.push = l.p.push(one.ref, b, func(err error) {
+		if one.done++; one.done > 1 || one.gone {
+			l.t.Errorf("%s: done called %d times, abandoned: %v (%v)", one.ref, one.done, one.gone, err)
+		}
+	})
+	l.all = append(l.all, one)
+}
+
+// send takes one message across.
+func (l *line) send() bool {
+	list := l.p.next()
+	octets := 0
+	for i := range list {
+		octets += list[i].octets()
+	}
+	if len(list) > framesMax || octets > frameBytesMax {
+		l.t.Errorf("%d frames, %d octets in one message", len(list), octets)
+	}
+	complete, err := l.in.takeAll(list)
+	if err != nil {
+		l.t.Fatalf("the other side refuses: %v", err)
+	}
+	for _, a := range complete {
+		if a.body == nil || a.body.Size() != a.ref.Size {
+			l.t.Errorf("%s arrived with another size", a.ref)
+		}
+	}
+	l.there = append(l.there, complete...)
+	return len(list) > 0
+}
+
+// acknowledge brings back the ack of any body that is complete there.
+func (l *line) acknowledge() bool {
+	if len(l.there) == 0 {
+		return false
+	}
+	i := l.random.IntN(len(l.there))
+	a := l.there[i]
+	l.there = append(l.there[:i:i], l.there[i+1:]...)
+	ack := &pb.PushAck{Number: a.number, QueueId: a.ref.ID[:], Code: pb.PushAck_STORED}
+	l.in.release([]*pb.PushAck{ack})
+	if err := l.p.acknowledged(ack); err != nil {
+		l.t.Errorf("an honest ack: %v", err)
+	}
+	return true
+}
+
+// check holds the pusher to its invariants.
+func (l *line) check() {
+	l.t.Helper()
+	p := l.p
+	var inLine, lagging, inWindow, idle mail.ByteSize
+	for _, c := range p.line {
+		inLine += c.ref.Size
+		if c.detached {
+			lagging += c.ref.Size
+		}
+		if c.abandoned {
+			l.t.Errorf("%s is in line and abandoned", c.ref)
+		}
+	}
+	for _, c := range p.window {
+		inWindow += c.ref.Size
+		if c.detached || c.abandoned {
+			idle += c.ref.Size
+		}
+	}
+	if inLine != p.lineOctets || lagging != p.laggingOctets || inWindow != p.windowOctets {
+		l.t.Fatalf("line %d counted as %d, lagging %d as %d, window %d as %d", inLine, p.lineOctets, lagging, p.laggingOctets, inWindow, p.windowOctets)
+	}
+	if lagging > laggingBytesMax || len(p.window) > windowBodiesMax || len(p.window) > 1 && inWindow > windowBytesMax || len(p.active) > activeBodiesMax {
+		l.t.Fatalf("lagging %d, window %d bodies of %d, %d active", lagging, len(p.window), inWindow, len(p.active))
+	}
+	if len(p.line) > 1 && inLine > queueBytesMax+windowBytesMax {
+		l.t.Fatalf("%d octets in line", inLine)
+	}
+	for _, c := range p.active {
+		if p.window[c.number] != c {
+			l.t.Fatalf("%s is active and not in the window", c.ref)
+		}
+	}
+	// Nobody keeps the octets of a body that is neither in line nor in the window.
+	for _, one := range l.all {
+		if c := one.push; c != nil && c.chunks != nil && p.window[c.number] != c && !contains(p.line, c) && !c.abandoned {
+			l.t.Fatalf("%s is nowhere, and kept in memory", c.ref)
+		}
+	}
+	if l.in.bodies > windowBodiesMax || l.in.bodies > 1 && l.in.octets > windowBytesMax {
+		l.t.Fatalf("%d bodies of %d octets over there", l.in.bodies, l.in.octets)
+	}
+}
+
+func contains(line []*Push, c *Push) bool {
+	for _, one := range line {
+		if one == c {
+			return true
+		}
+	}
+	return false
+}
+
+// TestPusherKeepsItsBounds: whatever callers, the stream and the peer do, and in
+// whatever order, the windows of both sides agree, memory is bounded, and
+// everybody who waits hears of his body exactly once.
+func TestPusherKeepsItsBounds(t *testing.T) {
+	for seed := range uint64(5) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			l := newLine(t, seed)
+			leavers := int(seed % 3) // how often callers leave
+			for range 700 {
+				switch action := l.random.IntN(20); {
+				case action < 6:
+					l.push()
+				case action < 12:
+					l.send()
+				case action < 15 && seed%4 > 0: // else the peer stores nothing
+					l.acknowledge()
+				case action < 15+leavers && len(l.all) > 0:
+					one := l.all[l.random.IntN(len(l.all))]
+					one.gone = true
+					one.push.Abandon()
+				case action < 18+leavers && len(l.all) > 0:
+					one := l.all[len(l.all)-1-l.random.IntN(min(len(l.all), 8))]
+					one.detached = true
+					one.push.Detach()
+				case action == 19 && l.random.IntN(8) == 0:
+					l.reconnect()
+				}
+				l.check()
+			}
+			for l.send() || l.acknowledge() {
+				l.check()
+			}
+			if len(l.p.line) > 0 || len(l.p.window) > 0 || l.in.bodies > 0 || l.in.octets > 0 {
+				t.Errorf("%d in line, %d in the window, %d over there", len(l.p.line), len(l.p.window), l.in.bodies)
+			}
+			for _, one := range l.all {
+				if one.done == 0 && !one.gone && !one.detached {
+					t.Errorf("%s: nobody was told", one.ref)
+				}
+			}
+		})
+	}
+}
+
+// TestStoppedPeerIsBounded: a peer that acknowledges nothing keeps, of what
+// nobody waits for any more, one window and laggingBytesMax in our memory.
+func TestStoppedPeerIsBounded(t *testing.T) {
+	l := newLine(t, 1)
+	waited := mail.NewBody(make([]byte, mail.MiB))
+	first := &pushed{ref: waited.Ref(mail.MintQueueID(1<<40, [10]byte{}))}
+	for i := range 300 {
+		one := &pushed{ref: waited.Ref(mail.MintQueueID(uint64(i+1), [10]byte{}))}
+		one.push = l.p.push(one.ref, waited, func(error) {})
+		one.push.Detach()
+		if i == 100 {
+			first.push = l.p.push(first.ref, waited, func(error) { first.done++ })
+		}
+		for l.send() {
+		}
+		l.check()
+	}
+	if held := l.p.lineOctets + l.p.windowOctets; held > windowBytesMax+laggingBytesMax+mail.MiB {
+		t.Errorf("%d octets are held for a peer that is stopped", held)
+	}
+	l.reconnect() // what was in the window is not waited for either
+	if held := l.p.lineOctets + l.p.windowOctets; held > laggingBytesMax+mail.MiB {
+		t.Errorf("%d octets are held after the stream broke", held)
+	}
+	for l.send() || l.acknowledge() {
+	}
+	if first.done != 1 {
+		t.Errorf("the one who waits was told %d times", first.done)
+	}
+}
+
+// TestAcksOfStrangers: an ack that no honest peer sends tells nobody anything.
+func TestAcksOfStrangers(t *testing.T) {
+	l := newLine(t, 1)
+	whole, part, gone := mail.NewBody([]byte("whole")), mail.NewBody(make([]byte, 3*frameBytesMax)), mail.NewBody([]byte("gone"))
+	told := 0
+	push := func(n uint64, b *mail.Body) (mail.BodyRef, *Push) {
+		ref := b.Ref(mail.MintQueueID(n, [10]byte{}))
+		return ref, l.p.push(ref, b, func(error) { told++ })
+	}
+	ref, _ := push(1, whole)
+	partRef, _ := push(2, part)
+	l.send()
+	goneRef, abandoned := push(3, gone)
+	l.p.mu.Lock()
+	l.p.activate()
+	l.p.mu.Unlock()
+	abandoned.Abandon()
+	ack := func(n uint64, ref mail.BodyRef, code pb.PushAck_Code) error {
+		return l.p.acknowledged(&pb.PushAck{Number: n, QueueId: ref.ID[:], Code: code})
+	}
+	for what, err := range map[string]error{
+		"number 0":             ack(0, ref, pb.PushAck_STORED),
+		"a number never given": ack(99, ref, pb.PushAck_STORED),
+		"another body":         ack(1, partRef, pb.PushAck_STORED),
+		"not yet sent":         ack(2, partRef, pb.PushAck_STORED),
+		"given up, not told":   ack(3, goneRef, pb.PushAck_STORED),
+		"no queue id":          l.p.acknowledged(&pb.PushAck{Number: 1, Code: pb.PushAck_STORED}),
+		"nothing":              l.p.acknowledged(new(pb.PushAck)),
+	} {
+		if err == nil || told != 0 {
+			t.Errorf("%s: %v, %d were told", what, err, told)
+		}
+	}
+	if err := ack(1, ref, pb.PushAck_STORED); err != nil || told != 1 {
+		t.Errorf("honest: %v, %d were told", err, told)
+	}
+	if err := ack(1, ref, pb.PushAck_STORED); err == nil || told != 1 {
+		t.Errorf("twice: %v, %d were told", err, told)
+	}
+	for l.send() {
+	}
+	if err := ack(3, goneRef, pb.PushAck_STORED); err == nil || told != 1 {
+		t.Errorf("of a body given up: %v, %d were told", err, told)
+	}
+	if err := ack(2, partRef, 77); err != nil || told != 2 {
+		t.Errorf("of an unknown kind: %v, %d were told", err, told)
+	}
+}
