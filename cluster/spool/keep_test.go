@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -344,14 +345,14 @@ func TestPrewriting(t *testing.T) {
 	t.Run("full", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			disk := clustertest.NewDisk(1)
-			o, room := o, false
-			o.Spacious = func() bool { return room }
+			o, room := o, new(atomic.Bool)
+			o.Spacious = room.Load
 			s := open(t, disk.Mount(), o)
 			time.Sleep(time.Minute)
 			if n := pool(disk); n != 0 {
 				t.Errorf("%d files on a disk without room", n)
 			}
-			room = true
+			room.Store(true)
 			time.Sleep(time.Minute)
 			if n := pool(disk); n != 3 {
 				t.Errorf("%d files, now that there is room", n)
