@@ -1,5 +1,5 @@
-// Package spool keeps the bodies of messages on this node's disk, in
-// append-only, checksummed segment files.
+// Package spool keeps the bodies of messages on this node's disk, in the
+// append-only, checksummed segments of cluster/segment.
 //
 // What it promises. When Put returns nil, the body is on stable storage, and a
 // restart finds it, whatever happens to the power. When Delete returns nil, a
@@ -12,6 +12,9 @@
 // fails in the middle of it; nobody else writes in the directory (a lock
 // refuses a second process).
 //
+// Room comes back by itself: segments that nothing needs go, and bodies that keep
+// a nearly empty one are copied forward in the background.
+//
 // What it refuses. After the first error of a write, an fsync or an unlink
 // nothing more is written: the error is latched (Failed, Err), every later Put
 // and Delete returns it, and the process is expected to end. Nothing is
@@ -23,7 +26,7 @@
 // Bodies, Doom those that are finished, make the floor durable, Delete, or
 // Spare what turned out to be needed.
 //
-// All methods are safe for concurrent use. One goroutine writes; it ends with
-// Close. DESIGN.md beside this file draws the format byte by byte and goes
+// All methods are safe for concurrent use. One goroutine writes, and one keeps
+// house; both end with Close. DESIGN.md beside this file draws the format byte by byte and goes
 // through every crash.
 package spool

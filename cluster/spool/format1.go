@@ -229,7 +229,7 @@ func (s *Spool) takeOverSegment(t *takeOver1, n uint32) (taken, lost int, err er
 	if err := t.fs.Remove(name); err != nil {
 		return taken, lost, err
 	}
-	return taken, lost, nil
+	return taken, lost, t.fs.SyncDir(s.dir)
 }
 
 // live returns the bodies that segment n has the latest record of, in the order

@@ -170,7 +170,16 @@ func TestFormat1IsTakenOver(t *testing.T) {
 		disk := clustertest.NewDisk(1)
 		restore(t, disk, filepath.Join("format1", name))
 		for range 2 {
+			disk.Trace(true)
 			s := open(t, disk.Mount(), fixtureOptions)
+			// Tombstones stand in later files than what they are about.
+			removed := false
+			for _, e := range disk.Trace(false) {
+				if removed && e.Op != clustertest.OpSyncDir {
+					t.Errorf("%s is done before the directory is synced after a removal", e.Op)
+				}
+				removed = e.Op == clustertest.OpRemove
+			}
 			f.check(t, s)
 			disk.Crash()
 			_ = s.Close()
