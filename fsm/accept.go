@@ -32,7 +32,7 @@ func (s *State) accept(i Index, node NodeName, a Accept) Result {
 	}
 	print := fingerprintOf(a.Envelope, a.Body)
 	if m, ok := s.repeated(print); ok {
-		s.ids.set(idItem{id, m.entry})
+		s.aliasIDs.set(idItem{id, m.entry})
 		s.aliases.set(aliasItem{m.entry, id})
 		s.totals.Repeats++
 		s.effects = append(s.effects, Finished{id}) // nobody needs this copy's body
@@ -52,14 +52,12 @@ func (s *State) accept(i Index, node NodeName, a Accept) Result {
 	for _, k := range partOf {
 		parts[k].queued++
 	}
-	sealed, err := seal(a, s.now)
-	if err != nil || len(sealed) > envelopeBytesMax {
-		return invalid("envelope of %d bytes", len(sealed))
+	m.sealed = seal(a.Envelope, a.Body, s.now)
+	if len(m.sealed) > envelopeBytesMax {
+		return invalid("envelope of %d bytes", len(m.sealed))
 	}
-	m.sealed = sealed
 	t := a.Envelope.Trace
-	m.origin = s.origin(origin{node, t.Node, t.Protocol, t.TLS})
-	s.ids.set(idItem{id, i})
+	s.setOrigin(m, origin{node, t.Node, t.Protocol, t.TLS})
 	s.put(m)
 	s.keepFingerprint(print, i)
 	s.totals.Accepted++
@@ -87,11 +85,17 @@ func (a Accept) flaw() string {
 			return "trace too long"
 		}
 	}
-	texts := []string{
+	valid := true
+	for _, t := range [...]string{
 		e.From.Local, e.From.Host, e.EnvelopeID,
 		e.Trace.Hello, e.Trace.Node, e.Trace.Protocol, e.Trace.TLS,
+	} {
+		valid = valid && utf8.ValidString(t)
 	}
-	paths := make(map[mail.Mailbox]bool, len(e.Recipients))
+	var paths map[mail.Mailbox]bool
+	if len(e.Recipients) > 1 {
+		paths = make(map[mail.Mailbox]bool, len(e.Recipients))
+	}
 	for _, r := range e.Recipients {
 		if r.Path.Local == "" {
 			return "empty forward-path"
@@ -102,17 +106,19 @@ func (a Accept) flaw() string {
 		if r.Notify > 2*mail.NotifyDelay-1 {
 			return "unknown NOTIFY"
 		}
-		path := canonical(r.Path.Mailbox)
-		if paths[path] {
-			return "duplicate forward-path"
+		if paths != nil {
+			path := canonical(r.Path.Mailbox)
+			if paths[path] {
+				return "duplicate forward-path"
+			}
+			paths[path] = true
 		}
-		paths[path] = true
-		texts = append(texts, r.Path.Local, r.Path.Host, string(r.Domain), r.Original)
+		for _, t := range [...]string{r.Path.Local, r.Path.Host, string(r.Domain), r.Original} {
+			valid = valid && utf8.ValidString(t)
+		}
 	}
-	for _, t := range texts {
-		if !utf8.ValidString(t) {
-			return "text that is not UTF-8"
-		}
+	if !valid {
+		return "text that is not UTF-8"
 	}
 	return ""
 }

@@ -3,6 +3,8 @@ package fsm
 import (
 	"errors"
 	"fmt"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
 // Check verifies every invariant of a State that can be seen in one: those of
@@ -10,6 +12,22 @@ import (
 // It costs time in proportion to the queue. Decode, tests and simulations call
 // it; an error is a damaged snapshot or a defect of this package.
 func (s *State) Check() error {
+	for m := range s.messages.all() {
+		u, err := m.sealed.open()
+		if err == nil {
+			domains, partOf := partDomains(u.envelope)
+			err = s.fits(m, u, domains, partOf)
+		}
+		if err != nil {
+			return fmt.Errorf("message %s of entry %d: %w", m.id, m.entry, err)
+		}
+	}
+	return s.checkIndexes()
+}
+
+// checkIndexes is Check for a State each message of which is known to fit its
+// envelope.
+func (s *State) checkIndexes() error {
 	c := checker{s: s, counts: make(map[domainNumber]Counts), leased: make(map[Token]int)}
 	for m := range s.messages.all() {
 		if err := c.message(m); err != nil {
@@ -17,6 +35,50 @@ func (s *State) Check() error {
 		}
 	}
 	return errors.Join(c.indexes(), c.leases(), c.domains(), c.fingerprints())
+}
+
+// fits verifies what follows from the envelope of a message: u is what its
+// sealed part holds, domains and partOf are partDomains of that.
+func (s *State) fits(m *message, u unsealed, domains []mail.Domain, partOf []int) error {
+	if s.originOf(m) == nil {
+		return errors.New("has no origin")
+	}
+	notes := m.notes()
+	if len(domains) != len(m.parts()) || notes != nil && len(notes) != len(partOf) || u.at > s.now {
+		return errors.New("does not fit its envelope")
+	}
+	type count struct{ queued, held uint16 }
+	counts := make([]count, 1, 8) // on the stack, for nearly all mail
+	counts = append(counts, make([]count, len(domains)-1)...)
+	for i, k := range partOf {
+		switch {
+		case notes == nil || notes[i].state == RecipientQueued:
+			counts[k].queued++
+		case notes[i].state == RecipientHeld:
+			counts[k].held++
+		}
+	}
+	for k, p := range m.parts() {
+		if has := (count{p.queued, p.held}); has != counts[k] {
+			return fmt.Errorf("counts %+v for %q, has %+v", has, domains[k], counts[k])
+		}
+		if p.queued > 0 || p.held > 0 || p.lease != 0 {
+			if d, ok := s.domain(domains[k]); !ok || d.number != p.domain {
+				return fmt.Errorf("%q is not the relay domain it was", domains[k])
+			}
+		}
+	}
+	if s.printed.has(entryItem{m.entry}) {
+		u.body.ID = m.id
+		print := fingerprintOf(u.envelope, u.body)
+		if p, ok := s.prints.get(printItem{print: print}); !ok || p.entry != m.entry {
+			return errors.New("its fingerprint does not find it")
+		}
+		if u.at+s.settings.FingerprintLife <= s.now {
+			return errors.New("keeps a fingerprint whose time is over")
+		}
+	}
+	return nil
 }
 
 // A checker counts what it saw of the messages, to compare the indexes with.
@@ -36,41 +98,12 @@ func (c *checker) message(m *message) error {
 	if m.entry == 0 || m.entry > s.applied {
 		return fmt.Errorf("accepted after entry %d", s.applied)
 	}
-	if item, ok := s.ids.get(idItem{id: m.id}); !ok || item.entry != m.entry {
+	if found, ok := s.ids.get(m); !ok || found != m {
 		return errors.New("its id does not find it")
 	}
-	u, err := m.unseal()
-	if err != nil {
-		return err
-	}
-	domains, partOf := partDomains(u.envelope)
-	if len(domains) != len(m.parts()) || m.notes != nil && len(*m.notes) != len(partOf) || u.at > s.now {
-		return errors.New("does not fit its envelope")
-	}
-	queued, held := make([]int, len(domains)), make([]int, len(domains))
-	for i, k := range partOf {
-		state := RecipientQueued
-		if m.notes != nil {
-			state = (*m.notes)[i].state
-		}
-		switch state {
-		case RecipientQueued:
-			queued[k]++
-		case RecipientHeld:
-			held[k]++
-		}
-	}
-	for k, p := range m.parts() {
-		if int(p.queued) != queued[k] || int(p.held) != held[k] {
-			return fmt.Errorf("counts %d queued and %d held for %q, has %d and %d", p.queued, p.held, domains[k], queued[k], held[k])
-		}
+	for _, p := range m.parts() {
 		if err := c.part(m, &p); err != nil {
-			return fmt.Errorf("for %q: %w", domains[k], err)
-		}
-		if p.queued > 0 || p.held > 0 || p.lease != 0 {
-			if d, ok := s.domain(domains[k]); !ok || d.number != p.domain {
-				return fmt.Errorf("%q is not the relay domain it was", domains[k])
-			}
+			return fmt.Errorf("for domain %d: %w", p.domain, err)
 		}
 	}
 	if over := !m.live() && !m.isLeased(); m.over != over || over != s.ended.has(endedItem{m.endedAt, m.entry}) || m.endedAt > s.now {
@@ -79,21 +112,12 @@ func (c *checker) message(m *message) error {
 	if m.over {
 		c.ended++
 	}
-	if s.printed.has(entryItem{m.entry}) {
-		print := fingerprintOf(u.envelope, u.body)
-		if p, ok := s.prints.get(printItem{print: print}); !ok || p.entry != m.entry {
-			return errors.New("its fingerprint does not find it")
-		}
-		if m.settled || !m.matches() {
-			return errors.New("keeps a fingerprint that must not match")
-		}
-		if u.at+s.settings.FingerprintLife <= s.now {
-			return errors.New("keeps a fingerprint whose time is over")
-		}
+	if s.printed.has(entryItem{m.entry}) && (m.settled || !m.matches()) {
+		return errors.New("keeps a fingerprint that must not match")
 	}
 	c.totals.countMessage(m, +1)
 	if m.live() {
-		c.totals.LiveBytes += u.body.Size
+		c.totals.LiveBytes += m.sealed.size()
 	}
 	return nil
 }
@@ -141,9 +165,8 @@ func (c *checker) indexes() error {
 	s := c.s
 	for a := range s.aliases.all() {
 		c.aliases++
-		item, ok := s.ids.get(idItem{id: a.id})
-		m, found := s.messages.get(&message{entry: a.entry})
-		if !ok || !found || item.entry != a.entry || m.id == a.id {
+		item, ok := s.aliasIDs.get(idItem{id: a.id})
+		if !ok || !s.messages.has(&message{entry: a.entry}) || item.entry != a.entry || s.ids.has(&message{id: a.id}) {
 			return fmt.Errorf("alias %s of entry %d finds nothing", a.id, a.entry)
 		}
 	}
@@ -151,7 +174,9 @@ func (c *checker) indexes() error {
 		name      string
 		got, want int
 	}{
-		{"ids", s.ids.len(), c.messages + c.aliases},
+		{"ids", s.ids.len(), c.messages},
+		{"ids of aliases", s.aliasIDs.len(), c.aliases},
+		{"numbered origins", s.numbered.len(), s.origins.len()},
 		{"due", s.due.len(), c.due},
 		{"waiting", s.waiting.len(), c.waiting},
 		{"wakes", s.wakes.len(), c.waiting},

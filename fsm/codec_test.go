@@ -2,9 +2,11 @@ package fsm_test
 
 import (
 	"bytes"
+	"compress/flate"
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -195,11 +197,16 @@ func busy(t testing.TB) *fsm.State {
 	return nil
 }
 
-// TestDamagedSnapshots: cut anywhere it is refused, and no flipped byte panics
-// or gives a State that breaks an invariant. (The file's checksum is the
-// shell's; this is about what may not happen in spite of it.)
+// TestDamagedSnapshots: cut anywhere it is refused, and no flipped byte, before
+// or behind the compression, panics or gives a State that breaks an invariant.
+// (The file's checksum is the shell's; this is about what may not happen in
+// spite of it.)
 func TestDamagedSnapshots(t *testing.T) {
-	whole := encoded(t, busy(t))
+	queue := busy(t)
+	if _, started := maps.Collect(queue.Starts())["n1/1"]; !started {
+		apply(queue, fsm.RecordStart{Server: "n1/1", Number: 1}) // else it is written in version 1
+	}
+	whole := encoded(t, queue)
 	for n := range len(whole) {
 		if s, err := fsm.Decode(bytes.NewReader(whole[:n])); err == nil {
 			t.Fatalf("cut at %d of %d: %d messages", n, len(whole), s.Totals().Messages)
@@ -207,21 +214,71 @@ func TestDamagedSnapshots(t *testing.T) {
 			t.Fatalf("cut at %d: %v", n, err)
 		}
 	}
-	refused := 0
-	for n := 0; n < len(whole); n += 3 {
-		damaged := slices.Clone(whole)
-		damaged[n] ^= 1 << (n % 8)
-		s, err := fsm.Decode(bytes.NewReader(damaged))
-		if err != nil {
-			refused++
-			continue
-		}
-		if err := s.Check(); err != nil {
-			t.Fatalf("byte %d flipped: %v", n, err)
-		}
-		touch(s)
+	if _, err := fsm.Decode(io.MultiReader(bytes.NewReader(compressed(t, append(inflated(t, whole), 0))))); err == nil || !strings.Contains(err.Error(), "follows the end") {
+		t.Errorf("an octet behind the end: %v", err)
 	}
-	t.Logf("%d of %d damaged snapshots refused", refused, len(whole)/3)
+	for what, put := range map[string]func([]byte) []byte{
+		"compressed": func(b []byte) []byte { return b },
+		"records":    func(b []byte) []byte { return compressed(t, b) },
+	} {
+		octets := whole
+		if what == "records" {
+			octets = inflated(t, whole)
+		}
+		refused := 0
+		for n := 0; n < len(octets); n += 3 {
+			damaged := slices.Clone(octets)
+			damaged[n] ^= 1 << (n % 8)
+			s, err := fsm.Decode(bytes.NewReader(put(damaged)))
+			if err != nil {
+				refused++
+				continue
+			}
+			if err := s.Check(); err != nil {
+				t.Fatalf("%s: byte %d flipped: %v", what, n, err)
+			}
+			touch(s)
+		}
+		t.Logf("%s: %d of %d damaged snapshots refused", what, refused, len(octets)/3)
+	}
+}
+
+// headerBytes is the length of a snapshot's header, which is not compressed.
+func headerBytes(t testing.TB, snapshot []byte) int {
+	length, n := binary.Uvarint(snapshot)
+	if n <= 0 || int(length) > len(snapshot)-n {
+		t.Fatal("no header")
+	}
+	return n + int(length)
+}
+
+// inflated returns a snapshot with its records uncompressed.
+func inflated(t testing.TB, snapshot []byte) []byte {
+	n := headerBytes(t, snapshot)
+	records, err := io.ReadAll(flate.NewReader(bytes.NewReader(snapshot[n:])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(slices.Clone(snapshot[:n]), records...)
+}
+
+// compressed undoes inflated. A header that cannot be found is left as it is.
+func compressed(t testing.TB, snapshot []byte) []byte {
+	length, n := binary.Uvarint(snapshot)
+	if n <= 0 || length > uint64(len(snapshot)-n) {
+		return snapshot
+	}
+	header := n + int(length)
+	var b bytes.Buffer
+	b.Write(snapshot[:header])
+	w, err := flate.NewWriter(&b, flate.NoCompression)
+	if err == nil {
+		_, err = w.Write(snapshot[header:])
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 // touch reads and drives everything, to see it panic.
@@ -244,9 +301,9 @@ func TestSnapshotLimits(t *testing.T) {
 	if _, err := fsm.Decode(bytes.NewReader(long)); err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("a record of a tebibyte: %v", err)
 	}
-	header, _ := proto.Marshal(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Header{Header: &queuepb.SnapshotHeader{Version: 3}}})
-	if _, err := fsm.Decode(bytes.NewReader(append([]byte{byte(len(header))}, header...))); err == nil || !strings.Contains(err.Error(), "version 3") {
-		t.Errorf("version 3: %v", err)
+	header, _ := proto.Marshal(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Header{Header: &queuepb.SnapshotHeader{Version: 4}}})
+	if _, err := fsm.Decode(bytes.NewReader(append([]byte{byte(len(header))}, header...))); err == nil || !strings.Contains(err.Error(), "version 4") {
+		t.Errorf("version 4: %v", err)
 	}
 	if err := busy(t).Encode(fullDisk{}); err == nil {
 		t.Error("a full disk is not noticed")

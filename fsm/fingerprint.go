@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"hash"
 	"slices"
 	"strings"
 
@@ -29,13 +28,30 @@ type printItem struct {
 func (a printItem) less(b printItem) bool { return bytes.Compare(a.print[:], b.print[:]) < 0 }
 
 func fingerprintOf(e mail.Envelope, b mail.BodyRef) fingerprint {
-	h := sha256.New()
-	writeMailbox(h, canonical(e.From.Mailbox))
-	writeNumber(h, uint64(e.Return))
-	writeText(h, e.EnvelopeID)
-	writeNumber(h, flag(e.EightBit))
-	writeNumber(h, flag(e.SMTPUTF8))
-	recipients := slices.Clone(e.Recipients)
+	w := make([]byte, 0, 512) // on the stack, for nearly all mail
+	w = appendMailbox(w, canonical(e.From.Mailbox))
+	w = appendNumber(w, uint64(e.Return))
+	w = appendLengthened(w, e.EnvelopeID)
+	w = appendNumber(w, flag(e.EightBit))
+	w = appendNumber(w, flag(e.SMTPUTF8))
+	recipients := e.Recipients
+	if len(recipients) > 1 {
+		recipients = sortedRecipients(recipients)
+	}
+	w = appendNumber(w, uint64(len(recipients)))
+	for _, r := range recipients {
+		w = appendMailbox(w, canonical(r.Path.Mailbox))
+		w = appendNumber(w, uint64(r.Notify))
+		w = appendLengthened(w, r.Original)
+	}
+	w = appendNumber(w, uint64(b.Size))
+	w = append(w, b.Digest[:]...)
+	return sha256.Sum256(w)
+}
+
+// sortedRecipients returns a copy, in the order of the canonical paths.
+func sortedRecipients(recipients []mail.Recipient) []mail.Recipient {
+	recipients = slices.Clone(recipients)
 	for i := range recipients {
 		recipients[i].Path.Mailbox = canonical(recipients[i].Path.Mailbox)
 	}
@@ -45,17 +61,7 @@ func fingerprintOf(e mail.Envelope, b mail.BodyRef) fingerprint {
 		}
 		return strings.Compare(a.Path.Host, b.Path.Host)
 	})
-	writeNumber(h, uint64(len(recipients)))
-	for _, r := range recipients {
-		writeMailbox(h, r.Path.Mailbox)
-		writeNumber(h, uint64(r.Notify))
-		writeText(h, r.Original)
-	}
-	writeNumber(h, uint64(b.Size))
-	h.Write(b.Digest[:])
-	var f fingerprint
-	h.Sum(f[:0])
-	return f
+	return recipients
 }
 
 // canonical returns a mailbox with its host in the one form in which hosts are
@@ -69,23 +75,17 @@ func canonical(m mail.Mailbox) mail.Mailbox {
 	return m
 }
 
-func writeMailbox(h hash.Hash, m mail.Mailbox) {
-	writeText(h, m.Local)
-	writeText(h, m.Host)
+func appendMailbox(w []byte, m mail.Mailbox) []byte {
+	return appendLengthened(appendLengthened(w, m.Local), m.Host)
 }
 
-// writeText writes the length first, so that no two lists of texts run
+// appendLengthened writes the length first, so that no two lists of texts run
 // together to the same octets.
-func writeText(h hash.Hash, t string) {
-	writeNumber(h, uint64(len(t)))
-	h.Write([]byte(t))
+func appendLengthened(w []byte, t string) []byte {
+	return append(appendNumber(w, uint64(len(t))), t...)
 }
 
-func writeNumber(h hash.Hash, n uint64) {
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], n)
-	h.Write(b[:])
-}
+func appendNumber(w []byte, n uint64) []byte { return binary.BigEndian.AppendUint64(w, n) }
 
 func flag(b bool) uint64 {
 	if b {
@@ -110,10 +110,7 @@ func (s *State) repeated(f fingerprint) (*message, bool) {
 // matches reports whether a 250 that names m would be true for a repeat: no
 // recipient has failed or been removed.
 func (m *message) matches() bool {
-	if m.notes == nil {
-		return true
-	}
-	for _, n := range *m.notes {
+	for _, n := range m.notes() {
 		if n.state == RecipientFailed || n.state == RecipientRemoved {
 			return false
 		}
@@ -138,7 +135,7 @@ func (s *State) dropFingerprint(m *message) {
 		return
 	}
 	s.printed.remove(entryItem{m.entry})
-	u := m.open()
+	u := s.open(m)
 	s.prints.remove(printItem{print: fingerprintOf(u.envelope, u.body)})
 }
 
@@ -163,7 +160,7 @@ func (s *State) ageFingerprints() {
 			return
 		}
 		m, _ := s.messages.get(&message{entry: oldest.entry})
-		if m.open().at+s.settings.FingerprintLife > s.now {
+		if m.sealed.at()+s.settings.FingerprintLife > s.now {
 			return
 		}
 		s.dropFingerprint(m)

@@ -62,7 +62,7 @@ func (s *State) change(id mail.QueueID, otherwise string, each func(*note, *part
 	if !ok {
 		return notFound("no message %s", id)
 	}
-	_, partOf := partDomains(m.open().envelope)
+	_, partOf := partDomains(s.open(m).envelope)
 	c := m.clone()
 	notes, parts := c.writeNotes(len(partOf)), c.parts()
 	changed := false

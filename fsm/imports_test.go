@@ -18,7 +18,8 @@ import (
 var pureRooms = map[string]map[string]string{
 	".": {
 		"bufio": "records to and from a stream", "bytes": "", "cmp": "", "encoding/binary": "",
-		"crypto/sha256": "fingerprints", "errors": "", "fmt": "", "hash": "",
+		"compress/flate": "snapshots; a pure function",
+		"crypto/sha256":  "fingerprints", "errors": "", "fmt": "",
 		"io":                               "the interfaces that Encode and Decode are given",
 		"iter":                             "",
 		"net/netip":                        "a value type; the client's address in the trace",

@@ -68,7 +68,7 @@ func liveHeap() uint64 {
 // small host: docs/architecture.md, data path. The bound leaves room for what
 // the spool keeps per body beside it.
 func TestMemoryPerMessage(t *testing.T) {
-	const messages, bytesMax = 50_000, 400
+	const messages, bytesMax = 50_000, 350
 	before := liveHeap()
 	s := filled(messages)
 	perMessage := (liveHeap() - before) / messages

@@ -5,10 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/holdfast-mx/holdfast/fsm/mail"
-	"github.com/holdfast-mx/holdfast/proto/queuepb"
 )
 
 // A Message is what the queue knows of one accepted message. It is a copy:
@@ -129,27 +126,33 @@ type Part struct {
 
 // message is the stored form of a Message.
 //
-// It is immutable once it is in a State: change a clone, then put it.
+// It is immutable once it is in a State: change a clone, then put it. Millions
+// of them are kept, so what few need is in rest; this struct fills 96 bytes.
 type message struct {
-	entry Index
-	id    mail.QueueID
-	// sealed is what never changes, encoded as queuepb.Accepted: a tenth of
-	// the heap that the decoded envelope would take.
-	sealed string
-	// origin is what many messages have in common, shared between them.
-	origin *origin
+	entry  Index
+	id     mail.QueueID
+	sealed sealed // what never changes
 	// The parts are in the order in which their domains first occur among the
-	// recipients: one, or more where there is more than one.
-	one  [1]part
-	more *[]part
-	// notes has one entry per recipient, or none while all recipients are
-	// queued and nothing was said about them.
-	notes   *[]note
+	// recipients: one, or those in rest where there is more than one.
+	one     [1]part
+	rest    *rest  // nil where all of it is nil
 	endedAt Millis // see Message.EndedAt
+	// origin is what many messages have in common.
+	origin originNumber
 
 	settled           bool
 	possibleDuplicate bool
 	over              bool // Message.Ended
+}
+
+// A rest is what few messages have. Immutable, as message is.
+type rest struct {
+	more []part // nil where there is one part
+	// notes has one entry per recipient, or none while all recipients are
+	// queued and nothing was said about them.
+	notes []note
+	// origin is not nil where the message's number is zero.
+	origin *origin
 }
 
 // part is the stored form of a Part.
@@ -200,6 +203,16 @@ type origin struct {
 	tls      string
 }
 
+// An originNumber stands for a shared origin. It differs between nodes, since
+// it depends on which messages a node has seen; so nothing outside of the State
+// may depend on it.
+type originNumber uint32
+
+type originItem struct {
+	number originNumber
+	origin *origin
+}
+
 // originsMax bounds the origins that are shared: nodes, times protocols, times
 // cipher suites. Further ones are stored with each message.
 const originsMax = 1024
@@ -211,23 +224,53 @@ func (a origin) compare(b origin) int {
 	)
 }
 
-// origin returns the shared form of o.
-func (s *State) origin(o origin) *origin {
-	if shared, ok := s.origins.get(&o); ok {
-		return shared
+// setOrigin notes where a new message comes from.
+func (s *State) setOrigin(m *message, o origin) {
+	shared, ok := s.origins.get(originItem{origin: &o})
+	switch {
+	case ok:
+		m.origin = shared.number
+	case s.origins.len() < originsMax:
+		m.origin = originNumber(s.origins.len() + 1)
+		s.origins.set(originItem{m.origin, &o})
+		s.numbered.set(originItem{m.origin, &o})
+	default:
+		m.writeRest().origin = &o
 	}
-	if s.origins.len() < originsMax {
-		s.origins.set(&o)
+}
+
+// originOf returns where a message comes from.
+func (s *State) originOf(m *message) *origin {
+	if m.origin == 0 {
+		return m.rest.origin
 	}
-	return &o
+	item, _ := s.numbered.get(originItem{number: m.origin})
+	return item.origin
 }
 
 // parts returns the parts, in place.
 func (m *message) parts() []part {
-	if m.more != nil {
-		return *m.more
+	if m.rest != nil && m.rest.more != nil {
+		return m.rest.more
 	}
 	return m.one[:]
+}
+
+// notes returns what is known of the recipients, nil where all are queued and
+// nothing was said about them.
+func (m *message) notes() []note {
+	if m.rest == nil {
+		return nil
+	}
+	return m.rest.notes
+}
+
+// writeRest returns the rest of a message that may be changed.
+func (m *message) writeRest() *rest {
+	if m.rest == nil {
+		m.rest = new(rest)
+	}
+	return m.rest
 }
 
 // live reports whether the body is still needed.
@@ -254,8 +297,7 @@ func (m *message) isLeased() bool {
 func newMessage(entry Index, id mail.QueueID, parts int) *message {
 	m := &message{entry: entry, id: id}
 	if parts > 1 {
-		more := make([]part, parts)
-		m.more = &more
+		m.writeRest().more = make([]part, parts)
 	}
 	return m
 }
@@ -263,13 +305,8 @@ func newMessage(entry Index, id mail.QueueID, parts int) *message {
 // clone returns a copy that may be changed.
 func (m *message) clone() *message {
 	c := *m
-	if m.more != nil {
-		more := slices.Clone(*m.more)
-		c.more = &more
-	}
-	if m.notes != nil {
-		notes := slices.Clone(*m.notes)
-		c.notes = &notes
+	if m.rest != nil {
+		c.rest = &rest{more: slices.Clone(m.rest.more), notes: slices.Clone(m.rest.notes), origin: m.rest.origin}
 	}
 	return &c
 }
@@ -287,63 +324,26 @@ func (m *message) part(n domainNumber) *part {
 
 // writeNotes returns the notes of a clone, for writing.
 func (m *message) writeNotes(recipients int) []note {
-	if m.notes == nil {
-		notes := make([]note, recipients)
-		for i := range notes {
-			notes[i].state = RecipientQueued
+	r := m.writeRest()
+	if r.notes == nil {
+		r.notes = make([]note, recipients)
+		for i := range r.notes {
+			r.notes[i].state = RecipientQueued
 		}
-		m.notes = &notes
 	}
-	return *m.notes
-}
-
-// seal encodes what never changes about a message, but its origin.
-func seal(a Accept, at Millis) (string, error) {
-	a.Envelope.Trace.Node, a.Envelope.Trace.Protocol, a.Envelope.Trace.TLS = "", "", ""
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(&queuepb.Accepted{
-		Envelope: envelopeToProto(a.Envelope),
-		Digest:   a.Body.Digest[:],
-		Size:     int64(a.Body.Size),
-		At:       int64(at),
-	})
-	return string(b), err
-}
-
-// unsealed is what seal was given.
-type unsealed struct {
-	envelope mail.Envelope
-	body     mail.BodyRef
-	at       Millis
-}
-
-func (m *message) unseal() (unsealed, error) {
-	var p queuepb.Accepted
-	if err := proto.Unmarshal([]byte(m.sealed), &p); err != nil {
-		return unsealed{}, fmt.Errorf("envelope of %s: %w", m.id, err)
-	}
-	e, err := envelopeFromProto(p.GetEnvelope())
-	if err != nil {
-		return unsealed{}, fmt.Errorf("envelope of %s: %w", m.id, err)
-	}
-	digest, err := mail.DigestFromBytes(p.GetDigest())
-	if err != nil {
-		return unsealed{}, fmt.Errorf("envelope of %s: %w", m.id, err)
-	}
-	e.Trace.Node, e.Trace.Protocol, e.Trace.TLS = m.origin.host, m.origin.protocol, m.origin.tls
-	return unsealed{
-		envelope: e,
-		body:     mail.BodyRef{ID: m.id, Digest: digest, Size: mail.ByteSize(p.GetSize())},
-		at:       Millis(p.GetAt()),
-	}, nil
+	return r.notes
 }
 
 // open decodes what never changes about m. It cannot fail: Accept and Decode
 // let in only what can be read.
-func (m *message) open() unsealed {
-	u, err := m.unseal()
+func (s *State) open(m *message) unsealed {
+	u, err := m.sealed.open()
 	if err != nil {
 		panic(fmt.Sprintf("message %s of entry %d: %v", m.id, m.entry, err))
 	}
+	u.body.ID = m.id
+	o := s.originOf(m)
+	u.envelope.Trace.Node, u.envelope.Trace.Protocol, u.envelope.Trace.TLS = o.host, o.protocol, o.tls
 	return u
 }
 
@@ -351,6 +351,9 @@ func (m *message) open() unsealed {
 // for each recipient the position of its part.
 func partDomains(e mail.Envelope) (domains []mail.Domain, partOf []int) {
 	partOf = make([]int, len(e.Recipients))
+	if len(e.Recipients) == 1 { // nearly all mail
+		return []mail.Domain{e.Recipients[0].Domain}, partOf
+	}
 	seen := make(map[mail.Domain]int)
 	for i, r := range e.Recipients {
 		k, ok := seen[r.Domain]
@@ -366,13 +369,13 @@ func partDomains(e mail.Envelope) (domains []mail.Domain, partOf []int) {
 
 // view returns m as others see it.
 func (s *State) view(m *message) Message {
-	u := m.open()
+	u := s.open(m)
 	v := Message{
 		ID:                m.id,
 		Entry:             m.entry,
 		Envelope:          u.envelope,
 		Body:              u.body,
-		Node:              m.origin.node,
+		Node:              s.originOf(m).node,
 		Accepted:          u.at,
 		Settled:           m.settled,
 		PossibleDuplicate: m.possibleDuplicate,
@@ -384,8 +387,8 @@ func (s *State) view(m *message) Message {
 	}
 	for i := range v.Recipients {
 		v.Recipients[i].State = RecipientQueued
-		if m.notes != nil {
-			v.Recipients[i] = (*m.notes)[i].view()
+		if notes := m.notes(); notes != nil {
+			v.Recipients[i] = notes[i].view()
 		}
 	}
 	domains, _ := partDomains(u.envelope)

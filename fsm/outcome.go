@@ -36,7 +36,7 @@ func (s *State) recordOutcomes(i Index, r RecordOutcomes) Result {
 
 // recordMessage takes what a holder reports of one message. m is a clone.
 func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, current bool) {
-	domains, partOf := partDomains(m.open().envelope)
+	domains, partOf := partDomains(s.open(m).envelope)
 	parts := m.parts()
 	attempted := make([]bool, len(domains)) // the next hop spoke
 	deferred := make([]bool, len(domains))  // and said 4yz

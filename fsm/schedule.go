@@ -42,6 +42,7 @@ func (s *State) put(m *message) {
 		s.ended.set(endedItem{m.endedAt, m.entry})
 	}
 	s.messages.set(m)
+	s.ids.set(m)
 	for i, p := range m.parts() {
 		was := nowhere
 		if old != nil {
@@ -64,9 +65,9 @@ func (s *State) put(m *message) {
 	s.totals.countMessage(m, +1)
 	switch wasLive := old != nil && old.live(); {
 	case live && !wasLive:
-		s.totals.LiveBytes += m.open().body.Size
+		s.totals.LiveBytes += m.sealed.size()
 	case wasLive && !live:
-		s.totals.LiveBytes -= m.open().body.Size
+		s.totals.LiveBytes -= m.sealed.size()
 		s.effects = append(s.effects, Finished{m.id})
 	}
 }
@@ -89,9 +90,9 @@ func (s *State) drop(m *message) {
 	}
 	for _, id := range aliases {
 		s.aliases.remove(aliasItem{m.entry, id})
-		s.ids.remove(idItem{id: id})
+		s.aliasIDs.remove(idItem{id: id})
 	}
-	s.ids.remove(idItem{id: m.id})
+	s.ids.remove(m)
 	s.messages.remove(m)
 }
 

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bufio"
+	"compress/flate"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,9 +16,15 @@ import (
 )
 
 // snapshotVersion is the greatest version that Encode writes and Decode reads.
-// Encode writes version 1 where there is nothing that only version 2 knows:
-// starts.
-const snapshotVersion = 2
+// Encode writes version 1 until a start is recorded: from then on every voter
+// can read what this version writes.
+const snapshotVersion = 3
+
+// snapshotCompressed is the first version that is compressed behind its header.
+const snapshotCompressed = 3
+
+// snapshotBufferBytes is the buffer on either side of the compression.
+const snapshotBufferBytes = 64 << 10
 
 // snapshotRecordBytesMax is the longest record that Decode reads: an envelope
 // of 64 KiB and the longest notes for 1,000 recipients fit in it several times.
@@ -27,15 +34,19 @@ const snapshotRecordBytesMax = 4 << 20
 // is written record by record, so that the memory it takes does not grow with
 // the queue. The format is queuepb.SnapshotRecord's.
 //
-// Only messages, aliases, domains and leases are written; every index follows
-// from them.
+// It is compressed, at the least effort, since a node writes its whole queue
+// again and again.
+//
+// Only messages, their origins, aliases, domains and leases are written; every
+// index follows from them.
 func (s *State) Encode(w io.Writer) error {
-	e := &encoder{w: bufio.NewWriterSize(w, 64<<10)}
-	t := s.totals
 	version := uint32(1)
 	if s.starts.len() > 0 {
 		version = snapshotVersion
 	}
+	e := &encoder{s: s, version: version, w: bufio.NewWriterSize(w, snapshotBufferBytes), origins: make(map[origin]uint32)}
+	finish := []func() error{e.w.Flush}
+	t := s.totals
 	e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Header{Header: &queuepb.SnapshotHeader{
 		Version:    version,
 		Applied:    uint64(s.applied),
@@ -54,13 +65,20 @@ func (s *State) Encode(w io.Writer) error {
 			ReportsIgnored:      t.ReportsIgnored,
 		},
 	}}})
+	if version >= snapshotCompressed {
+		plain := e.w
+		compressor, err := flate.NewWriter(plain, flate.BestSpeed)
+		if err != nil {
+			return fmt.Errorf("encode queue: %w", err)
+		}
+		e.w = bufio.NewWriterSize(compressor, snapshotBufferBytes)
+		finish = []func() error{e.w.Flush, compressor.Close, plain.Flush}
+	}
 	for d := range s.domains.all() {
 		e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Domain{Domain: d.toProto()}})
 	}
 	for m := range s.messages.all() {
-		r := m.toProto()
-		r.FingerprintKept = s.printed.has(entryItem{m.entry})
-		e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Message{Message: r}})
+		e.message(m)
 	}
 	for a := range s.aliases.all() {
 		e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Alias{
@@ -78,8 +96,10 @@ func (s *State) Encode(w io.Writer) error {
 		}}})
 	}
 	e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_End{End: &queuepb.SnapshotEnd{Records: e.records}}})
-	if e.err == nil {
-		e.err = e.w.Flush()
+	for _, flush := range finish {
+		if e.err == nil {
+			e.err = flush()
+		}
 	}
 	if e.err != nil {
 		return fmt.Errorf("encode queue: %w", e.err)
@@ -89,10 +109,69 @@ func (s *State) Encode(w io.Writer) error {
 
 // An encoder writes length-prefixed records until the first error.
 type encoder struct {
+	s       *State
+	version uint32
 	w       *bufio.Writer
 	buffer  []byte
 	records uint64
 	err     error
+	// origins has the numbers of those that were written. The State's own
+	// numbers differ between nodes.
+	origins map[origin]uint32
+	// What is used again for each message.
+	record queuepb.MessageRecord
+	sealed []byte
+}
+
+// message writes a message.
+func (e *encoder) message(m *message) {
+	r := &e.record
+	if e.version >= snapshotCompressed {
+		e.sealed = append(e.sealed[:0], m.sealed...)
+		r.Sealed, r.OriginNumber = e.sealed, e.origin(*e.s.originOf(m))
+	} else {
+		r.Accepted, r.Origin = e.s.accepted(m), e.s.originOf(m).toProto()
+	}
+	r.Entry = uint64(m.entry)
+	r.Id = m.id[:]
+	r.Settled = m.settled
+	r.PossibleDuplicate = m.possibleDuplicate
+	r.FingerprintKept = e.s.printed.has(entryItem{m.entry})
+	r.Ended = int64(m.endedAt)
+	r.Parts, r.Notes = partsToProto(r.Parts[:0], m.parts()), notesToProto(m.notes())
+	e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Message{Message: r}})
+}
+
+// origin returns the number of an origin, which it writes if no message had that
+// one yet.
+func (e *encoder) origin(o origin) uint32 {
+	if number, ok := e.origins[o]; ok {
+		return number
+	}
+	e.origins[o] = uint32(len(e.origins) + 1)
+	e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Origin{Origin: o.toProto()}})
+	return e.origins[o]
+}
+
+func (o origin) toProto() *queuepb.OriginRecord {
+	return &queuepb.OriginRecord{Node: string(o.node), Host: o.host, Protocol: o.protocol, Tls: o.tls}
+}
+
+func originFromProto(r *queuepb.OriginRecord) origin {
+	return origin{NodeName(r.GetNode()), r.GetHost(), r.GetProtocol(), r.GetTls()}
+}
+
+// accepted is what never changes about a message as versions 1 and 2 have it.
+func (s *State) accepted(m *message) []byte {
+	u := s.open(m)
+	u.envelope.Trace.Node, u.envelope.Trace.Protocol, u.envelope.Trace.TLS = "", "", ""
+	b, _ := proto.MarshalOptions{Deterministic: true}.Marshal(&queuepb.Accepted{
+		Envelope: envelopeToProto(u.envelope),
+		Digest:   u.body.Digest[:],
+		Size:     int64(u.body.Size),
+		At:       int64(u.at),
+	}) // fails on text that is not UTF-8 only, and envelopeToProto leaves none
+	return b
 }
 
 func (e *encoder) write(r *queuepb.SnapshotRecord) {
@@ -124,42 +203,37 @@ func (d *domain) toProto() *queuepb.DomainRecord {
 	return r
 }
 
-func (m *message) toProto() *queuepb.MessageRecord {
-	r := &queuepb.MessageRecord{
-		Entry:             uint64(m.entry),
-		Id:                m.id[:],
-		Accepted:          []byte(m.sealed),
-		Settled:           m.settled,
-		PossibleDuplicate: m.possibleDuplicate,
-		Ended:             int64(m.endedAt),
+// partsToProto fills records, which may have room for them from the last time.
+func partsToProto(records []*queuepb.PartRecord, parts []part) []*queuepb.PartRecord {
+	for i, p := range parts {
+		if i == cap(records) || records[:i+1][i] == nil {
+			records = append(records[:i], new(queuepb.PartRecord))
+		}
+		records = records[:i+1]
+		w, r := p.wait(), records[i]
+		r.Domain = uint32(p.domain)
+		r.Lease = uint64(p.lease)
+		r.Begun = p.begun
+		r.RetryAt = int64(w.retryAt)
+		r.DoubtUntil = int64(w.doubtUntil)
+		r.Doubted = uint64(w.doubted)
+		r.Attempts = uint32(p.attempts)
 	}
-	r.Origin = &queuepb.OriginRecord{
-		Node: string(m.origin.node), Host: m.origin.host, Protocol: m.origin.protocol, Tls: m.origin.tls,
-	}
-	for _, p := range m.parts() {
-		w := p.wait()
-		r.Parts = append(r.Parts, &queuepb.PartRecord{
-			Domain:     uint32(p.domain),
-			Lease:      uint64(p.lease),
-			Begun:      p.begun,
-			RetryAt:    int64(w.retryAt),
-			DoubtUntil: int64(w.doubtUntil),
-			Doubted:    uint64(w.doubted),
-			Attempts:   uint32(p.attempts),
+	return records
+}
+
+func notesToProto(notes []note) []*queuepb.NoteRecord {
+	var records []*queuepb.NoteRecord
+	for _, n := range notes {
+		records = append(records, &queuepb.NoteRecord{
+			State:         queuepb.RecipientState(n.state),
+			Reply:         replyToProto(n.reply()),
+			Reason:        n.reason,
+			Token:         uint64(n.token),
+			DeliveredLate: uint64(n.deliveredLate),
 		})
 	}
-	if m.notes != nil {
-		for _, n := range *m.notes {
-			r.Notes = append(r.Notes, &queuepb.NoteRecord{
-				State:         queuepb.RecipientState(n.state),
-				Reply:         replyToProto(n.reply()),
-				Reason:        n.reason,
-				Token:         uint64(n.token),
-				DeliveredLate: uint64(n.deliveredLate),
-			})
-		}
-	}
-	return r
+	return records
 }
 
 // Decode reads what Encode wrote. A snapshot that is cut short, damaged so that
@@ -173,37 +247,70 @@ func Decode(r io.Reader) (*State, error) {
 }
 
 func decode(r *bufio.Reader) (*State, error) {
-	s := New()
-	var buffer []byte
-	for records := uint64(0); ; records++ {
-		length, err := binary.ReadUvarint(r)
+	d := decoder{s: New(), r: r}
+	for {
+		p, err := d.read()
 		if err != nil {
-			return nil, fmt.Errorf("length of record %d: %w", records, noEOF(err))
+			return nil, fmt.Errorf("record %d: %w", d.records, err)
 		}
-		if length > snapshotRecordBytesMax {
-			return nil, fmt.Errorf("record %d of %d bytes", records, length)
-		}
-		buffer = slices.Grow(buffer[:0], int(length))[:length]
-		if _, err := io.ReadFull(r, buffer); err != nil {
-			return nil, fmt.Errorf("record %d: %w", records, noEOF(err))
-		}
-		var p queuepb.SnapshotRecord
-		if err := proto.Unmarshal(buffer, &p); err != nil {
-			return nil, fmt.Errorf("record %d: %w", records, err)
-		}
-		if _, is := p.GetRecord().(*queuepb.SnapshotRecord_Header); is != (records == 0) {
-			return nil, fmt.Errorf("record %d: header out of place", records)
+		if _, is := p.GetRecord().(*queuepb.SnapshotRecord_Header); is != (d.records == 0) {
+			return nil, fmt.Errorf("record %d: header out of place", d.records)
 		}
 		if end := p.GetEnd(); end != nil {
-			if end.GetRecords() != records {
-				return nil, fmt.Errorf("%d records, want %d", records, end.GetRecords())
+			if end.GetRecords() != d.records {
+				return nil, fmt.Errorf("%d records, want %d", d.records, end.GetRecords())
 			}
-			return s, s.Check()
+			if err := d.close(); err != nil {
+				return nil, err
+			}
+			return d.s, d.s.checkIndexes()
 		}
-		if err := s.load(&p); err != nil {
-			return nil, fmt.Errorf("record %d: %w", records, err)
+		if err := d.load(p); err != nil {
+			return nil, fmt.Errorf("record %d: %w", d.records, err)
 		}
+		d.records++
 	}
+}
+
+// A decoder reads records into a State.
+type decoder struct {
+	s       *State
+	r       *bufio.Reader
+	version uint32
+	records uint64
+	last    Index        // the message before
+	origins []originItem // with the numbers that they have in s, if shared
+	buffer  []byte
+}
+
+func (d *decoder) read() (*queuepb.SnapshotRecord, error) {
+	length, err := binary.ReadUvarint(d.r)
+	if err != nil {
+		return nil, noEOF(err)
+	}
+	if length > snapshotRecordBytesMax {
+		return nil, fmt.Errorf("%d bytes", length)
+	}
+	d.buffer = slices.Grow(d.buffer[:0], int(length))[:length]
+	if _, err := io.ReadFull(d.r, d.buffer); err != nil {
+		return nil, noEOF(err)
+	}
+	p := new(queuepb.SnapshotRecord)
+	return p, proto.Unmarshal(d.buffer, p)
+}
+
+// close makes sure that nothing follows the last record, not even half of what
+// the compressor wrote.
+func (d *decoder) close() error {
+	if d.version < snapshotCompressed {
+		return nil
+	}
+	if _, err := d.r.ReadByte(); err == nil {
+		return errors.New("something follows the end")
+	} else if !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
 }
 
 // noEOF says that the input ended too early: Decode knows where the end is.
@@ -214,28 +321,37 @@ func noEOF(err error) error {
 	return err
 }
 
-// load takes one record into a State that is being decoded.
-func (s *State) load(p *queuepb.SnapshotRecord) error {
+// load takes one record.
+func (d *decoder) load(p *queuepb.SnapshotRecord) error {
 	if err := known(p); err != nil {
 		return err
 	}
+	s := d.s
 	switch r := p.GetRecord().(type) {
 	case *queuepb.SnapshotRecord_Header:
+		d.version = r.Header.GetVersion()
+		if d.version >= snapshotCompressed {
+			d.r = bufio.NewReaderSize(flate.NewReader(d.r), snapshotBufferBytes)
+		}
 		return s.loadHeader(r.Header)
 	case *queuepb.SnapshotRecord_Domain:
 		return s.loadDomain(r.Domain)
+	case *queuepb.SnapshotRecord_Origin:
+		o := originFromProto(r.Origin)
+		d.origins = append(d.origins, originItem{origin: &o})
+		return known(r.Origin)
 	case *queuepb.SnapshotRecord_Message:
-		return s.loadMessage(r.Message)
+		return d.loadMessage(r.Message)
 	case *queuepb.SnapshotRecord_Alias:
 		id, err := mail.QueueIDFromBytes(r.Alias.GetId())
 		if err != nil {
 			return err
 		}
 		entry := Index(r.Alias.GetEntry())
-		if !s.messages.has(&message{entry: entry}) || s.ids.has(idItem{id: id}) {
+		if !s.messages.has(&message{entry: entry}) || s.Known(id) {
 			return fmt.Errorf("alias %s does not fit", id)
 		}
-		s.ids.set(idItem{id, entry})
+		s.aliasIDs.set(idItem{id, entry})
 		s.aliases.set(aliasItem{entry, id})
 		return nil
 	case *queuepb.SnapshotRecord_Lease:
@@ -307,29 +423,31 @@ func (s *State) loadDomain(r *queuepb.DomainRecord) error {
 	return known(r)
 }
 
-func (s *State) loadMessage(r *queuepb.MessageRecord) error {
+func (d *decoder) loadMessage(r *queuepb.MessageRecord) error {
+	s := d.s
 	id, err := mail.QueueIDFromBytes(r.GetId())
 	if err != nil {
 		return err
 	}
 	m := newMessage(Index(r.GetEntry()), id, len(r.GetParts()))
-	m.sealed = string(r.GetAccepted())
 	m.settled = r.GetSettled()
 	m.possibleDuplicate = r.GetPossibleDuplicate()
-	o := r.GetOrigin()
-	m.origin = s.origin(origin{NodeName(o.GetNode()), o.GetHost(), o.GetProtocol(), o.GetTls()})
-	u, err := m.unseal()
-	if err != nil {
-		return err
+	if err := d.loadSealed(m, r); err != nil {
+		return fmt.Errorf("message %s: %w", id, err)
 	}
+	u, err := m.sealed.open()
+	if err != nil {
+		return fmt.Errorf("message %s: %w", id, err)
+	}
+	u.body.ID = id
 	domains, partOf := partDomains(u.envelope)
 	notes := r.GetNotes()
 	if len(r.GetParts()) != len(domains) || len(partOf) == 0 || len(partOf) > recipientsMax ||
 		len(notes) > 0 && len(notes) != len(partOf) ||
-		u.body.Size < 0 || u.body.Size > bodyBytesMax || m.entry == 0 || m.entry > s.applied ||
-		s.messages.has(m) || s.ids.has(idItem{id: id}) {
+		u.body.Size < 0 || u.body.Size > bodyBytesMax || m.entry <= d.last || m.entry > s.applied || s.ids.has(m) {
 		return fmt.Errorf("message %s does not fit", id)
 	}
+	d.last = m.entry
 	parts := m.parts()
 	for k, p := range r.GetParts() {
 		if err := known(p); err != nil {
@@ -357,18 +475,18 @@ func (s *State) loadMessage(r *queuepb.MessageRecord) error {
 		if n.GetState() < queuepb.RecipientState_RECIPIENT_STATE_QUEUED || n.GetState() > queuepb.RecipientState_RECIPIENT_STATE_REMOVED {
 			return fmt.Errorf("message %s: recipient in state %d", id, n.GetState())
 		}
-		(*m.notes)[i] = note{
+		m.rest.notes[i] = note{
 			state:         RecipientState(n.GetState()),
 			reason:        n.GetReason(),
 			token:         Token(n.GetToken()),
 			deliveredLate: Token(n.GetDeliveredLate()),
 		}
-		(*m.notes)[i].setReply(reply)
+		m.rest.notes[i].setReply(reply)
 	}
 	for i, k := range partOf {
 		state := RecipientQueued
-		if m.notes != nil {
-			state = (*m.notes)[i].state
+		if notes := m.notes(); notes != nil {
+			state = notes[i].state
 		}
 		switch state {
 		case RecipientQueued:
@@ -377,7 +495,6 @@ func (s *State) loadMessage(r *queuepb.MessageRecord) error {
 			parts[k].held++
 		}
 	}
-	s.ids.set(idItem{id, m.entry})
 	s.put(m)
 	s.effects = nil // they were said when they happened
 	if m.over {
@@ -388,7 +505,42 @@ func (s *State) loadMessage(r *queuepb.MessageRecord) error {
 	if r.GetFingerprintKept() {
 		s.keepFingerprint(fingerprintOf(u.envelope, u.body), m.entry)
 	}
-	return known(r, o)
+	if err := s.fits(m, u, domains, partOf); err != nil {
+		return fmt.Errorf("message %s: %w", id, err)
+	}
+	return known(r)
+}
+
+// loadSealed takes what never changes about a message.
+func (d *decoder) loadSealed(m *message, r *queuepb.MessageRecord) error {
+	if d.version >= snapshotCompressed {
+		n := r.GetOriginNumber()
+		if n == 0 || int(n) > len(d.origins) {
+			return fmt.Errorf("origin %d of %d", n, len(d.origins))
+		}
+		m.sealed = sealed(r.GetSealed())
+		o := &d.origins[n-1]
+		if m.origin = o.number; m.origin == 0 {
+			d.s.setOrigin(m, *o.origin)
+			o.number = m.origin
+		}
+		return nil
+	}
+	d.s.setOrigin(m, originFromProto(r.GetOrigin()))
+	var a queuepb.Accepted
+	if err := proto.Unmarshal(r.GetAccepted(), &a); err != nil {
+		return err
+	}
+	e, err := envelopeFromProto(a.GetEnvelope())
+	if err != nil {
+		return err
+	}
+	digest, err := mail.DigestFromBytes(a.GetDigest())
+	if err != nil {
+		return err
+	}
+	m.sealed = seal(e, mail.BodyRef{Digest: digest, Size: mail.ByteSize(a.GetSize())}, Millis(a.GetAt()))
+	return known(&a, r.GetOrigin())
 }
 
 func (s *State) loadStart(r *queuepb.StartRecord) error {

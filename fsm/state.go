@@ -60,8 +60,9 @@ type State struct {
 	domainLast domainNumber
 
 	messages tree[*message]   // by entry
-	ids      tree[idItem]     // every id that is known: messages and aliases
+	ids      tree[*message]   // the same, by id
 	aliases  tree[aliasItem]  // which ids stand for a message
+	aliasIDs tree[idItem]     // the same, by id
 	domains  tree[*domain]    // by number
 	names    tree[nameItem]   // which number a name has
 	due      tree[partItem]   // parts that may be granted, oldest first within a domain
@@ -73,7 +74,8 @@ type State struct {
 	printed  tree[entryItem]  // messages that have one, oldest first
 	ended    tree[endedItem]  // messages with nothing left to do, by the time they ended
 	counts   tree[countsItem] // by domain number
-	origins  tree[*origin]    // shared by messages
+	origins  tree[originItem] // shared by messages
+	numbered tree[originItem] // the same, by number
 	starts   tree[startItem]  // by server
 
 	totals Totals
@@ -101,8 +103,8 @@ type (
 	domainNumber uint32
 
 	idItem struct {
-		id    mail.QueueID
-		entry Index // of the message, also for an alias
+		id    mail.QueueID // of an alias
+		entry Index        // of the message that it stands for
 	}
 	aliasItem struct {
 		entry Index
@@ -143,7 +145,8 @@ func New() *State {
 	return &State{
 		settings: DefaultSettings(),
 		messages: newTree(func(a, b *message) bool { return a.entry < b.entry }),
-		ids:      newTree(func(a, b idItem) bool { return a.id.Compare(b.id) < 0 }),
+		ids:      newTree(func(a, b *message) bool { return a.id.Compare(b.id) < 0 }),
+		aliasIDs: newTree(func(a, b idItem) bool { return a.id.Compare(b.id) < 0 }),
 		aliases: newTree(func(a, b aliasItem) bool {
 			if a.entry != b.entry {
 				return a.entry < b.entry
@@ -175,9 +178,10 @@ func New() *State {
 			}
 			return a.entry < b.entry
 		}),
-		counts:  newTree(func(a, b countsItem) bool { return a.domain < b.domain }),
-		origins: newTree(func(a, b *origin) bool { return a.compare(*b) < 0 }),
-		starts:  newTree(func(a, b startItem) bool { return a.server < b.server }),
+		counts:   newTree(func(a, b countsItem) bool { return a.domain < b.domain }),
+		origins:  newTree(func(a, b originItem) bool { return a.origin.compare(*b.origin) < 0 }),
+		numbered: newTree(func(a, b originItem) bool { return a.number < b.number }),
+		starts:   newTree(func(a, b startItem) bool { return a.server < b.server }),
 	}
 }
 
@@ -260,6 +264,7 @@ func (s *State) Snapshot() *State {
 	t.messages = s.messages.copy()
 	t.ids = s.ids.copy()
 	t.aliases = s.aliases.copy()
+	t.aliasIDs = s.aliasIDs.copy()
 	t.domains = s.domains.copy()
 	t.names = s.names.copy()
 	t.due = s.due.copy()
@@ -273,6 +278,7 @@ func (s *State) Snapshot() *State {
 	t.counts = s.counts.copy()
 	t.origins = s.origins.copy()
 	t.starts = s.starts.copy()
+	t.numbered = s.numbered.copy()
 	return &t
 }
 
@@ -298,9 +304,8 @@ func (s *State) Message(id mail.QueueID) (Message, bool) {
 // Messages returns all messages from the id on, in ascending order of ids.
 func (s *State) Messages(from mail.QueueID) iter.Seq[Message] {
 	return func(yield func(Message) bool) {
-		for item := range s.ids.from(idItem{id: from}) {
-			m, _ := s.messages.get(&message{entry: item.entry})
-			if m.id == item.id && !yield(s.view(m)) {
+		for m := range s.ids.from(&message{id: from}) {
+			if !yield(s.view(m)) {
 				return
 			}
 		}
@@ -330,16 +335,21 @@ func (s *State) Due(d mail.Domain) iter.Seq[mail.QueueID] {
 // Live reports whether the body of the id is still needed. That of an alias
 // never is: the body of the message that it stands for is delivered.
 func (s *State) Live(id mail.QueueID) bool {
-	m, ok := s.find(id)
-	return ok && m.id == id && m.live()
+	m, ok := s.findOwn(id)
+	return ok && m.live()
 }
 
 // Known reports whether the id is that of a message or an alias, in any state.
-func (s *State) Known(id mail.QueueID) bool { return s.ids.has(idItem{id: id}) }
+func (s *State) Known(id mail.QueueID) bool {
+	return s.ids.has(&message{id: id}) || s.aliasIDs.has(idItem{id: id})
+}
 
 // find returns the message of an id or of the message that an alias stands for.
 func (s *State) find(id mail.QueueID) (*message, bool) {
-	item, ok := s.ids.get(idItem{id: id})
+	if m, ok := s.findOwn(id); ok {
+		return m, true
+	}
+	item, ok := s.aliasIDs.get(idItem{id: id})
 	if !ok {
 		return nil, false
 	}
@@ -348,9 +358,5 @@ func (s *State) find(id mail.QueueID) (*message, bool) {
 
 // findOwn is find without aliases: leases and reports name messages.
 func (s *State) findOwn(id mail.QueueID) (*message, bool) {
-	m, ok := s.find(id)
-	if !ok || m.id != id {
-		return nil, false
-	}
-	return m, true
+	return s.ids.get(&message{id: id})
 }

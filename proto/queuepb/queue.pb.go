@@ -2280,8 +2280,15 @@ func (x *Result) GetText() string {
 
 // A snapshot is a sequence of SnapshotRecords, each preceded by its length as a
 // varint: one header, the domains by number, the messages by entry, the aliases
-// by message and id, the leases by token, the starts by server, one end. The same state gives the
-// same bytes. A snapshot without its end is cut short and refused.
+// by message and id, the leases by token, the starts by server, one end. An
+// origin stands before the first message that refers to it. What follows the
+// header is compressed by DEFLATE (RFC 1951). The same state gives the same
+// records. A snapshot without its end is cut short and refused.
+//
+// Versions 1 and 2 are not compressed, have no origins, and hold what never
+// changes about a message in MessageRecord.accepted and origin. Version 1 has no
+// starts; it is written until one is recorded, for voters that read no other.
+// Version 2 is no longer written.
 type SnapshotRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Record:
@@ -2293,6 +2300,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Lease
 	//	*SnapshotRecord_End
 	//	*SnapshotRecord_Start
+	//	*SnapshotRecord_Origin
 	Record        isSnapshotRecord_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2398,6 +2406,15 @@ func (x *SnapshotRecord) GetStart() *StartRecord {
 	return nil
 }
 
+func (x *SnapshotRecord) GetOrigin() *OriginRecord {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_Origin); ok {
+			return x.Origin
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Record interface {
 	isSnapshotRecord_Record()
 }
@@ -2430,6 +2447,10 @@ type SnapshotRecord_Start struct {
 	Start *StartRecord `protobuf:"bytes,7,opt,name=start,proto3,oneof"`
 }
 
+type SnapshotRecord_Origin struct {
+	Origin *OriginRecord `protobuf:"bytes,8,opt,name=origin,proto3,oneof"`
+}
+
 func (*SnapshotRecord_Header) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Domain) isSnapshotRecord_Record() {}
@@ -2444,9 +2465,11 @@ func (*SnapshotRecord_End) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Start) isSnapshotRecord_Record() {}
 
+func (*SnapshotRecord_Origin) isSnapshotRecord_Record() {}
+
 type SnapshotHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 2 where there are starts, else 1
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 3, or 1 where there are no starts
 	Applied       uint64                 `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"` // index of the last entry applied
 	Now           int64                  `protobuf:"varint,3,opt,name=now,proto3" json:"now,omitempty"`
 	Settings      *Settings              `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
@@ -2733,14 +2756,16 @@ type MessageRecord struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Entry             uint64                 `protobuf:"varint,1,opt,name=entry,proto3" json:"entry,omitempty"` // index of the entry that accepted it
 	Id                []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Accepted          []byte                 `protobuf:"bytes,3,opt,name=accepted,proto3" json:"accepted,omitempty"` // an Accepted, encoded
+	Accepted          []byte                 `protobuf:"bytes,3,opt,name=accepted,proto3" json:"accepted,omitempty"` // an Accepted, encoded; in versions 1 and 2
 	Settled           bool                   `protobuf:"varint,4,opt,name=settled,proto3" json:"settled,omitempty"`
 	PossibleDuplicate bool                   `protobuf:"varint,5,opt,name=possible_duplicate,json=possibleDuplicate,proto3" json:"possible_duplicate,omitempty"`
 	FingerprintKept   bool                   `protobuf:"varint,6,opt,name=fingerprint_kept,json=fingerprintKept,proto3" json:"fingerprint_kept,omitempty"` // a repeat is recognised
 	Ended             int64                  `protobuf:"varint,7,opt,name=ended,proto3" json:"ended,omitempty"`                                            // when the record began to age; meaningful where nothing is left to do
 	Parts             []*PartRecord          `protobuf:"bytes,8,rep,name=parts,proto3" json:"parts,omitempty"`
-	Notes             []*NoteRecord          `protobuf:"bytes,9,rep,name=notes,proto3" json:"notes,omitempty"` // one per recipient, or none while all are queued and nothing was said
-	Origin            *OriginRecord          `protobuf:"bytes,10,opt,name=origin,proto3" json:"origin,omitempty"`
+	Notes             []*NoteRecord          `protobuf:"bytes,9,rep,name=notes,proto3" json:"notes,omitempty"`                                     // one per recipient, or none while all are queued and nothing was said
+	Origin            *OriginRecord          `protobuf:"bytes,10,opt,name=origin,proto3" json:"origin,omitempty"`                                  // in versions 1 and 2
+	Sealed            []byte                 `protobuf:"bytes,11,opt,name=sealed,proto3" json:"sealed,omitempty"`                                  // what never changes; the form is drawn in fsm/sealed.go
+	OriginNumber      uint32                 `protobuf:"varint,12,opt,name=origin_number,json=originNumber,proto3" json:"origin_number,omitempty"` // the position of its origin among the OriginRecords, from 1
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -2845,8 +2870,21 @@ func (x *MessageRecord) GetOrigin() *OriginRecord {
 	return nil
 }
 
-// What many messages of one node have in common; not in Accepted, so that it
-// is kept in memory once.
+func (x *MessageRecord) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+func (x *MessageRecord) GetOriginNumber() uint32 {
+	if x != nil {
+		return x.OriginNumber
+	}
+	return 0
+}
+
+// What many messages of one node have in common, so that it is kept once.
 type OriginRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // that accepted the message
@@ -2915,8 +2953,8 @@ func (x *OriginRecord) GetTls() string {
 	return ""
 }
 
-// What never changes about a message, but its origin. Kept in memory in this
-// encoding.
+// What never changes about a message, but its origin, in snapshots of versions
+// 1 and 2.
 type Accepted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Envelope      *Envelope              `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"` // without Trace.node, protocol and tls
@@ -3522,7 +3560,7 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1a\n" +
 	"\bmessages\x18\x03 \x01(\fR\bmessages\x12(\n" +
 	"\x10may_still_arrive\x18\x04 \x01(\bR\x0emayStillArrive\x12\x12\n" +
-	"\x04text\x18\x05 \x01(\tR\x04text\"\xac\x03\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\"\xe7\x03\n" +
 	"\x0eSnapshotRecord\x12;\n" +
 	"\x06header\x18\x01 \x01(\v2!.holdfast.queue.v1.SnapshotHeaderH\x00R\x06header\x129\n" +
 	"\x06domain\x18\x02 \x01(\v2\x1f.holdfast.queue.v1.DomainRecordH\x00R\x06domain\x12<\n" +
@@ -3530,7 +3568,8 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x05alias\x18\x04 \x01(\v2\x1e.holdfast.queue.v1.AliasRecordH\x00R\x05alias\x126\n" +
 	"\x05lease\x18\x05 \x01(\v2\x1e.holdfast.queue.v1.LeaseRecordH\x00R\x05lease\x122\n" +
 	"\x03end\x18\x06 \x01(\v2\x1e.holdfast.queue.v1.SnapshotEndH\x00R\x03end\x126\n" +
-	"\x05start\x18\a \x01(\v2\x1e.holdfast.queue.v1.StartRecordH\x00R\x05startB\b\n" +
+	"\x05start\x18\a \x01(\v2\x1e.holdfast.queue.v1.StartRecordH\x00R\x05start\x129\n" +
+	"\x06origin\x18\b \x01(\v2\x1f.holdfast.queue.v1.OriginRecordH\x00R\x06originB\b\n" +
 	"\x06record\"\xe9\x01\n" +
 	"\x0eSnapshotHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
@@ -3557,7 +3596,7 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x06failed\x18\x04 \x03(\tR\x06failed\x12\x14\n" +
 	"\x05since\x18\x05 \x01(\x03R\x05since\x12\x16\n" +
 	"\x06detail\x18\x06 \x01(\tR\x06detail\x12\x14\n" +
-	"\x05flush\x18\a \x01(\x04R\x05flush\"\xfe\x02\n" +
+	"\x05flush\x18\a \x01(\x04R\x05flush\"\xbb\x03\n" +
 	"\rMessageRecord\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\x04R\x05entry\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1a\n" +
@@ -3569,7 +3608,9 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x05parts\x18\b \x03(\v2\x1d.holdfast.queue.v1.PartRecordR\x05parts\x123\n" +
 	"\x05notes\x18\t \x03(\v2\x1d.holdfast.queue.v1.NoteRecordR\x05notes\x127\n" +
 	"\x06origin\x18\n" +
-	" \x01(\v2\x1f.holdfast.queue.v1.OriginRecordR\x06origin\"d\n" +
+	" \x01(\v2\x1f.holdfast.queue.v1.OriginRecordR\x06origin\x12\x16\n" +
+	"\x06sealed\x18\v \x01(\fR\x06sealed\x12#\n" +
+	"\rorigin_number\x18\f \x01(\rR\foriginNumber\"d\n" +
 	"\fOriginRecord\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x1a\n" +
@@ -3740,21 +3781,22 @@ var file_proto_queuepb_queue_proto_depIdxs = []int32{
 	43, // 33: holdfast.queue.v1.SnapshotRecord.lease:type_name -> holdfast.queue.v1.LeaseRecord
 	45, // 34: holdfast.queue.v1.SnapshotRecord.end:type_name -> holdfast.queue.v1.SnapshotEnd
 	44, // 35: holdfast.queue.v1.SnapshotRecord.start:type_name -> holdfast.queue.v1.StartRecord
-	29, // 36: holdfast.queue.v1.SnapshotHeader.settings:type_name -> holdfast.queue.v1.Settings
-	35, // 37: holdfast.queue.v1.SnapshotHeader.counters:type_name -> holdfast.queue.v1.Counters
-	23, // 38: holdfast.queue.v1.DomainRecord.domain:type_name -> holdfast.queue.v1.RelayDomain
-	3,  // 39: holdfast.queue.v1.DomainRecord.state:type_name -> holdfast.queue.v1.NextHopState
-	40, // 40: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
-	41, // 41: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
-	38, // 42: holdfast.queue.v1.MessageRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
-	7,  // 43: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
-	4,  // 44: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
-	18, // 45: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	38, // 36: holdfast.queue.v1.SnapshotRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
+	29, // 37: holdfast.queue.v1.SnapshotHeader.settings:type_name -> holdfast.queue.v1.Settings
+	35, // 38: holdfast.queue.v1.SnapshotHeader.counters:type_name -> holdfast.queue.v1.Counters
+	23, // 39: holdfast.queue.v1.DomainRecord.domain:type_name -> holdfast.queue.v1.RelayDomain
+	3,  // 40: holdfast.queue.v1.DomainRecord.state:type_name -> holdfast.queue.v1.NextHopState
+	40, // 41: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
+	41, // 42: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
+	38, // 43: holdfast.queue.v1.MessageRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
+	7,  // 44: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
+	4,  // 45: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
+	18, // 46: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_proto_queuepb_queue_proto_init() }
@@ -3789,6 +3831,7 @@ func file_proto_queuepb_queue_proto_init() {
 		(*SnapshotRecord_Lease)(nil),
 		(*SnapshotRecord_End)(nil),
 		(*SnapshotRecord_Start)(nil),
+		(*SnapshotRecord_Origin)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
