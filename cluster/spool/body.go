@@ -134,6 +134,9 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 	n, err := r.file.ReadAt(p[:want], r.at.Payload(bodyLabelBytes)+r.pos)
 	if int64(n) < want {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF // the file's end is not the body's
+		}
 		return 0, r.fail(err)
 	}
 	if r.pos == r.hashed {

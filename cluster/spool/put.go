@@ -32,7 +32,12 @@ func (s *Spool) Put(ref mail.BodyRef, b *mail.Body) error {
 	if b.Ref(ref.ID) != ref {
 		return fmt.Errorf("put body %s: %w", ref, ErrMismatch)
 	}
-	if err := s.do(newPut(ref, b)); err != nil {
+	j := newPut(ref, b)
+	if j.body.payload.Len() != int64(ref.Size) {
+		// Its memory was given back: whoever did that has not got it any more.
+		return fmt.Errorf("put body %s of %d octets: %w", ref, j.body.payload.Len(), ErrMismatch)
+	}
+	if err := s.do(j); err != nil {
 		return fmt.Errorf("put body %s: %w", ref, err)
 	}
 	return nil

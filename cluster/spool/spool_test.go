@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"testing/iotest"
@@ -312,5 +314,59 @@ func TestHostFileSystem(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestFileThatBecomesShorter under a spool that is open: its end is no end of a
+// body, and whoever reads over it, Verify too, hears of the damage.
+func TestFileThatBecomesShorter(t *testing.T) {
+	d := t.TempDir()
+	s, err := spool.Open(vfs.OS(), d, spool.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	verified, opened := put(t, s, 1, 5000), put(t, s, 2, 5000)
+	segments, err := filepath.Glob(d + "/*.seg")
+	if err != nil || len(segments) == 0 {
+		t.Fatal(segments, err)
+	}
+	reader, err := s.Open(opened)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	for _, name := range segments {
+		if err := os.Truncate(name, 3000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Verify(verified); !errors.Is(err, spool.ErrCorrupt) || errors.Is(err, io.EOF) {
+		t.Errorf("verify: %v", err)
+	}
+	if _, err := io.ReadAll(reader); !errors.Is(err, spool.ErrCorrupt) || errors.Is(err, io.EOF) {
+		t.Errorf("read: %v", err)
+	}
+	if s.Held(verified) || s.Held(opened) {
+		t.Error("still held")
+	}
+}
+
+// lent is memory of which nobody counts what is given back.
+type lent struct{}
+
+func (lent) Take(n int) []byte { return make([]byte, 0, n) }
+func (lent) Give([]byte)       {}
+
+// TestBodyWhoseMemoryWasGivenBack still knows its digest, and is not stored for
+// that.
+func TestBodyWhoseMemoryWasGivenBack(t *testing.T) {
+	s := open(t, clustertest.NewDisk(1).Mount(), spool.Options{})
+	b := mail.NewBodyIn(lent{}, 1000)
+	_, _ = b.Write(octets(1, 1000)) // Never fails.
+	ref := b.Ref(queueID(1))
+	b.Free()
+	if err := s.Put(ref, b); !errors.Is(err, spool.ErrMismatch) || s.Held(ref) {
+		t.Errorf("put: %v, held: %v", err, s.Held(ref))
 	}
 }
