@@ -119,7 +119,8 @@ func openStores(dir string, logOf func(*raftboltdb.BoltStore, raft.StableStore) 
 	if err != nil {
 		return Stores{}, fmt.Errorf("open snapshots: %w", err)
 	}
-	return Stores{Log: log, Stable: stable, Snapshots: snapshots, Close: closeAll}, nil
+	sealed := &sealedSnapshots{store: snapshots, dir: filepath.Join(dir, snapshotsDir), log: log}
+	return Stores{Log: log, Stable: stable, Snapshots: sealed, Close: closeAll}, nil
 }
 
 // openBoltStores opens, or makes, a raft-boltdb and the record in it.

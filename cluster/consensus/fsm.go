@@ -15,6 +15,9 @@ type fsmAdapter struct {
 	// after it, and no snapshot is taken that would claim it was. Only Raft's
 	// FSM goroutine uses it.
 	stopped error
+	// restored is why a snapshot could not be restored before Raft ran. Raft would
+	// go on with an older one.
+	restored error
 }
 
 var _ raft.FSM = (*fsmAdapter)(nil)
@@ -55,7 +58,18 @@ func (a *fsmAdapter) Snapshot() (raft.FSMSnapshot, error) {
 	return snapshot{w}, nil
 }
 
-func (a *fsmAdapter) Restore(r io.ReadCloser) error { return a.fsm.Restore(r) }
+// Restore replaces the state. At the start the first snapshot that fails is the
+// last: what is whole and cannot be understood is no reason to begin earlier.
+func (a *fsmAdapter) Restore(r io.ReadCloser) error {
+	if a.restored != nil {
+		return a.restored
+	}
+	err := a.fsm.Restore(r)
+	if !a.latch.running.Load() {
+		a.restored = err
+	}
+	return err
+}
 
 type snapshot struct{ state io.WriterTo }
 

@@ -100,8 +100,14 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	// What a peer sends before Raft runs waits in the gate.
 	t = newTransport(c, n.gate, n.sender)
 	n.transport = t
-	n.raft, err = newRaft(c.raftConfig(n.notify), &fsmAdapter{fsm: c.FSM, latch: l}, n.log, n.stable, c.Stores.Snapshots, t)
+	adapter := &fsmAdapter{fsm: c.FSM, latch: l}
+	n.raft, err = newRaft(c.raftConfig(n.notify), adapter, n.log, n.stable, c.Stores.Snapshots, t)
 	if err != nil {
+		// Raft keeps for itself why it could not load a snapshot.
+		err = errors.Join(err, adapter.restored)
+		if s, ok := c.Stores.Snapshots.(*sealedSnapshots); ok && !errors.Is(err, ErrDamaged) {
+			err = errors.Join(err, s.err())
+		}
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
 	l.running.Store(true)
