@@ -52,7 +52,7 @@ bench-jetstream: build rig ## three nodes against a NATS JetStream of three (ROU
 bench-million: build ## a million messages queued on three nodes: memory, disk, restart, stalls, rate (N=n; says how much disk it needs)
 	@bin/holdfast-bench million --bin bin --messages $(or $(N),1000000) --json bin/million.json
 
-bench: build rig ## what a message costs three nodes: disk, wire, memory (about 4 minutes, 20 GiB free)
+bench: build rig ## what a message costs three nodes: disk, wire, memory (about 4 minutes, 20 GiB free; root: on a loop device of its own)
 	@bin/holdfast-bench costs --bin bin --json bin/costs.json
 
 bench-go: ## Go benchmarks of the rooms

@@ -38,17 +38,18 @@ func (a *app) costsCommand() *cobra.Command {
 log: the same load with Raft's log in segments, as the product has it, and in
 raft-boltdb. This needs the build with the tag rig, which has a switch for it.
 
-disk: octets that the three nodes together had the kernel write to the device
-(write_bytes of /proc/PID/io), per octet of accepted body, with 100 sessions: into
-segments that were used before (recycled) and into files that grow. "device" beside it
-is what the block device of the directory was given meanwhile: the file system's
-journal, and whatever else the host wrote.
+disk: octets that the block device below the three nodes together was given, per
+octet of accepted body, with 100 sessions: into segments that were used before
+(recycled) and into files that grow. For root, that device is a loop device with a
+file system of its own; for others it is the host's, and counts what else is written.
+Raft's log always lies in segments that were written ahead: it uses them up too slowly.
 
 wire: octets on the connections between the nodes per octet of accepted body, with
 all mail coming to the leader, and with all of it coming to another node.
 
 rss: the peak resident memory of the largest node, under the mix with 100 sessions,
-and with 100 messages of 25 MiB at a time.
+and with 100 messages of 25 MiB at a time. What a node has no memory for at present
+it may refuse with 452, and nothing else.
 
 The last line is
 
@@ -71,7 +72,7 @@ before it.`,
 			return a.costs(cmd.Context(), f)
 		},
 	}
-	sceneFlags(cmd, &f.scene)
+	binFlag(cmd, &f.scene) // there is no --keep: files and logs go with the volume
 	flags := cmd.Flags()
 	flags.StringVar(&f.rig, "rig", "bin/rig", "the `directory` of holdfastd, built with the tag rig, and holdfast")
 	flags.DurationVar(&f.duration, "duration", 5*time.Second, "how long one load takes")
@@ -84,16 +85,14 @@ before it.`,
 type diskCost struct {
 	Size     load.Sizes  `json:"size"`
 	Segments string      `json:"segments"` // recycled or growing
+	Window   window      `json:"window"`
 	Load     load.Result `json:"load"`
-	Written  int64       `json:"written_bytes"` // by the nodes
-	Device   int64       `json:"device_bytes"`  // by anybody
-	// PoolBefore and PoolAfter are the octets of files written ahead, at the node
-	// with the most of them.
-	PoolBefore int64 `json:"pool_before_bytes"`
-	PoolAfter  int64 `json:"pool_after_bytes"`
+	// Ahead is what of Window.Device the nodes wrote ahead, where segments grow.
+	// They are to do that when they have nothing else to do.
+	Ahead int64 `json:"written_ahead_bytes"`
 }
 
-func (c diskCost) perOctet() float64 { return float64(c.Written) / float64(c.Load.Octets) }
+func (c diskCost) aheadPerOctet() float64 { return float64(c.Ahead) / float64(c.Window.Octets) }
 
 // A wireCost is what one load cost in octets between the nodes.
 type wireCost struct {
@@ -114,12 +113,10 @@ type memoryCost struct {
 
 // A logCost is what one load cost with Raft's log in one kind of store.
 type logCost struct {
-	Store   string      `json:"store"`
-	Load    load.Result `json:"load"`
-	Written int64       `json:"written_bytes"`
+	Store  string      `json:"store"`
+	Window window      `json:"window"`
+	Load   load.Result `json:"load"`
 }
-
-func (c logCost) perOctet() float64 { return float64(c.Written) / float64(c.Load.Octets) }
 
 // The costs of a run.
 type costs struct {
@@ -134,14 +131,22 @@ const (
 	// costDiskFreeMin is what must be free: the 2.5 GiB of the messages of 25 MiB
 	// lie on three nodes, and nothing else that runs at a time takes as much.
 	costDiskFreeMin = 20 << 30
+	volumeBytes     = 19 << 30
 	// costBytesMax bounds one load.
 	costBytesMax = 1 << 30
 )
 
-func (a *app) costs(ctx context.Context, f costsFlags) error {
+func (a *app) costs(ctx context.Context, f costsFlags) (err error) {
+	a.say("needs %d GiB of disk below %s, and gives them back", costDiskFreeMin>>30, os.TempDir())
 	if err := enoughSpace(os.TempDir(), costDiskFreeMin); err != nil {
 		return err
 	}
+	v, err := a.openVolume(ctx, volumeBytes)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, v.close()) }()
+	f.scene.under = v.place()
 	var c costs
 	measure := map[string]func(context.Context, costsFlags, *costs) error{"log": a.logCosts, "disk": a.diskCosts, "wire": a.wireCosts, "rss": a.memoryCosts}
 	for _, part := range costParts {
@@ -164,7 +169,11 @@ func (a *app) withScene(ctx context.Context, o sceneOptions, part func(*scene) e
 	if err != nil {
 		return err
 	}
-	err = part(s)
+	if err = part(s); err == nil {
+		// A node that is told to stop waits for what it has not committed, and for
+		// that it needs the others.
+		err = s.fleet.Ready(ctx)
+	}
 	return errors.Join(err, s.fleet.Fallen(), s.close())
 }
 
@@ -205,15 +214,12 @@ func (a *app) logCosts(ctx context.Context, f costsFlags, c *costs) error {
 			if err := s.settle(ctx); err != nil {
 				return err
 			}
-			o := costLoad(s, load.Size4K, "log")
-			o.Duration = f.duration
-			before := s.written()
-			r, err := s.load(ctx, o)
-			if err != nil {
+			cost := logCost{Store: store.name}
+			var err error
+			if cost.Window, cost.Load, err = s.measured(ctx, costLoad(s, load.Size4K, "log"), f.duration); err != nil {
 				return err
 			}
-			cost := logCost{Store: store.name, Load: r, Written: s.written() - before}
-			a.say("log in %s: %.2f octets written per octet; %v", store.name, cost.perOctet(), r)
+			a.say("log in %s: %.2f octets written per octet; %v", store.name, cost.Window.perOctet(), cost.Load)
 			c.Log = append(c.Log, cost)
 			return nil
 		})
@@ -228,28 +234,16 @@ func (a *app) logCosts(ctx context.Context, f costsFlags, c *costs) error {
 func (a *app) diskCosts(ctx context.Context, f costsFlags, c *costs) error {
 	for _, size := range []load.Sizes{load.Size64K, load.Size4K} {
 		err := a.withScene(ctx, f.scene, func(s *scene) error {
-			if err := s.recycle(ctx); err != nil {
-				return err
-			}
-			o := costLoad(s, size, "recycled")
-			o.Duration = f.duration
-			if least, _ := s.pools(poolOfBodies); least >= segmentBytes {
-				// What goes into the pool's files, and no more.
-				o.BytesMax = min(o.BytesMax, least*poolShare/100)
-			}
-			recycled, err := a.diskCost(ctx, s, size, "recycled", o)
+			recycled, err := s.recycledCost(ctx, size, f.duration)
 			if err != nil {
 				return err
 			}
-			if err := s.usePoolUp(ctx); err != nil {
-				return err
-			}
-			o = costLoad(s, size, "growing")
-			o.Duration = f.duration
-			growing, err := a.diskCost(ctx, s, size, "growing", o)
+			a.sayDisk(recycled)
+			growing, err := s.growingCost(ctx, size, f.duration)
 			if err != nil {
 				return err
 			}
+			a.sayDisk(growing)
 			c.Disk = append(c.Disk, recycled, growing)
 			return nil
 		})
@@ -260,39 +254,80 @@ func (a *app) diskCosts(ctx context.Context, f costsFlags, c *costs) error {
 	return nil
 }
 
+func (a *app) sayDisk(c diskCost) {
+	a.say("%s, %s segments: %.2f octets written per octet, %.2f of them ahead, over %v; %v",
+		c.Size, c.Segments, c.Window.perOctet(), c.aheadPerOctet(), c.Window.Elapsed.Round(time.Millisecond), c.Load)
+}
+
 // poolShare is how many per cent of the pool a load may fill: the segments are
 // longer than the bodies in them.
 const poolShare = 80
 
-func (a *app) diskCost(ctx context.Context, s *scene, size load.Sizes, segments string, o load.Options) (diskCost, error) {
-	c := diskCost{Size: size, Segments: segments}
-	_, c.PoolBefore = s.pools(poolOfBodies)
-	deviceBefore, err := fleet.DeviceWritten(s.dir)
-	if err != nil {
+// recycledCost measures a load that goes into the pool's files, and no more.
+func (s *scene) recycledCost(ctx context.Context, size load.Sizes, length time.Duration) (diskCost, error) {
+	c := diskCost{Size: size, Segments: "recycled"}
+	if err := s.recycle(ctx); err != nil {
 		return c, err
 	}
-	before := s.written()
-	if c.Load, err = s.load(ctx, o); err != nil {
-		return c, err
+	o := costLoad(s, size, "recycled")
+	least, _, _ := s.pools(poolOfBodies)
+	if least < segmentBytes {
+		return c, fmt.Errorf("the poorest node has %d octets of segments to be used again", least)
 	}
-	deviceAfter, err := fleet.DeviceWritten(s.dir)
-	if err != nil {
-		return c, err
-	}
-	c.Written, c.Device = s.written()-before, deviceAfter-deviceBefore
-	_, c.PoolAfter = s.pools(poolOfBodies)
-	a.say("%s, %s segments: %.2f octets written per octet, device %.2f; %v; pool %d MiB before, %d MiB after",
-		size, segments, c.perOctet(), float64(c.Device)/float64(c.Load.Octets), c.Load, c.PoolBefore>>20, c.PoolAfter>>20)
-	return c, nil
+	o.BytesMax = min(o.BytesMax, least*poolShare/100)
+	var err error
+	c.Window, c.Load, err = s.measured(ctx, o, length)
+	return c, err
 }
 
-// written is what the nodes together have had written.
-func (s *scene) written() (octets int64) {
-	for _, n := range s.fleet.Nodes {
-		octets += n.Usage().Written
+// growingCost uses up what was written ahead, and the segments that are being
+// filled, and measures a load that takes over without a pause: in a pause the
+// nodes write ahead again.
+func (s *scene) growingCost(ctx context.Context, size load.Sizes, length time.Duration) (c diskCost, err error) {
+	c = diskCost{Size: size, Segments: "growing"}
+	useUp := costLoad(s, load.Size64K, "use-up")
+	useUp.Duration = usePoolUpTime
+	first := s.pour(ctx, useUp)
+	defer func() {
+		_, ended := first.end()
+		err = errors.Join(err, ended)
+	}()
+	empty := func() bool { _, most, _ := s.pools(poolOfBodies); return most < segmentBytes }
+	if err := first.until(empty); err != nil {
+		return c, fmt.Errorf("use up what was written ahead: %w", err)
 	}
-	return octets
+	filled := first.taken.Load() + 2*segmentBytes
+	if err := first.until(func() bool { return first.taken.Load() >= filled }); err != nil {
+		return c, fmt.Errorf("fill the last segments that were written ahead: %w", err)
+	}
+	o := costLoad(s, size, "growing")
+	o.Duration = 2*windowLead + length + windowOverrun
+	second := s.pour(ctx, o)
+	begin := time.Now()
+	if err := second.until(func() bool { return time.Since(begin) >= windowLead }); err != nil {
+		return c, err
+	}
+	if _, err := first.end(); err != nil {
+		return c, err
+	}
+	handedOver := time.Now()
+	if err := second.until(func() bool { return time.Since(handedOver) >= windowLead }); err != nil {
+		return c, err
+	}
+	_, _, before := s.pools(poolOfBodies, poolOfLog)
+	c.Window, err = s.window(second, length, o.BytesMax-o.BytesMax/windowMargin)
+	_, _, after := s.pools(poolOfBodies, poolOfLog)
+	c.Ahead = max(0, after-before)
+	var ended error
+	c.Load, ended = second.end()
+	if err = errors.Join(err, ended); err == nil && !empty() {
+		err = errors.New("a node has written a whole segment ahead meanwhile")
+	}
+	return c, err
 }
+
+// usePoolUpTime bounds how long that may take.
+const usePoolUpTime = time.Minute
 
 const (
 	// fillBytes is more than four segments of 64 MiB, the spool's pool.
@@ -399,8 +434,10 @@ func (a *app) memoryCosts(ctx context.Context, f costsFlags, c *costs) error {
 			} else {
 				o.Duration, o.BytesMax = 2*f.duration, 2*costBytesMax
 			}
-			// What is refused for want of memory is no failure here.
 			r, err := load.Run(ctx, o)
+			if err == nil {
+				err = onlyDeferred(r)
+			}
 			if err != nil {
 				return err
 			}
@@ -419,17 +456,29 @@ func (a *app) memoryCosts(ctx context.Context, f costsFlags, c *costs) error {
 	return nil
 }
 
+// replyNoRoom is what a server says that has no memory for a message at present.
+const replyNoRoom = 452
+
+// onlyDeferred returns an error where anything was refused but for want of memory,
+// or nothing accepted.
+func onlyDeferred(r load.Result) error {
+	if r.Accepted == 0 || r.Failures() > r.Failed[replyNoRoom] {
+		return fmt.Errorf("load: %v", r)
+	}
+	return nil
+}
+
 func (a *app) printCosts(c costs) {
 	for _, l := range c.Log {
 		fmt.Fprintf(a.out, "log  4k   in %-11s: %.2f octets written per octet of body; %.1f messages/s, %.2f times those with segments\n",
-			l.Store, l.perOctet(), l.Load.PerSecond(), l.Load.PerSecond()/c.Log[0].Load.PerSecond())
+			l.Store, l.Window.perOctet(), l.Load.PerSecond(), l.Load.PerSecond()/c.Log[0].Load.PerSecond())
 	}
 	worst := make(map[load.Sizes]float64)
 	wire := 0.0
 	for _, d := range c.Disk {
-		worst[d.Size] = max(worst[d.Size], d.perOctet())
-		fmt.Fprintf(a.out, "disk %-4s %-8s segments: %.2f octets written per octet of body (device %.2f); %d messages\n",
-			d.Size, d.Segments, d.perOctet(), float64(d.Device)/float64(d.Load.Octets), d.Load.Accepted)
+		worst[d.Size] = max(worst[d.Size], d.Window.perOctet())
+		fmt.Fprintf(a.out, "disk %-4s %-8s segments: %.2f octets written per octet of body, %.2f of them ahead; %.1f messages/s\n",
+			d.Size, d.Segments, d.Window.perOctet(), d.aheadPerOctet(), d.Load.PerSecond())
 	}
 	for _, w := range c.Wire {
 		wire = max(wire, w.perOctet())
@@ -439,8 +488,8 @@ func (a *app) printCosts(c costs) {
 	peaks := make(map[load.Sizes]int64)
 	for _, m := range c.Memory {
 		peaks[m.Size] = m.PeakRSS >> 20
-		fmt.Fprintf(a.out, "rss  %-4s %d MiB at the largest node; %d messages accepted, %d refused\n",
-			m.Size, m.PeakRSS>>20, m.Load.Accepted, m.Load.Failures())
+		fmt.Fprintf(a.out, "rss  %-4s %d MiB at the largest node; %d messages accepted, %d refused with %d\n",
+			m.Size, m.PeakRSS>>20, m.Load.Accepted, m.Load.Failed[replyNoRoom], replyNoRoom)
 	}
 	fmt.Fprintf(a.out, "rss_25m=%d\n", peaks[load.Size25M])
 	fmt.Fprintf(a.out, "disk_64k=%.2f disk_4k=%.2f wire=%.2f rss_mib=%d\n", worst[load.Size64K], worst[load.Size4K], wire, peaks[load.Mix])

@@ -16,12 +16,15 @@ import (
 func TestPrintCosts(t *testing.T) {
 	of := func(octets int64) load.Result { return load.Result{Accepted: 10, Octets: octets, Elapsed: time.Second} }
 	c := costs{
-		Log: []logCost{{"segments", of(1000), 4000}, {"raft-boltdb", load.Result{Accepted: 5, Octets: 500, Elapsed: time.Second}, 3500}},
+		Log: []logCost{
+			{"segments", window{Octets: 1000, Device: 4000}, of(1000)},
+			{"raft-boltdb", window{Octets: 500, Device: 3500}, load.Result{Accepted: 5, Elapsed: time.Second}},
+		},
 		Disk: []diskCost{
-			{Size: load.Size64K, Segments: "recycled", Load: of(1000), Written: 3100},
-			{Size: load.Size64K, Segments: "growing", Load: of(2000), Written: 6400},
-			{Size: load.Size4K, Segments: "recycled", Load: of(1000), Written: 5500},
-			{Size: load.Size4K, Segments: "growing", Load: of(1000), Written: 5000},
+			{Size: load.Size64K, Segments: "recycled", Window: window{Octets: 1000, Device: 3100}, Load: of(9)},
+			{Size: load.Size64K, Segments: "growing", Window: window{Octets: 2000, Device: 6400}, Load: of(9)},
+			{Size: load.Size4K, Segments: "recycled", Window: window{Octets: 1000, Device: 5500}, Load: of(9)},
+			{Size: load.Size4K, Segments: "growing", Window: window{Octets: 1000, Device: 5000}, Load: of(9)},
 		},
 		Wire: []wireCost{
 			{load.Size64K, "leader", of(1000), 2050}, {load.Size64K, "follower", of(100), 207}, {load.Mix, "leader", of(1000), 2060},
@@ -39,6 +42,21 @@ func TestPrintCosts(t *testing.T) {
 	}
 	if got := lines[1]; !strings.Contains(got, "7.00 octets written") || !strings.Contains(got, "0.50 times") {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestOnlyDeferred(t *testing.T) {
+	for _, c := range []struct {
+		accepted int
+		failed   map[int]int
+		good     bool
+	}{
+		{5, nil, true}, {5, map[int]int{452: 3}, true}, {0, map[int]int{452: 3}, false},
+		{5, map[int]int{452: 3, 451: 1}, false}, {5, map[int]int{0: 1}, false}, {0, nil, false},
+	} {
+		if err := onlyDeferred(load.Result{Accepted: c.accepted, Failed: c.failed}); (err == nil) != c.good {
+			t.Errorf("%d accepted, failed %v: %v", c.accepted, c.failed, err)
+		}
 	}
 }
 
@@ -62,11 +80,11 @@ func TestPools(t *testing.T) {
 		s.fleet.Nodes = append(s.fleet.Nodes, n)
 	}
 	for _, c := range []struct {
-		patterns    []string
-		least, most int64
-	}{{[]string{poolOfBodies}, 0, 10}, {[]string{poolOfLog}, 0, 7}, {[]string{poolOfBodies, poolOfLog}, 4, 15}} {
-		if least, most := s.pools(c.patterns...); least != c.least || most != c.most {
-			t.Errorf("%v: %d to %d, want %d to %d", c.patterns, least, most, c.least, c.most)
+		patterns         []string
+		least, most, all int64
+	}{{[]string{poolOfBodies}, 0, 10, 14}, {[]string{poolOfLog}, 0, 7, 12}, {[]string{poolOfBodies, poolOfLog}, 4, 15, 26}} {
+		if least, most, all := s.pools(c.patterns...); least != c.least || most != c.most || all != c.all {
+			t.Errorf("%v: %d to %d, %d in all, want %d to %d, %d", c.patterns, least, most, all, c.least, c.most, c.all)
 		}
 	}
 }

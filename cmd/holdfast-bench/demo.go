@@ -37,8 +37,12 @@ compared with what arrived.`,
 	return cmd
 }
 
-func sceneFlags(cmd *cobra.Command, o *sceneOptions) {
+func binFlag(cmd *cobra.Command, o *sceneOptions) {
 	cmd.Flags().StringVar(&o.bin, "bin", "bin", "the `directory` of holdfastd and holdfast")
+}
+
+func sceneFlags(cmd *cobra.Command, o *sceneOptions) {
+	binFlag(cmd, o)
 	cmd.Flags().BoolVar(&o.keep, "keep", false, "keep the nodes' files, logs and the ledger")
 }
 

@@ -6,8 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/load"
 )
 
 // Nodes write files ahead of their use while they have nothing else to do, and
@@ -21,8 +19,8 @@ const (
 )
 
 // pools is how many octets there are written ahead: at the node with the least of
-// them, and at the one with the most.
-func (s *scene) pools(patterns ...string) (least, most int64) {
+// them, at the one with the most, and at all of them.
+func (s *scene) pools(patterns ...string) (least, most, all int64) {
 	for i, n := range s.fleet.Nodes {
 		var octets int64
 		for _, pattern := range patterns {
@@ -40,8 +38,9 @@ func (s *scene) pools(patterns ...string) (least, most int64) {
 			least = octets
 		}
 		most = max(most, octets)
+		all += octets
 	}
-	return least, most
+	return least, most, all
 }
 
 const (
@@ -56,11 +55,11 @@ const (
 func (s *scene) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, settleTime, fmt.Errorf("not within %v", settleTime))
 	defer cancel()
-	var last [2]int64
+	var last [3]int64
 	same := 0
 	return s.fleet.Until(ctx, "the nodes to have written ahead what they want to", func(context.Context) error {
-		least, most := s.pools(poolOfBodies, poolOfLog)
-		if now := [2]int64{least, most}; now != last {
+		least, most, all := s.pools(poolOfBodies, poolOfLog)
+		if now := [3]int64{least, most, all}; now != last {
 			last, same = now, 0
 		}
 		if same++; same < settleLooks {
@@ -69,24 +68,3 @@ func (s *scene) settle(ctx context.Context) error {
 		return nil
 	})
 }
-
-// usePoolUp gives the nodes mail until none has a whole file that was written
-// before.
-func (s *scene) usePoolUp(ctx context.Context) error {
-	for round := range usePoolUpRounds {
-		if _, most := s.pools(poolOfBodies); most < segmentBytes {
-			return nil
-		}
-		o := costLoad(s, load.Size64K, fmt.Sprintf("use-up-%d", round))
-		o.Count, o.BytesMax = usePoolUpBytes/(64<<10), usePoolUpBytes
-		if _, err := s.load(ctx, o); err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("the pools are not used up after %d MiB", usePoolUpRounds*usePoolUpBytes>>20)
-}
-
-const (
-	usePoolUpRounds = 16
-	usePoolUpBytes  = 64 << 20
-)

@@ -26,6 +26,7 @@ func domains() []string { return []string{"example.test", "example.org"} }
 // sceneOptions describe a scene.
 type sceneOptions struct {
 	name     string
+	under    string // the directory to make everything in; "": the usual one
 	bin      string
 	keep     bool
 	settings map[string]string
@@ -56,7 +57,7 @@ type scene struct {
 // openScene starts the nodes, waits until they are ready, and registers the
 // relay domains.
 func (a *app) openScene(ctx context.Context, o sceneOptions) (*scene, error) {
-	dir, err := os.MkdirTemp("", "holdfast-"+o.name+"-")
+	dir, err := os.MkdirTemp(o.under, "holdfast-"+o.name+"-")
 	if err != nil {
 		return nil, fmt.Errorf("make directory: %w", err)
 	}

@@ -32,6 +32,9 @@ type Options struct {
 	// hyphens. Seed decides sizes and octets.
 	Run  string
 	Seed uint64
+	// Taken, if not nil, is added the octets of each message when it is accepted:
+	// for who looks on while the run goes on.
+	Taken *atomic.Int64
 	// Dial opens a connection; nil is TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 

@@ -134,6 +134,9 @@ func (s *session) message(ctx context.Context, n, size int) error {
 	s.dots = append(s.dots, now.Sub(dotted))
 	s.whole = append(s.whole, now.Sub(s.opened))
 	s.octets += int64(size)
+	if o.Taken != nil {
+		o.Taken.Add(int64(size))
+	}
 	s.opened = now
 	if s.given++; s.given >= o.PerConnection {
 		s.out = append(s.out[:0], "QUIT\r\n"...)
