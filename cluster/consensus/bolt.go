@@ -37,15 +37,19 @@ const (
 // raft.db, the log in the directory log, and the directory snapshots. ErrDamaged
 // says that what lies there cannot be what was written. A log that an older
 // version kept in raft.db is moved.
-func OpenStores(dir string) (Stores, error) {
+func OpenStores(dir string) (Stores, error) { return OpenStoresOn(vfs.OS(), dir) }
+
+// OpenStoresOn is OpenStores with the log on a file system of the caller's. The
+// rest is on the host's: raft.db and the snapshots are others' code.
+func OpenStoresOn(fs vfs.FS, dir string) (Stores, error) {
 	return openStores(dir, func(db *raftboltdb.BoltStore, stable raft.StableStore) (raft.LogStore, func() error, error) {
 		logDir := filepath.Join(dir, logDirectory)
-		l, err := openSegmentLog(vfs.OS(), logDir, raftlog.Options{PoolFiles: logPoolFiles})
+		l, err := openSegmentLog(fs, logDir, raftlog.Options{PoolFiles: logPoolFiles})
 		if err != nil {
 			return nil, nil, fmt.Errorf("open the log: %w", err)
 		}
 		if err = migrateLog(db, l); err == nil {
-			err = bindLog(vfs.OS(), logDir, stable)
+			err = bindLog(fs, logDir, stable)
 		}
 		if err != nil {
 			return nil, nil, errors.Join(err, l.Close())

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	_ "net/http/pprof" // serves /debug/pprof
 	"os"
+	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
 )
@@ -19,6 +20,8 @@ const (
 	rigLog = "HOLDFAST_RIG_LOG"
 	// rigProfile is an address on which profiles are served, for go tool pprof.
 	rigProfile = "HOLDFAST_RIG_PROFILE"
+	// rigSyncDelay is how much longer each sync takes, for example 5ms.
+	rigSyncDelay = "HOLDFAST_RIG_SYNC_DELAY"
 )
 
 func rig(s Seams) Seams {
@@ -28,6 +31,13 @@ func rig(s Seams) Seams {
 		s.Stores = consensus.OpenBoltStores
 	default:
 		panic(fmt.Sprintf("%s=%q: want bolt", rigLog, log))
+	}
+	if text := os.Getenv(rigSyncDelay); text != "" {
+		delay, err := time.ParseDuration(text)
+		if err != nil || delay <= 0 || os.Getenv(rigLog) != "" {
+			panic(fmt.Sprintf("%s=%q: want for example 5ms, and no %s", rigSyncDelay, text, rigLog))
+		}
+		s = slowed(s, delay)
 	}
 	if address := os.Getenv(rigProfile); address != "" {
 		l, err := net.Listen("tcp", address)
