@@ -15,8 +15,10 @@ import (
 
 // Options describe a run.
 type Options struct {
-	// Targets are the servers. Session i talks to target i modulo their number.
+	// Targets are the servers. Session i talks to target i modulo their number,
+	// with Rotate to the next one over each connection.
 	Targets  []string
+	Rotate   bool
 	Sessions int
 	Sizes    Sizes
 	// PerConnection is how many messages one connection carries; 0 is one.
@@ -158,7 +160,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	for i := range sessions {
 		random := rand.New(rand.NewPCG(o.Seed, uint64(i)))
 		s := &session{
-			run: r, target: o.Targets[i%len(o.Targets)], rand: random, failed: make(map[int]int),
+			run: r, target: i % len(o.Targets), rand: random, failed: make(map[int]int),
 			content: content{pool: o.pool, rand: random, run: fmt.Sprintf("%s-%d", o.Run, i)},
 		}
 		sessions[i] = s

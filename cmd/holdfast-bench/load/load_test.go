@@ -241,6 +241,22 @@ func TestRunSpread(t *testing.T) {
 	})
 }
 
+// One session can be spread as well.
+func TestRunRotates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		servers := []*server{newServer(), newServer(), newServer()}
+		servers[1].replies = map[string]string{"dot": "451 later"} // is left for the next one, too
+		r, err := give(t, t.Context(), Options{Sessions: 1, Count: 14, PerConnection: 2, Rotate: true}, servers...)
+		if err != nil || r.Accepted != 11 || r.Failed[451] != 3 {
+			t.Errorf("%v, %v", r, err)
+		}
+		// 2, 1 failed, 2; and again; 2, 1 failed, 1.
+		if len(servers[0].messages) != 6 || servers[1].connections != 3 || len(servers[2].messages) != 5 {
+			t.Errorf("%d messages, %d connections, %d messages", len(servers[0].messages), servers[1].connections, len(servers[2].messages))
+		}
+	})
+}
+
 func TestRunPerConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer()

@@ -19,10 +19,10 @@ const (
 	linesMax       = 64              // of one reply
 )
 
-// A session gives one message after the other to one server.
+// A session gives one message after the other to one server, or to all in turn.
 type session struct {
 	run     *run
-	target  string
+	target  int // the index of the next connection's
 	rand    *rand.Rand
 	content content
 
@@ -152,7 +152,11 @@ func (s *session) connect(ctx context.Context) error {
 		return nil
 	}
 	s.opened = time.Now()
-	conn, err := s.run.o.Dial(ctx, s.target)
+	o := &s.run.o
+	conn, err := o.Dial(ctx, o.Targets[s.target])
+	if o.Rotate {
+		s.target = (s.target + 1) % len(o.Targets)
+	}
 	if err != nil {
 		return err
 	}
