@@ -5,10 +5,10 @@ SEEDS   ?= 20
 SEED    ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build rig demo run test lint proto e2e sim kills bench bench-postfix bench-jetstream bench-million bench-go clean
+.PHONY: help build rig demo run test lint proto e2e sim kills bench bench-postfix bench-slow-disk bench-jetstream bench-million bench-go clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/holdfastd, bin/holdfast, bin/holdfast-bench
 	@mkdir -p bin
@@ -44,6 +44,9 @@ kills: build ## 2,000 messages, 20 SIGKILLs, nothing lost (about 4 minutes)
 
 bench-postfix: build ## three nodes against one Postfix (root; FULL=1: the whole table, ROUNDS=n, CELLS=4k:100,...)
 	@bin/holdfast-bench versus-postfix --bin bin --rounds $(or $(ROUNDS),5) $(if $(FULL),--full) $(if $(CELLS),--cells $(CELLS)) --json bin/versus-postfix.json
+
+bench-slow-disk: build rig ## the same, one session, with 5 ms more for each sync on both sides (root, gcc; ROUNDS=n)
+	@bin/holdfast-bench slow-disk --bin bin/rig --rounds $(or $(ROUNDS),5) --json bin/slow-disk.json
 
 bench-jetstream: build rig ## three nodes against a NATS JetStream of three (ROUNDS=n, CELLS=64k:20,...)
 	$(GO) -C deploy/bench/jetstream build -o $(CURDIR)/bin/jetstream/ . github.com/nats-io/nats-server/v2

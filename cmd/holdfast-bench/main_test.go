@@ -23,6 +23,7 @@ func TestUsage(t *testing.T) {
 		"check --sent x --arrived y -o yaml", "kills --kills 1", "kills --messages 10", "demo extra", "run --frob",
 		"accept", "accept --to a:1 --size 5k", "accept --to a:1 --sessions 0", "accept --to a:1 --duration 0s", "accept --to a:1 --run a_b", "accept --to a:1 extra",
 		"versus-postfix extra", "versus-postfix --rounds 0", "versus-postfix --duration 10ms", "versus-postfix --cells 5k:1", "versus-postfix --cells 4k:1,4k:1",
+		"slow-disk extra", "slow-disk --rounds 0", "slow-disk --duration 1ms", "slow-disk --delay 0s",
 		"costs --duration 1ms", "costs --parts memory",
 	} {
 		code, out, complaint := bench(t, strings.Fields(line)...)
@@ -33,7 +34,7 @@ func TestUsage(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, command := range []string{"", "send", "sink", "check", "demo", "run", "kills", "accept", "versus-postfix", "costs"} {
+	for _, command := range []string{"", "send", "sink", "check", "demo", "run", "kills", "accept", "versus-postfix", "slow-disk", "costs"} {
 		code, out, complaint := bench(t, append(strings.Fields(command), "--help")...)
 		if code != exitDone || !strings.Contains(out, "Usage:") || complaint != "" {
 			t.Errorf("%q --help: status %d, %q, %q", command, code, out, complaint)
