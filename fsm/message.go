@@ -347,6 +347,12 @@ func (s *State) open(m *message) unsealed {
 	return u
 }
 
+// body names m's body, without decoding the envelope.
+func (m *message) body() mail.BodyRef {
+	digest, size := m.sealed.body()
+	return mail.BodyRef{ID: m.id, Digest: digest, Size: size}
+}
+
 // partDomains returns the domains of an envelope's parts, in their order, and
 // for each recipient the position of its part.
 func partDomains(e mail.Envelope) (domains []mail.Domain, partOf []int) {

@@ -170,6 +170,14 @@ func (s sealed) open() (unsealed, error) {
 	return u, r.err
 }
 
+// body returns the digest and the size of the body, without the rest.
+func (s sealed) body() (digest mail.Digest, size mail.ByteSize) {
+	r := opener{rest: string(s)}
+	r.octet()
+	copy(digest[:], r.octets(len(digest)))
+	return digest, mail.ByteSize(r.number())
+}
+
 // size returns the octets of the body, without the rest.
 func (s sealed) size() mail.ByteSize {
 	r := opener{rest: string(s)}

@@ -312,6 +312,19 @@ func (s *State) Messages(from mail.QueueID) iter.Seq[Message] {
 	}
 }
 
+// LiveBodies returns the bodies that are still needed, of the messages that were
+// accepted by the entry at from or later, in the order in which they were
+// accepted, each with that entry.
+func (s *State) LiveBodies(from Index) iter.Seq2[Index, mail.BodyRef] {
+	return func(yield func(Index, mail.BodyRef) bool) {
+		for m := range s.messages.from(&message{entry: from}) {
+			if m.live() && !yield(m.entry, m.body()) {
+				return
+			}
+		}
+	}
+}
+
 // Due returns the messages that GrantLeases would grant for the domain now, in
 // the order in which they were accepted.
 func (s *State) Due(d mail.Domain) iter.Seq[mail.QueueID] {
