@@ -21,6 +21,7 @@ const attemptTimeout = 2 * time.Hour
 var (
 	replySMTPUTF8 = mail.Reply{Code: 450, Enhanced: mail.EnhancedCode{4, 6, 7}, Text: "next hop does not offer SMTPUTF8, which the message needs"}
 	replyUnsafe   = mail.Reply{Code: 451, Enhanced: mail.EnhancedCode{4, 5, 2}, Text: "envelope is not safe on a command line"}
+	replyMissing  = mail.Reply{Code: 451, Enhanced: mail.EnhancedCode{4, 3, 0}, Text: "content cannot be read on the node that tried; it is fetched from the others"}
 	replyStray    = mail.Reply{Code: 451, Enhanced: mail.EnhancedCode{4, 6, 0}, Text: "content has a stray CR or LF"}
 )
 
@@ -43,11 +44,12 @@ func (h *hop) attempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Messa
 	}
 	body, err := a.c.Queue.OpenBody(a.work, m.Body)
 	if err != nil {
-		if a.work.Err() == nil {
-			a.stats.BodiesMissing.Add(1)
-			log.Error("content not held here", "error", err)
+		if a.work.Err() != nil {
+			return o.untried(true)
 		}
-		return o.untried(true)
+		a.stats.BodiesMissing.Add(1)
+		log.Error("content not held here", "error", err)
+		return o.unreadable()
 	}
 	defer body.Close()
 	trace := traceFields(m.ID, m.Envelope, a.c.TraceMark)
@@ -89,7 +91,7 @@ func (h *hop) attempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Messa
 		case errors.Is(err, smtpclient.ErrSource):
 			a.stats.BodiesMissing.Add(1)
 			log.Error("content not readable, connection closed before the dot", "error", err)
-			return o.untried(true)
+			return o.unreadable()
 		case errors.Is(err, smtpclient.ErrStray):
 			log.Error("content refused, connection closed before the dot", "error", err)
 			r := o.all(fsm.Deferred, replyStray)

@@ -70,6 +70,15 @@ func (o *outcomes) untried(ours bool) result {
 	return r
 }
 
+// unreadable defers every recipient of a message whose content this node could
+// not read. It counts as tried, so that the message waits and does not stand
+// before all others while its content is fetched.
+func (o *outcomes) unreadable() result {
+	r := o.all(fsm.Deferred, replyMissing)
+	r.ours = true
+	return r
+}
+
 func (o *outcomes) finish(answered bool) result {
 	return result{
 		outcomes: fsm.MessageOutcomes{ID: o.message, Recipients: o.list},
