@@ -1,6 +1,7 @@
 package clustertest
 
 import (
+	"bytes"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -132,6 +133,23 @@ func (d *Disk) Damage(name string, offset int64, mask byte) bool {
 		f.durable[offset] = f.content[offset]
 	}
 	return true
+}
+
+// DamageOctets inverts the lowest bit of the first of these octets, wherever they
+// lie first in a file of the directory, in what programs read and in what the
+// disk keeps. It reports false if no file has them.
+func (d *Disk) DamageOctets(dir string, octets []byte) bool {
+	for _, name := range d.Names(dir) {
+		name = filepath.Join(dir, name)
+		content, err := d.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		if at := bytes.Index(content, octets); at >= 0 {
+			return d.Damage(name, int64(at), 1)
+		}
+	}
+	return false
 }
 
 func (d *Disk) find(name string) *inode {

@@ -50,9 +50,17 @@ type gate struct {
 
 type gateStats struct {
 	waits, refusals, exempt, malformed atomic.Uint64
+	// exemptIndex is the greatest index of an entry that passed without its body.
+	exemptIndex atomic.Uint64
 	// refusingSince is when the gate began to refuse without letting any
 	// request pass, in Unix nanoseconds; zero when it does not.
 	refusingSince atomic.Int64
+}
+
+// raise makes v at least n.
+func raise(v *atomic.Uint64, n uint64) {
+	for was := v.Load(); was < n && !v.CompareAndSwap(was, n); was = v.Load() {
+	}
 }
 
 func newGate(c Config, f *floor, log raft.LogStore) *gate {
@@ -180,6 +188,7 @@ func (g *gate) hold(req *raft.AppendEntriesRequest) (release func(), err error) 
 		if entry.Index <= req.LeaderCommitIndex {
 			exempt = true
 			g.stats.exempt.Add(1)
+			raise(&g.stats.exemptIndex, entry.Index)
 			continue
 		}
 		missing = append(missing, *ref)

@@ -303,6 +303,7 @@ type Stats struct {
 	GateRefusals uint64 // requests refused
 	Malformed    uint64 // requests refused that no member sends: an attack, or a fault in a peer
 	Exempt       uint64 // entries appended without their body, as committed
+	ExemptIndex  uint64 // the greatest index of those entries
 	FloorRaises  uint64 // requests sent with a commit index from the floor
 	// RefusingSince is when the gate began to refuse without letting anything
 	// pass; zero when it does not. Beyond half a minute it is an alarm: Raft's
@@ -320,6 +321,7 @@ func (n *Node) Stats() Stats {
 		GateRefusals: n.gate.stats.refusals.Load(),
 		Malformed:    n.gate.stats.malformed.Load(),
 		Exempt:       n.gate.stats.exempt.Load(),
+		ExemptIndex:  n.gate.stats.exemptIndex.Load(),
 		FloorRaises:  n.sender.raised.Load(),
 		StoreStalled: n.Stalled(),
 		Proposals:    len(n.proposals),

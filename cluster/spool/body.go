@@ -99,7 +99,16 @@ func (s *Spool) markBad(ref mail.BodyRef, at segment.Place, cause error) {
 	}
 	s.bad[ref.ID] = struct{}{}
 	s.counts.bodyBytes -= ref.Size
+	s.counts.found++
 	s.log.Error("body is damaged", "queue_id", ref.ID, "segment", at.Segment, "offset", at.Offset(), "error", cause)
+}
+
+// FoundBad counts how often since Open a body that was held was found damaged.
+// It only grows: whoever looks after what is not held looks again when it has.
+func (s *Spool) FoundBad() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts.found
 }
 
 // A reader reads one body.

@@ -164,6 +164,7 @@ type counts struct {
 	bodyBytes mail.ByteSize
 	puts      uint64
 	compacted mail.ByteSize
+	found     uint64 // bodies found damaged
 }
 
 // Stats is a count of what is there and of what was done since Open.
