@@ -7,7 +7,7 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-func encoded(t *testing.T, c fsm.Command) []byte {
+func encoded(t testing.TB, c fsm.Command) []byte {
 	t.Helper()
 	data, err := fsm.EncodeCommand(c)
 	if err != nil {

@@ -99,14 +99,28 @@ func (b *Backend) Health(q peer.Inquiry) peer.Health {
 	}
 	if q.Brief {
 		h.Leader, h.Applied = m.node.IsLeader(), uint64(m.replica.appliedIndex())
-		return h
+	} else {
+		ctx, cancel := context.WithTimeout(context.Background(), confirmTimeout)
+		defer cancel()
+		at, err := m.leaderIndex(ctx)
+		h.Leader = err == nil
+		h.Applied = uint64(max(at, m.replica.appliedIndex()))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), confirmTimeout)
-	defer cancel()
-	at, err := m.leaderIndex(ctx)
-	h.Leader = err == nil
-	h.Applied = uint64(max(at, m.replica.appliedIndex()))
+	// After Applied was read, so that it is true up to there.
+	_, h.Hydration = m.hydrator.Report()
+	h.Scrub = m.scrubber.Report()
 	return h
+}
+
+var errNotRunning = errors.New("this node is starting")
+
+// Scrub begins a scrub, or ends it, for a peer.
+func (b *Backend) Scrub(from string, a peer.ScrubAction) (peer.Scrub, error) {
+	m, ok := b.attached()
+	if !ok {
+		return peer.Scrub{}, errNotRunning
+	}
+	return m.Scrub("node "+from, a), nil
 }
 
 // Propose proposes, as leader, the commands of a peer. What names a body that has

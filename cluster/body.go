@@ -6,27 +6,34 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
+	"github.com/holdfast-mx/holdfast/cluster/peer"
 	"github.com/holdfast-mx/holdfast/cluster/spool"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-// fetchTimeout bounds the fetch of one body from one peer.
+// fetchTimeout bounds the fetch of one body from one peer, beside the time that
+// its octets take at fetchRateMin.
 const fetchTimeout = 60 * time.Second
 
-// fetchesMax bounds the fetches under way at once.
+// fetchRateMin is how many octets a second a peer must send: a slower one is
+// given up, and the next is asked.
+const fetchRateMin = 64 * mail.KiB
+
+// fetchesMax bounds the fetches under way at once, those of the hydration aside.
 const fetchesMax = 4
 
-// pushPatience is how long a fetch waits for the push of the same body. It is
+// pushPatience is how long a fetch of what an entry names waits for its push. It is
 // short beside what the append rule's gate waits.
 const pushPatience = 150 * time.Millisecond
 
 // A fetcher gets a body from a named peer.
 type fetcher interface {
-	Fetch(ctx context.Context, from string, ref mail.BodyRef) (*mail.Body, error)
+	Fetch(ctx context.Context, from string, ref mail.BodyRef, u peer.Urgency) (*mail.Body, error)
 }
 
 // bodies joins the spool with what the peers hold: it is consensus.Bodies.
@@ -43,7 +50,7 @@ type bodies struct {
 	places chan struct{}   // one per fetch under way
 
 	mu       sync.Mutex
-	fetching map[mail.BodyRef]bool
+	fetching map[mail.BodyRef]chan struct{} // closed when the fetch has ended
 	running  sync.WaitGroup
 }
 
@@ -51,7 +58,7 @@ func newBodies(ctx context.Context, s *spool.Spool, peers fetcher, self string, 
 	return &bodies{
 		Spool: s, log: log, self: self, peers: peers, names: names, full: full, ctx: ctx,
 		places:   make(chan struct{}, fetchesMax),
-		fetching: map[mail.BodyRef]bool{},
+		fetching: map[mail.BodyRef]chan struct{}{},
 	}
 }
 
@@ -62,12 +69,23 @@ func newBodies(ctx context.Context, s *spool.Spool, peers fetcher, self string, 
 // A full disk gets none: its node then stays behind until others have committed
 // what it cannot store.
 func (b *bodies) Want(ref mail.BodyRef, from consensus.ServerID) {
+	b.want(ref, from.Name(), pushPatience)
+}
+
+// want is Want with what is waited for a push, and returns a channel that is
+// closed when that fetch has ended, whatever came of it.
+func (b *bodies) want(ref mail.BodyRef, first string, patience time.Duration) <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.fetching[ref] || b.ctx.Err() != nil || b.full() {
-		return
+	if ended, running := b.fetching[ref]; running {
+		return ended
 	}
-	b.fetching[ref] = true
+	ended := make(chan struct{})
+	if b.ctx.Err() != nil || b.full() {
+		close(ended)
+		return ended
+	}
+	b.fetching[ref] = ended
 	b.running.Add(1)
 	go func() {
 		defer b.running.Done()
@@ -75,9 +93,11 @@ func (b *bodies) Want(ref mail.BodyRef, from consensus.ServerID) {
 			b.mu.Lock()
 			delete(b.fetching, ref)
 			b.mu.Unlock()
+			close(ended)
 		}()
-		// Mostly the push is under way, and only a little behind the entry.
-		pushed := time.NewTimer(pushPatience)
+		// Where an entry names the body, the push is mostly under way and only a
+		// little behind it.
+		pushed := time.NewTimer(patience)
 		defer pushed.Stop()
 		select {
 		case <-b.Arrived(ref):
@@ -95,10 +115,11 @@ func (b *bodies) Want(ref mail.BodyRef, from consensus.ServerID) {
 		if b.Held(ref) { // The push was faster.
 			return
 		}
-		if err := b.fetch(b.ctx, ref, from.Name()); err != nil {
+		if err := b.fetch(b.ctx, ref, first); err != nil {
 			b.log.Info("body not fetched", "queue_id", ref.ID, "cause", err)
 		}
 	}()
+	return ended
 }
 
 // Repair gets the body from any peer, replacing a damaged copy. It is for the
@@ -109,37 +130,70 @@ func (b *bodies) Repair(ctx context.Context, ref mail.BodyRef) error {
 
 // fetch asks first, then every other server, until one has the body.
 func (b *bodies) fetch(ctx context.Context, ref mail.BodyRef, first string) error {
-	asked := map[string]bool{b.self: true, "": true}
-	var failures []error
-	for _, name := range append([]string{first}, b.names()...) {
+	names := b.names()
+	if first != "" {
+		names = append([]string{first}, names...)
+	}
+	asked := map[string]bool{b.self: true}
+	failed := &fetchError{ref: ref}
+	for _, name := range names {
 		if asked[name] {
 			continue
 		}
 		asked[name] = true
-		if err := b.fetchFrom(ctx, ref, name); err != nil {
-			failures = append(failures, err)
-			continue
+		err := b.fetchFrom(ctx, ref, name, peer.Urgent)
+		if err == nil {
+			return nil
 		}
-		return nil
+		failed.add(name, err)
 	}
-	if len(failures) == 0 {
-		return fmt.Errorf("body %s: no peer to ask", ref.ID)
-	}
-	return errors.Join(failures...)
+	return failed
 }
 
-func (b *bodies) fetchFrom(ctx context.Context, ref mail.BodyRef, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+// fetchFrom gets a body from one server and stores it.
+func (b *bodies) fetchFrom(ctx context.Context, ref mail.BodyRef, name string, u peer.Urgency) error {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout+time.Duration(ref.Size/fetchRateMin)*time.Second)
 	defer cancel()
-	body, err := b.peers.Fetch(ctx, name, ref)
+	body, err := b.peers.Fetch(ctx, name, ref, u)
 	if err != nil {
-		return fmt.Errorf("fetch body %s from %s: %w", ref.ID, name, err)
+		return err // says which body, and from whom
 	}
 	if err := b.Put(ref, body); err != nil {
-		return fmt.Errorf("store body %s: %w", ref.ID, err)
+		return fmt.Errorf("%w: body %s from %s: %w", errNotStored, ref.ID, name, err)
 	}
 	return nil
 }
+
+// errNotStored: a body was fetched, and this node could not store it.
+var errNotStored = errors.New("fetched and not stored")
+
+// A fetchError is what each server said that was asked for a body which none of
+// them gave.
+type fetchError struct {
+	ref     mail.BodyRef
+	unknown []string // could not be asked, or did not say; the others have no good copy
+	errs    []error
+}
+
+func (e *fetchError) add(name string, err error) {
+	e.errs = append(e.errs, err)
+	if !errors.Is(err, peer.ErrNotHeld) && !errors.Is(err, peer.ErrDamaged) && !errors.Is(err, peer.ErrMismatch) {
+		e.unknown = append(e.unknown, name)
+	}
+}
+
+func (e *fetchError) Error() string {
+	if len(e.errs) == 0 {
+		return fmt.Sprintf("body %s: no peer to ask", e.ref.ID)
+	}
+	texts := make([]string, len(e.errs))
+	for i, err := range e.errs {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (e *fetchError) Unwrap() []error { return e.errs }
 
 // openPatience bounds how long a delivery waits for a body that this node has
 // to fetch first. It is short beside a lease.
@@ -152,15 +206,16 @@ func (b *bodies) open(ctx context.Context, ref mail.BodyRef) (io.ReadSeekCloser,
 		return r, err
 	}
 	arrived := b.Arrived(ref)
-	b.Want(ref, "")
+	ended := b.want(ref, "", 0)
 	ctx, cancel := context.WithTimeout(ctx, openPatience)
 	defer cancel()
 	select {
 	case <-arrived:
-		return b.Open(ref)
+	case <-ended:
 	case <-ctx.Done():
 		return nil, fmt.Errorf("body %s is not held here and did not arrive: %w", ref.ID, ctx.Err())
 	}
+	return b.Open(ref)
 }
 
 // wait returns when the fetches have ended. ctx must have ended before.

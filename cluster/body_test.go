@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
+	"github.com/holdfast-mx/holdfast/cluster/peer"
 	"github.com/holdfast-mx/holdfast/cluster/spool"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -24,18 +25,59 @@ type sources struct {
 	holds   map[string]bool // by peer
 	takes   time.Duration
 	wrong   string // this peer sends other octets
+	dead    string // this peer does not answer
 	asked   []string
+	wanted  []mail.BodyRef
 	running int
 	most    int
 }
 
-var errNoBody = errors.New("not held")
+// count tells how often a peer was asked.
+func (s *sources) count(name string) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, one := range s.asked {
+		if one == name {
+			n++
+		}
+	}
+	return n
+}
 
-func (s *sources) Fetch(ctx context.Context, from string, ref mail.BodyRef) (*mail.Body, error) {
+// seen returns how many fetches there were, of which bodies, and how many at a
+// time.
+func (s *sources) seen() (asked int, wanted []mail.BodyRef, most int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.asked), slices.Clone(s.wanted), s.most
+}
+
+func (s *sources) setDead(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dead = name
+}
+
+// set says whether a peer holds all bodies or none.
+func (s *sources) set(name string, holds bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := map[string]bool{name: holds}
+	for n, h := range s.holds {
+		if n != name {
+			all[n] = h
+		}
+	}
+	s.holds = all
+}
+
+func (s *sources) Fetch(ctx context.Context, from string, ref mail.BodyRef, _ peer.Urgency) (*mail.Body, error) {
 	s.mu.Lock()
 	s.asked = append(s.asked, from)
+	s.wanted = append(s.wanted, ref)
 	s.running++
 	s.most = max(s.most, s.running)
+	holds, dead := s.holds[from], from == s.dead
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
@@ -48,10 +90,12 @@ func (s *sources) Fetch(ctx context.Context, from string, ref mail.BodyRef) (*ma
 		return nil, ctx.Err()
 	}
 	switch {
+	case dead:
+		return nil, fmt.Errorf("%w: %s", peer.ErrUnreachable, from)
 	case from == s.wrong:
-		return mail.NewBody([]byte("something else\r\n")), nil
-	case !s.holds[from]:
-		return nil, errNoBody
+		return nil, fmt.Errorf("%w: %s", peer.ErrMismatch, from)
+	case !holds:
+		return nil, fmt.Errorf("%w: %s", peer.ErrNotHeld, from)
 	}
 	return bodyNumber(ref.ID), nil
 }
@@ -146,7 +190,8 @@ func TestFetchTakesNoOtherBody(t *testing.T) {
 	})
 }
 
-// A delivery that needs a body which is not here waits for it, not for ever.
+// A delivery that needs a body which is not here waits for it as long as it is
+// under way; where nobody has it, not at all, and never for ever.
 func TestOpenWaitsForABodyAndGivesUp(t *testing.T) {
 	peers := &sources{holds: map[string]bool{"n2": true}, takes: openPatience / 2}
 	inBodies(t, peers, func(t *testing.T, b *bodies) {
@@ -156,9 +201,18 @@ func TestOpenWaitsForABodyAndGivesUp(t *testing.T) {
 		}
 		r.Close()
 		peers.holds = nil
+		peers.takes = time.Millisecond
 		began := time.Now()
-		if _, err := b.open(t.Context(), refNumber(2)); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := b.open(t.Context(), refNumber(2)); !errors.Is(err, spool.ErrNotHeld) {
 			t.Errorf("a body that nobody has: %v", err)
+		}
+		if took := time.Since(began); took > 2*peers.takes {
+			t.Errorf("waited %s for a body that nobody has", took)
+		}
+		peers.takes = time.Hour
+		began = time.Now()
+		if _, err := b.open(t.Context(), refNumber(3)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("peers that do not answer: %v", err)
 		}
 		if took := time.Since(began); took > openPatience {
 			t.Errorf("waited %s", took)

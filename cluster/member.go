@@ -59,8 +59,12 @@ type Config struct {
 	// OrphanAge is how old a body must be that no entry names before it is
 	// freed. It must exceed the time that any proposal can stay undecided.
 	OrphanAge time.Duration
-	Now       func() time.Time // wall clock, for queue ids and ages of orphans
-	Entropy   io.Reader        // random bytes for queue ids
+	// HydrationRate and ScrubRate are how many octets of bodies a second may be
+	// fetched and read in the background.
+	HydrationRate mail.ByteSize
+	ScrubRate     mail.ByteSize
+	Now           func() time.Time // wall clock, for queue ids, ages of orphans and the time of scrubs
+	Entropy       io.Reader        // random bytes for queue ids
 }
 
 // A Member is one running member of the cluster. It is safe for concurrent use.
@@ -77,6 +81,9 @@ type Member struct {
 	roll            roll
 	replica         *replica
 	bodies          *bodies
+	hydrator        *hydrator
+	scrubber        *scrubber
+	conditions      conditions
 	dispatcher      *dispatch.Dispatcher
 	settled         settledSet
 	proposer        *proposer
@@ -136,15 +143,24 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 		Queue: leaderQueue{m}, Log: c.Log,
 		LeaseDuration: c.LeaseDuration, LeaseMargin: leaseMargin, LeaseBatchMax: c.LeaseBatchMax, TickEvery: c.TickEvery,
 	})
+	m.hydrator = &hydrator{
+		log: c.Log, bodies: m.bodies, replica: m.replica, ready: m.upToDate, signs: m.signs, full: c.Space.Full, servers: m.otherServers, hold: m.holdLost,
+		now: c.Now, pace: &pace{rate: c.HydrationRate}, memory: &byteBudget{max: hydrateBytesMax},
+	}
+	m.scrubber = &scrubber{
+		log: c.Log, bodies: m.bodies, replica: m.replica, rank: m.Rank, now: c.Now,
+		pace: &pace{rate: c.ScrubRate}, wake: make(chan struct{}, 1),
+	}
 	node.WhileLeader(m.lead)
 	m.loop(func() { m.settleIdle(life) })
 	m.loop(func() { m.reclaimLoop(life) })
 	m.loop(func() { m.bootstrapLoop(life) })
 	m.loop(func() { m.followLoop(life) })
-	m.loop(func() { m.hydrateLoop(life) })
 	m.loop(func() { m.callRoll(life) })
 	m.loop(func() { m.makeWay(life) })
 	m.loop(func() { m.recordStart(life, c.Start) })
+	m.loop(func() { m.hydrator.run(life) })
+	m.loop(func() { m.scrubber.run(life) })
 	m.loop(func() { m.watch(life) })
 	return m, nil
 }

@@ -156,9 +156,11 @@ func (r *replica) Restore(from io.Reader) error {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
 	r.mu.Lock()
+	// Before anybody can see the new state's applied index: who reads that first
+	// and this second knows of the snapshot.
+	r.restores.Add(1)
 	r.state = state
 	r.mu.Unlock()
-	r.restores.Add(1)
 	r.changed.signal()
 	r.progressed.signal()
 	return nil
@@ -183,6 +185,13 @@ func (r *replica) start(id fsm.ServerID) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.state.Start(id)
+}
+
+// totals returns the counts over the whole queue.
+func (r *replica) totals() fsm.Totals {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state.Totals()
 }
 
 // read calls fn with the live state, for short look-ups that are not worth a

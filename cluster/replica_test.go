@@ -15,12 +15,12 @@ const replicaDomain mail.Domain = "example.org"
 func quietReplica() *replica { return newReplica(slog.New(slog.DiscardHandler)) }
 
 // entry is an entry's data for an action.
-func entry(t *testing.T, a fsm.Action) []byte {
+func entry(t testing.TB, a fsm.Action) []byte {
 	t.Helper()
 	return encoded(t, fsm.Command{Node: "n1", Action: a})
 }
 
-func acceptOf(t *testing.T, n int) (fsm.Accept, mail.BodyRef) {
+func acceptOf(t testing.TB, n int) (fsm.Accept, mail.BodyRef) {
 	t.Helper()
 	path, err := mail.ParseForwardPath("dora@example.org", false)
 	if err != nil {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,7 +57,8 @@ func (r *roll) note(h peer.Health) {
 	r.said[consensus.ServerID(h.ServerID)] = said{h, now}
 }
 
-// callRoll asks the other servers of the configuration, again and again.
+// callRoll asks the other servers of the configuration, and whoever else is seen,
+// again and again.
 func (m *Member) callRoll(ctx context.Context) {
 	tick := time.NewTicker(rollEvery)
 	defer tick.Stop()
@@ -65,21 +67,25 @@ func (m *Member) callRoll(ctx context.Context) {
 	var mu sync.Mutex
 	under := make(map[string]bool) // whose answer is awaited
 	for {
-		for _, s := range m.node.Servers() {
-			name := s.ID.Name()
+		names := m.others()
+		m.conditions.keep(names)
+		for _, name := range names {
 			mu.Lock()
-			skip := s.ID == m.node.ID() || under[name]
-			under[name] = under[name] || !skip
+			skip := under[name]
+			under[name] = true
 			mu.Unlock()
 			if skip {
 				continue
 			}
+			index := m.conditions.asking(name, m.replica.appliedIndex())
 			asking.Go(func() {
 				bounded, cancel := context.WithTimeout(ctx, rollEvery)
 				defer cancel()
-				if h, err := m.peers.Health(bounded, name, peer.Inquiry{Brief: true}); err == nil {
+				h, err := m.peers.Health(bounded, name, peer.Inquiry{Brief: true})
+				if err == nil {
 					m.roll.note(h)
 				}
+				m.conditions.note(name, h, err, index)
 				mu.Lock()
 				defer mu.Unlock()
 				delete(under, name)
@@ -91,4 +97,26 @@ func (m *Member) callRoll(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// servers returns the names of the configuration's servers, each once, sorted.
+func (m *Member) servers() []string {
+	var names []string
+	for _, s := range m.node.Servers() {
+		names = append(names, s.ID.Name())
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// otherServers returns the same without this node.
+func (m *Member) otherServers() []string {
+	return slices.DeleteFunc(m.servers(), func(name string) bool { return name == string(m.name) })
+}
+
+// others returns everybody else who is in the configuration or seen alive.
+func (m *Member) others() []string {
+	all := append(m.otherServers(), m.bodies.names()...)
+	slices.Sort(all)
+	return slices.Compact(all)
 }

@@ -52,6 +52,10 @@ type Backend interface {
 	Pull(ctx context.Context, r PullRequest) (PullReply, error)
 	// Health tells how this node is.
 	Health(Inquiry) Health
+	// Scrub begins a scrub of this node's bodies, or ends the one that runs, for
+	// the node called from, and tells how far it is. Doing what is done already is
+	// no error.
+	Scrub(from string, a ScrubAction) (Scrub, error)
 }
 
 // An Arrived body is one that a peer pushed.
@@ -115,9 +119,66 @@ type Health struct {
 	DiskFull       bool          // it takes no bodies from other nodes
 	// Seen is what it has seen of the server that asks, if it was asked and can
 	// tell yet.
-	Seen   Seen
-	SeenOK bool
+	Seen      Seen
+	SeenOK    bool
+	Hydration Hydration
+	Scrub     Scrub // zero where there was none
 }
+
+// A Hydration is how far a node is with getting the live bodies that it lacks.
+type Hydration struct {
+	// Known says that it has counted them, up to Health.Applied: with Missing zero
+	// it holds every live body up to there.
+	Known        bool
+	Missing      uint64
+	MissingBytes mail.ByteSize
+	Fetched      uint64 // since the process started
+	FetchedBytes mail.ByteSize
+	Rate         mail.ByteSize // a second, of late
+	// NotFound counts those missing of which no node that could be asked has a
+	// good copy; Lost those of them of which no server of the cluster has. WaitingFor
+	// names nodes that could not be asked for the others.
+	NotFound      uint64
+	Lost          uint64
+	WaitingFor    string
+	LastError     string // "" where nothing went wrong since the process started
+	LastErrorUnix int64
+}
+
+// A Scrub is how far a scrub is, or what came of the last one.
+type Scrub struct {
+	Running    bool
+	Stopped    bool  // before its end
+	BeganUnix  int64 // 0: there was none
+	EndedUnix  int64
+	Bodies     uint64 // read
+	Bytes      mail.ByteSize
+	Total      uint64 // live when it began
+	TotalBytes mail.ByteSize
+	Bad        uint64 // damaged
+	Repaired   uint64 // of those, fetched again
+	Unread     uint64 // could not be looked at
+	Problem    string // why
+}
+
+// A ScrubAction is what a node is asked to do about its scrub.
+type ScrubAction uint8
+
+// The actions.
+const (
+	ScrubStart ScrubAction = iota + 1
+	ScrubStop
+	ScrubLook // only tell how far it is
+)
+
+// Urgency says whether somebody waits for a body.
+type Urgency uint8
+
+// The urgencies.
+const (
+	Urgent     Urgency = iota // somebody waits
+	Background                // it is to be had sooner or later
+)
 
 // A NotAppendedError is an ErrNotAppended with what the leader said. A Backend
 // may return one to name another leader.

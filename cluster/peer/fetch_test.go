@@ -21,26 +21,26 @@ func TestFetch(t *testing.T) {
 			if err := at.store(Arrived{ref, body}); err != nil {
 				t.Fatal(err)
 			}
-			got, err := a.peers.Fetch(t.Context(), "b", ref)
+			got, err := a.peers.Fetch(t.Context(), "b", ref, Urgent)
 			if err != nil || got.Ref(ref.ID) != ref {
 				t.Errorf("%d octets: %v", size, err)
 			}
 		}
 		ref, good := body(50, 500_000)
-		if _, err := a.peers.Fetch(t.Context(), "b", ref); !errors.Is(err, ErrNotHeld) {
+		if _, err := a.peers.Fetch(t.Context(), "b", ref, Urgent); !errors.Is(err, ErrNotHeld) {
 			t.Errorf("absent: %v, want ErrNotHeld", err)
 		}
 		wrong := bytes.Join(good.Chunks(), nil)
 		wrong[400_000] ^= 1
 		at.bodies[ref] = wrong
-		if _, err := a.peers.Fetch(t.Context(), "b", ref); !errors.Is(err, ErrMismatch) {
+		if _, err := a.peers.Fetch(t.Context(), "b", ref, Urgent); !errors.Is(err, ErrMismatch) {
 			t.Errorf("flipped bit: %v, want ErrMismatch", err)
 		}
 		at.bodies[ref] = wrong[:300_000]
-		if _, err := a.peers.Fetch(t.Context(), "b", ref); !errors.Is(err, ErrDamaged) {
+		if _, err := a.peers.Fetch(t.Context(), "b", ref, Urgent); !errors.Is(err, ErrDamaged) {
 			t.Errorf("truncated: %v, want ErrDamaged", err)
 		}
-		if _, err := a.peers.Fetch(t.Context(), "dead", ref); !errors.Is(err, ErrUnreachable) {
+		if _, err := a.peers.Fetch(t.Context(), "dead", ref, Urgent); !errors.Is(err, ErrUnreachable) {
 			t.Errorf("dead peer: %v, want ErrUnreachable", err)
 		}
 	})
@@ -65,7 +65,7 @@ func TestFetchResumes(t *testing.T) {
 		a, b := w.start("a", new(backend)), w.start("b", at)
 		defer b.close()
 		defer a.close()
-		got, err := a.peers.Fetch(t.Context(), "b", ref)
+		got, err := a.peers.Fetch(t.Context(), "b", ref, Urgent)
 		if err != nil || got.Ref(ref.ID) != ref {
 			t.Fatalf("fetch: %v", err)
 		}

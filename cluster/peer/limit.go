@@ -43,9 +43,14 @@ const (
 
 // What a server bears from its peers.
 const (
-	streamsMax      = 1024     // calls at once on one connection: proposals wait there for their commit
-	headerBytesMax  = 16 << 10 // of one call
-	fetchesMax      = 8        // bodies sent at once; further calls wait
+	streamsMax     = 1024     // calls at once on one connection: proposals wait there for their commit
+	headerBytesMax = 16 << 10 // of one call
+	fetchesMax     = 8        // bodies sent at once that somebody waits for; further calls wait
+	// backgroundFetchesMax is the same of bodies that nobody waits for. They have
+	// places of their own, so that a node which lacks its whole spool does not
+	// keep one waiting that cannot append an entry.
+	backgroundFetchesMax = 4
+
 	prefaceMax      = 5 * time.Second
 	keepaliveIdle   = 20 * time.Second // without traffic, then a ping
 	keepaliveAnswer = 10 * time.Second // without an answer, then the end

@@ -216,12 +216,12 @@ func (p *Peers) Push(ref mail.BodyRef, body *mail.Body, to string, done func(err
 // Fetch gets a body from the named node, and checks its size and digest. It
 // goes on where it broke off while ctx allows. ErrNotHeld, ErrDamaged and
 // ErrMismatch say that another node should be asked.
-func (p *Peers) Fetch(ctx context.Context, from string, ref mail.BodyRef) (*mail.Body, error) {
+func (p *Peers) Fetch(ctx context.Context, from string, ref mail.BodyRef, u Urgency) (*mail.Body, error) {
 	body := mail.NewBodyFor(ref.Size)
 	var err error
 	for range 1 + fetchResumesMax {
 		before := body.Size()
-		if err = p.fetch(ctx, from, ref, body); err == nil {
+		if err = p.fetch(ctx, from, ref, u, body); err == nil {
 			return body, nil
 		}
 		resume := status.Code(err) == codes.Unavailable && body.Size() > before && ctx.Err() == nil
@@ -233,7 +233,7 @@ func (p *Peers) Fetch(ctx context.Context, from string, ref mail.BodyRef) (*mail
 }
 
 // fetch appends to body what it lacks.
-func (p *Peers) fetch(ctx context.Context, from string, ref mail.BodyRef, body *mail.Body) error {
+func (p *Peers) fetch(ctx context.Context, from string, ref mail.BodyRef, u Urgency, body *mail.Body) error {
 	if ref.Size > BodyBytesMax {
 		return ErrTooLarge
 	}
@@ -243,7 +243,7 @@ func (p *Peers) fetch(ctx context.Context, from string, ref mail.BodyRef, body *
 	}
 	ctx, cancel := context.WithCancel(ctx) // Ends the call wherever we return.
 	defer cancel()
-	stream, err := client.Fetch(ctx, &pb.FetchRequest{Ref: ref.Encode(), Offset: uint64(body.Size())})
+	stream, err := client.Fetch(ctx, &pb.FetchRequest{Ref: ref.Encode(), Offset: uint64(body.Size()), Background: u == Background})
 	if err != nil {
 		return err
 	}
@@ -371,9 +371,26 @@ func (p *Peers) Health(ctx context.Context, name string, q Inquiry) (Health, err
 		Seen: Seen{
 			Start: h.GetSeen().GetStart(), Term: h.GetSeen().GetTerm(), VoteTerm: h.GetSeen().GetVoteTerm(), Index: h.GetSeen().GetIndex(),
 		},
-		SeenOK: h.GetSeen() != nil,
+		SeenOK:    h.GetSeen() != nil,
+		Hydration: hydrationFromProto(h.GetHydration()), Scrub: scrubFromProto(h.GetScrub()),
 	}, nil
 }
+
+// Scrub asks the named node to begin a scrub, or to end it.
+func (p *Peers) Scrub(ctx context.Context, name string, a ScrubAction) (Scrub, error) {
+	client, err := p.ready(ctx, name)
+	if err != nil {
+		return Scrub{}, fmt.Errorf("scrub %s: %w", name, err)
+	}
+	r, err := client.Scrub(ctx, &pb.ScrubRequest{Action: scrubActions[a]})
+	if err != nil {
+		return Scrub{}, fmt.Errorf("scrub %s: %w", name, err)
+	}
+	return scrubFromProto(r), nil
+}
+
+// octets is n for the wire, which has nothing negative.
+func octets(n mail.ByteSize) uint64 { return uint64(max(n, 0)) }
 
 // byteSize is n as a ByteSize, or the largest one.
 func byteSize(n uint64) mail.ByteSize { return mail.ByteSize(min(n, 1<<63-1)) }

@@ -24,8 +24,8 @@ type Server struct {
 	backend Backend
 	log     *slog.Logger
 	grpc    *grpc.Server
-	fetches chan struct{} // one place per body being sent
-	memory  mail.Memory   // of the bodies that arrive; nil: the garbage collector's
+	fetches map[Urgency]chan struct{} // one place per body being sent
+	memory  mail.Memory               // of the bodies that arrive; nil: the garbage collector's
 
 	mu sync.Mutex
 	// inboxes has the push stream of each peer.
@@ -39,7 +39,9 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{backend: b, log: log, fetches: make(chan struct{}, fetchesMax), inboxes: make(map[string]*inbox)}
+	s := &Server{backend: b, log: log, fetches: map[Urgency]chan struct{}{
+		Urgent: make(chan struct{}, fetchesMax), Background: make(chan struct{}, backgroundFetchesMax),
+	}, inboxes: make(map[string]*inbox)}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(connectionCredentials{}),
 		grpc.ForceServerCodecV2(newCodec()),
@@ -196,13 +198,29 @@ func (v service) Health(ctx context.Context, r *pb.HealthRequest) (*pb.HealthRep
 	h := v.s.backend.Health(q)
 	reply := &pb.HealthReply{
 		ServerId: h.ServerID, Boot: h.Boot, Applied: h.Applied, Leader: h.Leader, Term: h.Term,
-		Bodies: h.Bodies, BodyBytes: uint64(max(h.BodyBytes, 0)), DiskFreeBytes: uint64(max(h.DiskFree, 0)),
+		Bodies: h.Bodies, BodyBytes: octets(h.BodyBytes), DiskFreeBytes: octets(h.DiskFree),
 		CommandVersion: h.CommandVersion, DiskLow: h.DiskLow, DiskFull: h.DiskFull,
+		Hydration: hydrationToProto(h.Hydration), Scrub: scrubToProto(h.Scrub),
 	}
 	if h.SeenOK {
 		reply.Seen = &pb.Seen{Start: h.Seen.Start, Term: h.Seen.Term, VoteTerm: h.Seen.VoteTerm, Index: h.Seen.Index}
 	}
 	return reply, nil
+}
+
+func (v service) Scrub(ctx context.Context, r *pb.ScrubRequest) (*pb.ScrubReport, error) {
+	info, _ := caller(ctx)
+	for action, code := range scrubActions {
+		if code != r.GetAction() {
+			continue
+		}
+		got, err := v.s.backend.Scrub(info.name, action)
+		if err != nil {
+			return nil, status.Error(codes.FailedPrecondition, reason(err))
+		}
+		return scrubToProto(got), nil
+	}
+	return nil, status.Errorf(codes.InvalidArgument, "action %d", r.GetAction())
 }
 
 func (v service) Fetch(r *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.FetchFrame]) error {
@@ -213,9 +231,13 @@ func (v service) Fetch(r *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.
 	if r.GetOffset() > uint64(ref.Size) {
 		return status.Errorf(codes.InvalidArgument, "offset %d in a body of %d octets", r.GetOffset(), ref.Size)
 	}
+	places := v.s.fetches[Urgent]
+	if r.GetBackground() {
+		places = v.s.fetches[Background]
+	}
 	select {
-	case v.s.fetches <- struct{}{}:
-		defer func() { <-v.s.fetches }()
+	case places <- struct{}{}:
+		defer func() { <-places }()
 	case <-stream.Context().Done():
 		return stream.Context().Err()
 	}

@@ -175,6 +175,7 @@ type backend struct {
 	openBody  func(ref mail.BodyRef) (io.ReadSeekCloser, error)
 	propose   func(ctx context.Context, command []byte, body *mail.BodyRef) ([]byte, error)
 	pull      func(ctx context.Context, r PullRequest) (PullReply, error)
+	scrub     func(from string, a ScrubAction) (Scrub, error)
 }
 
 func (b *backend) StoreBodies(bodies []Arrived) []error {
@@ -232,7 +233,18 @@ func (b *backend) Health(q Inquiry) Health {
 	return Health{
 		ServerID: "b/1", Boot: 7, Applied: 42, Leader: !q.Brief, Term: 3, Bodies: 2, BodyBytes: 99, DiskFree: 1 << 40, CommandVersion: 1,
 		DiskLow: true, DiskFull: true, SeenOK: q.ServerID != "", Seen: Seen{uint64(len(q.ServerID)), 2, 3, 4},
+		Hydration: Hydration{Known: true, Missing: 1, MissingBytes: 2, Fetched: 3, FetchedBytes: 4, Rate: 5, NotFound: 6, WaitingFor: "c", LastError: "broken", LastErrorUnix: 8},
+		Scrub:     testScrub,
 	}
+}
+
+var testScrub = Scrub{Running: true, Stopped: true, BeganUnix: 1, EndedUnix: 2, Bodies: 3, Bytes: 4, Total: 5, TotalBytes: 6, Bad: 7, Repaired: 8, Unread: 9, Problem: "none"}
+
+func (b *backend) Scrub(from string, a ScrubAction) (Scrub, error) {
+	if b.scrub != nil {
+		return b.scrub(from, a)
+	}
+	return testScrub, nil
 }
 
 func (b *backend) holds(ref mail.BodyRef) ([]byte, bool) {

@@ -91,6 +91,61 @@ func (PushAck_Code) EnumDescriptor() ([]byte, []int) {
 	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{3, 0}
 }
 
+type ScrubRequest_Action int32
+
+const (
+	ScrubRequest_ACTION_UNSPECIFIED ScrubRequest_Action = 0
+	// Begin, unless one is running.
+	ScrubRequest_START ScrubRequest_Action = 1
+	// End the one that is running.
+	ScrubRequest_STOP ScrubRequest_Action = 2
+	// Nothing: only say how far it is.
+	ScrubRequest_LOOK ScrubRequest_Action = 3
+)
+
+// Enum value maps for ScrubRequest_Action.
+var (
+	ScrubRequest_Action_name = map[int32]string{
+		0: "ACTION_UNSPECIFIED",
+		1: "START",
+		2: "STOP",
+		3: "LOOK",
+	}
+	ScrubRequest_Action_value = map[string]int32{
+		"ACTION_UNSPECIFIED": 0,
+		"START":              1,
+		"STOP":               2,
+		"LOOK":               3,
+	}
+)
+
+func (x ScrubRequest_Action) Enum() *ScrubRequest_Action {
+	p := new(ScrubRequest_Action)
+	*p = x
+	return p
+}
+
+func (x ScrubRequest_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ScrubRequest_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_proto_peerpb_peer_proto_enumTypes[1].Descriptor()
+}
+
+func (ScrubRequest_Action) Type() protoreflect.EnumType {
+	return &file_proto_peerpb_peer_proto_enumTypes[1]
+}
+
+func (x ScrubRequest_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ScrubRequest_Action.Descriptor instead.
+func (ScrubRequest_Action) EnumDescriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{18, 0}
+}
+
 // PushFrames are pieces of one or several bodies, in order, at most 512 of them
 // with at most 256 KiB of octets together.
 type PushFrames struct {
@@ -339,7 +394,9 @@ type FetchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ref   []byte                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
 	// Where to begin: what the caller has already. At most the body's size.
-	Offset        uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Offset uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Nobody waits for it: fetches that somebody waits for go first.
+	Background    bool `protobuf:"varint,3,opt,name=background,proto3" json:"background,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -386,6 +443,13 @@ func (x *FetchRequest) GetOffset() uint64 {
 		return x.Offset
 	}
 	return 0
+}
+
+func (x *FetchRequest) GetBackground() bool {
+	if x != nil {
+		return x.Background
+	}
+	return false
 }
 
 type FetchFrame struct {
@@ -981,7 +1045,12 @@ type HealthReply struct {
 	DiskFull bool `protobuf:"varint,11,opt,name=disk_full,json=diskFull,proto3" json:"disk_full,omitempty"`
 	// What the node has seen of the caller. Absent where it was not asked, and as
 	// long as the node has not read what it knows.
-	Seen          *Seen `protobuf:"bytes,12,opt,name=seen,proto3" json:"seen,omitempty"`
+	Seen *Seen `protobuf:"bytes,12,opt,name=seen,proto3" json:"seen,omitempty"`
+	// The live bodies that the node lacks. Absent while it does not run Raft.
+	Hydration *HydrationReport `protobuf:"bytes,20,opt,name=hydration,proto3" json:"hydration,omitempty"`
+	// The scrub that runs, or the last one. Absent where there was none since the
+	// process started.
+	Scrub         *ScrubReport `protobuf:"bytes,21,opt,name=scrub,proto3" json:"scrub,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1100,6 +1169,20 @@ func (x *HealthReply) GetSeen() *Seen {
 	return nil
 }
 
+func (x *HealthReply) GetHydration() *HydrationReport {
+	if x != nil {
+		return x.Hydration
+	}
+	return nil
+}
+
+func (x *HealthReply) GetScrub() *ScrubReport {
+	if x != nil {
+		return x.Scrub
+	}
+	return nil
+}
+
 // Seen is what a node knows that a server has promised. None of the numbers ever
 // becomes smaller on one disk: a server that knows less of itself has an old
 // copy of its disk.
@@ -1174,6 +1257,323 @@ func (x *Seen) GetIndex() uint64 {
 	return 0
 }
 
+// A HydrationReport is how far a node is with getting the bodies of unfinished
+// messages that it lacks.
+type HydrationReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node has counted what it lacks, up to HealthReply.applied. With missing
+	// zero it holds every live body up to there.
+	Known        bool   `protobuf:"varint,1,opt,name=known,proto3" json:"known,omitempty"`
+	Missing      uint64 `protobuf:"varint,2,opt,name=missing,proto3" json:"missing,omitempty"` // bodies
+	MissingBytes uint64 `protobuf:"varint,3,opt,name=missing_bytes,json=missingBytes,proto3" json:"missing_bytes,omitempty"`
+	// Since the process started.
+	Fetched      uint64 `protobuf:"varint,4,opt,name=fetched,proto3" json:"fetched,omitempty"` // bodies
+	FetchedBytes uint64 `protobuf:"varint,5,opt,name=fetched_bytes,json=fetchedBytes,proto3" json:"fetched_bytes,omitempty"`
+	// Octets per second in the last seconds.
+	Rate uint64 `protobuf:"varint,6,opt,name=rate,proto3" json:"rate,omitempty"`
+	// Of those missing, the bodies of which no node that could be asked has a good
+	// copy, and the nodes that could not be asked for one of them, in words.
+	NotFound   uint64 `protobuf:"varint,7,opt,name=not_found,json=notFound,proto3" json:"not_found,omitempty"`
+	WaitingFor string `protobuf:"bytes,8,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	// The last thing that went wrong, and when; empty where nothing did since the
+	// process started.
+	LastError     string `protobuf:"bytes,9,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	LastErrorUnix int64  `protobuf:"varint,10,opt,name=last_error_unix,json=lastErrorUnix,proto3" json:"last_error_unix,omitempty"`
+	// Of those not found, the bodies of which every server of the cluster said that
+	// it has no good copy.
+	Lost          uint64 `protobuf:"varint,11,opt,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HydrationReport) Reset() {
+	*x = HydrationReport{}
+	mi := &file_proto_peerpb_peer_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HydrationReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HydrationReport) ProtoMessage() {}
+
+func (x *HydrationReport) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_peerpb_peer_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HydrationReport.ProtoReflect.Descriptor instead.
+func (*HydrationReport) Descriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *HydrationReport) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *HydrationReport) GetMissing() uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
+func (x *HydrationReport) GetMissingBytes() uint64 {
+	if x != nil {
+		return x.MissingBytes
+	}
+	return 0
+}
+
+func (x *HydrationReport) GetFetched() uint64 {
+	if x != nil {
+		return x.Fetched
+	}
+	return 0
+}
+
+func (x *HydrationReport) GetFetchedBytes() uint64 {
+	if x != nil {
+		return x.FetchedBytes
+	}
+	return 0
+}
+
+func (x *HydrationReport) GetRate() uint64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *HydrationReport) GetNotFound() uint64 {
+	if x != nil {
+		return x.NotFound
+	}
+	return 0
+}
+
+func (x *HydrationReport) GetWaitingFor() string {
+	if x != nil {
+		return x.WaitingFor
+	}
+	return ""
+}
+
+func (x *HydrationReport) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
+func (x *HydrationReport) GetLastErrorUnix() int64 {
+	if x != nil {
+		return x.LastErrorUnix
+	}
+	return 0
+}
+
+func (x *HydrationReport) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+type ScrubRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Action        ScrubRequest_Action    `protobuf:"varint,1,opt,name=action,proto3,enum=holdfast.peer.v1.ScrubRequest_Action" json:"action,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubRequest) Reset() {
+	*x = ScrubRequest{}
+	mi := &file_proto_peerpb_peer_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubRequest) ProtoMessage() {}
+
+func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_peerpb_peer_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
+func (*ScrubRequest) Descriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ScrubRequest) GetAction() ScrubRequest_Action {
+	if x != nil {
+		return x.Action
+	}
+	return ScrubRequest_ACTION_UNSPECIFIED
+}
+
+// A ScrubReport is how far a scrub is, or what came of it.
+type ScrubReport struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Running bool                   `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
+	// It was stopped before its end.
+	Stopped   bool  `protobuf:"varint,2,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	BeganUnix int64 `protobuf:"varint,3,opt,name=began_unix,json=beganUnix,proto3" json:"began_unix,omitempty"`
+	EndedUnix int64 `protobuf:"varint,4,opt,name=ended_unix,json=endedUnix,proto3" json:"ended_unix,omitempty"`
+	// Live bodies that were read, and how many there were when it began.
+	Bodies      uint64 `protobuf:"varint,5,opt,name=bodies,proto3" json:"bodies,omitempty"`
+	Bytes       uint64 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	TotalBodies uint64 `protobuf:"varint,7,opt,name=total_bodies,json=totalBodies,proto3" json:"total_bodies,omitempty"`
+	TotalBytes  uint64 `protobuf:"varint,8,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// Bodies that were damaged, and of these the ones that were fetched again.
+	Bad      uint64 `protobuf:"varint,9,opt,name=bad,proto3" json:"bad,omitempty"`
+	Repaired uint64 `protobuf:"varint,10,opt,name=repaired,proto3" json:"repaired,omitempty"`
+	// Bodies that could not be looked at, and why.
+	Unread        uint64 `protobuf:"varint,11,opt,name=unread,proto3" json:"unread,omitempty"`
+	Problem       string `protobuf:"bytes,12,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubReport) Reset() {
+	*x = ScrubReport{}
+	mi := &file_proto_peerpb_peer_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubReport) ProtoMessage() {}
+
+func (x *ScrubReport) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_peerpb_peer_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubReport.ProtoReflect.Descriptor instead.
+func (*ScrubReport) Descriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ScrubReport) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *ScrubReport) GetStopped() bool {
+	if x != nil {
+		return x.Stopped
+	}
+	return false
+}
+
+func (x *ScrubReport) GetBeganUnix() int64 {
+	if x != nil {
+		return x.BeganUnix
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetEndedUnix() int64 {
+	if x != nil {
+		return x.EndedUnix
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetBodies() uint64 {
+	if x != nil {
+		return x.Bodies
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetTotalBodies() uint64 {
+	if x != nil {
+		return x.TotalBodies
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetTotalBytes() uint64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetBad() uint64 {
+	if x != nil {
+		return x.Bad
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetRepaired() uint64 {
+	if x != nil {
+		return x.Repaired
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetUnread() uint64 {
+	if x != nil {
+		return x.Unread
+	}
+	return 0
+}
+
+func (x *ScrubReport) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 var File_proto_peerpb_peer_proto protoreflect.FileDescriptor
 
 const file_proto_peerpb_peer_proto_rawDesc = "" +
@@ -1201,10 +1601,13 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\x06STORED\x10\x01\x12\f\n" +
 	"\bMISMATCH\x10\x02\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x03\"8\n" +
+	"\x06FAILED\x10\x03\"X\n" +
 	"\fFetchRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\fR\x03ref\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x04R\x06offset\" \n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x1e\n" +
+	"\n" +
+	"background\x18\x03 \x01(\bR\n" +
+	"background\" \n" +
 	"\n" +
 	"FetchFrame\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"J\n" +
@@ -1235,7 +1638,7 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\bmessages\x18\x02 \x03(\fR\bmessages\"B\n" +
 	"\rHealthRequest\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x14\n" +
-	"\x05brief\x18\x02 \x01(\bR\x05brief\"\xf0\x02\n" +
+	"\x05brief\x18\x02 \x01(\bR\x05brief\"\xe6\x03\n" +
 	"\vHealthReply\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x12\n" +
 	"\x04boot\x18\x02 \x01(\x04R\x04boot\x12\x18\n" +
@@ -1250,18 +1653,60 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\bdisk_low\x18\n" +
 	" \x01(\bR\adiskLow\x12\x1b\n" +
 	"\tdisk_full\x18\v \x01(\bR\bdiskFull\x12*\n" +
-	"\x04seen\x18\f \x01(\v2\x16.holdfast.peer.v1.SeenR\x04seen\"c\n" +
+	"\x04seen\x18\f \x01(\v2\x16.holdfast.peer.v1.SeenR\x04seen\x12?\n" +
+	"\thydration\x18\x14 \x01(\v2!.holdfast.peer.v1.HydrationReportR\thydration\x123\n" +
+	"\x05scrub\x18\x15 \x01(\v2\x1d.holdfast.peer.v1.ScrubReportR\x05scrub\"c\n" +
 	"\x04Seen\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\x04R\x05start\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1b\n" +
 	"\tvote_term\x18\x03 \x01(\x04R\bvoteTerm\x12\x14\n" +
-	"\x05index\x18\x04 \x01(\x04R\x05index2\xf0\x02\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\"\xd2\x02\n" +
+	"\x0fHydrationReport\x12\x14\n" +
+	"\x05known\x18\x01 \x01(\bR\x05known\x12\x18\n" +
+	"\amissing\x18\x02 \x01(\x04R\amissing\x12#\n" +
+	"\rmissing_bytes\x18\x03 \x01(\x04R\fmissingBytes\x12\x18\n" +
+	"\afetched\x18\x04 \x01(\x04R\afetched\x12#\n" +
+	"\rfetched_bytes\x18\x05 \x01(\x04R\ffetchedBytes\x12\x12\n" +
+	"\x04rate\x18\x06 \x01(\x04R\x04rate\x12\x1b\n" +
+	"\tnot_found\x18\a \x01(\x04R\bnotFound\x12\x1f\n" +
+	"\vwaiting_for\x18\b \x01(\tR\n" +
+	"waitingFor\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\t \x01(\tR\tlastError\x12&\n" +
+	"\x0flast_error_unix\x18\n" +
+	" \x01(\x03R\rlastErrorUnix\x12\x12\n" +
+	"\x04lost\x18\v \x01(\x04R\x04lost\"\x8e\x01\n" +
+	"\fScrubRequest\x12=\n" +
+	"\x06action\x18\x01 \x01(\x0e2%.holdfast.peer.v1.ScrubRequest.ActionR\x06action\"?\n" +
+	"\x06Action\x12\x16\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\t\n" +
+	"\x05START\x10\x01\x12\b\n" +
+	"\x04STOP\x10\x02\x12\b\n" +
+	"\x04LOOK\x10\x03\"\xd1\x02\n" +
+	"\vScrubReport\x12\x18\n" +
+	"\arunning\x18\x01 \x01(\bR\arunning\x12\x18\n" +
+	"\astopped\x18\x02 \x01(\bR\astopped\x12\x1d\n" +
+	"\n" +
+	"began_unix\x18\x03 \x01(\x03R\tbeganUnix\x12\x1d\n" +
+	"\n" +
+	"ended_unix\x18\x04 \x01(\x03R\tendedUnix\x12\x16\n" +
+	"\x06bodies\x18\x05 \x01(\x04R\x06bodies\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12!\n" +
+	"\ftotal_bodies\x18\a \x01(\x04R\vtotalBodies\x12\x1f\n" +
+	"\vtotal_bytes\x18\b \x01(\x04R\n" +
+	"totalBytes\x12\x10\n" +
+	"\x03bad\x18\t \x01(\x04R\x03bad\x12\x1a\n" +
+	"\brepaired\x18\n" +
+	" \x01(\x04R\brepaired\x12\x16\n" +
+	"\x06unread\x18\v \x01(\x04R\x06unread\x12\x18\n" +
+	"\aproblem\x18\f \x01(\tR\aproblem2\xb8\x03\n" +
 	"\x04Peer\x12D\n" +
 	"\x04Push\x12\x1c.holdfast.peer.v1.PushFrames\x1a\x1a.holdfast.peer.v1.PushAcks(\x010\x01\x12G\n" +
 	"\x05Fetch\x12\x1e.holdfast.peer.v1.FetchRequest\x1a\x1c.holdfast.peer.v1.FetchFrame0\x01\x12K\n" +
 	"\aPropose\x12 .holdfast.peer.v1.ProposeRequest\x1a\x1e.holdfast.peer.v1.ProposeReply\x12B\n" +
 	"\x04Pull\x12\x1d.holdfast.peer.v1.PullRequest\x1a\x1b.holdfast.peer.v1.PullReply\x12H\n" +
-	"\x06Health\x12\x1f.holdfast.peer.v1.HealthRequest\x1a\x1d.holdfast.peer.v1.HealthReplyB.Z,github.com/holdfast-mx/holdfast/proto/peerpbb\x06proto3"
+	"\x06Health\x12\x1f.holdfast.peer.v1.HealthRequest\x1a\x1d.holdfast.peer.v1.HealthReply\x12F\n" +
+	"\x05Scrub\x12\x1e.holdfast.peer.v1.ScrubRequest\x1a\x1d.holdfast.peer.v1.ScrubReportB.Z,github.com/holdfast-mx/holdfast/proto/peerpbb\x06proto3"
 
 var (
 	file_proto_peerpb_peer_proto_rawDescOnce sync.Once
@@ -1275,52 +1720,61 @@ func file_proto_peerpb_peer_proto_rawDescGZIP() []byte {
 	return file_proto_peerpb_peer_proto_rawDescData
 }
 
-var file_proto_peerpb_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_proto_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_proto_peerpb_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_proto_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_proto_peerpb_peer_proto_goTypes = []any{
-	(PushAck_Code)(0),      // 0: holdfast.peer.v1.PushAck.Code
-	(*PushFrames)(nil),     // 1: holdfast.peer.v1.PushFrames
-	(*PushFrame)(nil),      // 2: holdfast.peer.v1.PushFrame
-	(*PushAcks)(nil),       // 3: holdfast.peer.v1.PushAcks
-	(*PushAck)(nil),        // 4: holdfast.peer.v1.PushAck
-	(*FetchRequest)(nil),   // 5: holdfast.peer.v1.FetchRequest
-	(*FetchFrame)(nil),     // 6: holdfast.peer.v1.FetchFrame
-	(*ProposeRequest)(nil), // 7: holdfast.peer.v1.ProposeRequest
-	(*Proposal)(nil),       // 8: holdfast.peer.v1.Proposal
-	(*ProposeReply)(nil),   // 9: holdfast.peer.v1.ProposeReply
-	(*ProposeOutcome)(nil), // 10: holdfast.peer.v1.ProposeOutcome
-	(*NotAppended)(nil),    // 11: holdfast.peer.v1.NotAppended
-	(*Unknown)(nil),        // 12: holdfast.peer.v1.Unknown
-	(*PullRequest)(nil),    // 13: holdfast.peer.v1.PullRequest
-	(*PullReply)(nil),      // 14: holdfast.peer.v1.PullReply
-	(*HealthRequest)(nil),  // 15: holdfast.peer.v1.HealthRequest
-	(*HealthReply)(nil),    // 16: holdfast.peer.v1.HealthReply
-	(*Seen)(nil),           // 17: holdfast.peer.v1.Seen
+	(PushAck_Code)(0),        // 0: holdfast.peer.v1.PushAck.Code
+	(ScrubRequest_Action)(0), // 1: holdfast.peer.v1.ScrubRequest.Action
+	(*PushFrames)(nil),       // 2: holdfast.peer.v1.PushFrames
+	(*PushFrame)(nil),        // 3: holdfast.peer.v1.PushFrame
+	(*PushAcks)(nil),         // 4: holdfast.peer.v1.PushAcks
+	(*PushAck)(nil),          // 5: holdfast.peer.v1.PushAck
+	(*FetchRequest)(nil),     // 6: holdfast.peer.v1.FetchRequest
+	(*FetchFrame)(nil),       // 7: holdfast.peer.v1.FetchFrame
+	(*ProposeRequest)(nil),   // 8: holdfast.peer.v1.ProposeRequest
+	(*Proposal)(nil),         // 9: holdfast.peer.v1.Proposal
+	(*ProposeReply)(nil),     // 10: holdfast.peer.v1.ProposeReply
+	(*ProposeOutcome)(nil),   // 11: holdfast.peer.v1.ProposeOutcome
+	(*NotAppended)(nil),      // 12: holdfast.peer.v1.NotAppended
+	(*Unknown)(nil),          // 13: holdfast.peer.v1.Unknown
+	(*PullRequest)(nil),      // 14: holdfast.peer.v1.PullRequest
+	(*PullReply)(nil),        // 15: holdfast.peer.v1.PullReply
+	(*HealthRequest)(nil),    // 16: holdfast.peer.v1.HealthRequest
+	(*HealthReply)(nil),      // 17: holdfast.peer.v1.HealthReply
+	(*Seen)(nil),             // 18: holdfast.peer.v1.Seen
+	(*HydrationReport)(nil),  // 19: holdfast.peer.v1.HydrationReport
+	(*ScrubRequest)(nil),     // 20: holdfast.peer.v1.ScrubRequest
+	(*ScrubReport)(nil),      // 21: holdfast.peer.v1.ScrubReport
 }
 var file_proto_peerpb_peer_proto_depIdxs = []int32{
-	2,  // 0: holdfast.peer.v1.PushFrames.frames:type_name -> holdfast.peer.v1.PushFrame
-	4,  // 1: holdfast.peer.v1.PushAcks.acks:type_name -> holdfast.peer.v1.PushAck
+	3,  // 0: holdfast.peer.v1.PushFrames.frames:type_name -> holdfast.peer.v1.PushFrame
+	5,  // 1: holdfast.peer.v1.PushAcks.acks:type_name -> holdfast.peer.v1.PushAck
 	0,  // 2: holdfast.peer.v1.PushAck.code:type_name -> holdfast.peer.v1.PushAck.Code
-	8,  // 3: holdfast.peer.v1.ProposeRequest.proposals:type_name -> holdfast.peer.v1.Proposal
-	10, // 4: holdfast.peer.v1.ProposeReply.outcomes:type_name -> holdfast.peer.v1.ProposeOutcome
-	11, // 5: holdfast.peer.v1.ProposeOutcome.not_appended:type_name -> holdfast.peer.v1.NotAppended
-	12, // 6: holdfast.peer.v1.ProposeOutcome.unknown:type_name -> holdfast.peer.v1.Unknown
-	17, // 7: holdfast.peer.v1.HealthReply.seen:type_name -> holdfast.peer.v1.Seen
-	1,  // 8: holdfast.peer.v1.Peer.Push:input_type -> holdfast.peer.v1.PushFrames
-	5,  // 9: holdfast.peer.v1.Peer.Fetch:input_type -> holdfast.peer.v1.FetchRequest
-	7,  // 10: holdfast.peer.v1.Peer.Propose:input_type -> holdfast.peer.v1.ProposeRequest
-	13, // 11: holdfast.peer.v1.Peer.Pull:input_type -> holdfast.peer.v1.PullRequest
-	15, // 12: holdfast.peer.v1.Peer.Health:input_type -> holdfast.peer.v1.HealthRequest
-	3,  // 13: holdfast.peer.v1.Peer.Push:output_type -> holdfast.peer.v1.PushAcks
-	6,  // 14: holdfast.peer.v1.Peer.Fetch:output_type -> holdfast.peer.v1.FetchFrame
-	9,  // 15: holdfast.peer.v1.Peer.Propose:output_type -> holdfast.peer.v1.ProposeReply
-	14, // 16: holdfast.peer.v1.Peer.Pull:output_type -> holdfast.peer.v1.PullReply
-	16, // 17: holdfast.peer.v1.Peer.Health:output_type -> holdfast.peer.v1.HealthReply
-	13, // [13:18] is the sub-list for method output_type
-	8,  // [8:13] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	9,  // 3: holdfast.peer.v1.ProposeRequest.proposals:type_name -> holdfast.peer.v1.Proposal
+	11, // 4: holdfast.peer.v1.ProposeReply.outcomes:type_name -> holdfast.peer.v1.ProposeOutcome
+	12, // 5: holdfast.peer.v1.ProposeOutcome.not_appended:type_name -> holdfast.peer.v1.NotAppended
+	13, // 6: holdfast.peer.v1.ProposeOutcome.unknown:type_name -> holdfast.peer.v1.Unknown
+	18, // 7: holdfast.peer.v1.HealthReply.seen:type_name -> holdfast.peer.v1.Seen
+	19, // 8: holdfast.peer.v1.HealthReply.hydration:type_name -> holdfast.peer.v1.HydrationReport
+	21, // 9: holdfast.peer.v1.HealthReply.scrub:type_name -> holdfast.peer.v1.ScrubReport
+	1,  // 10: holdfast.peer.v1.ScrubRequest.action:type_name -> holdfast.peer.v1.ScrubRequest.Action
+	2,  // 11: holdfast.peer.v1.Peer.Push:input_type -> holdfast.peer.v1.PushFrames
+	6,  // 12: holdfast.peer.v1.Peer.Fetch:input_type -> holdfast.peer.v1.FetchRequest
+	8,  // 13: holdfast.peer.v1.Peer.Propose:input_type -> holdfast.peer.v1.ProposeRequest
+	14, // 14: holdfast.peer.v1.Peer.Pull:input_type -> holdfast.peer.v1.PullRequest
+	16, // 15: holdfast.peer.v1.Peer.Health:input_type -> holdfast.peer.v1.HealthRequest
+	20, // 16: holdfast.peer.v1.Peer.Scrub:input_type -> holdfast.peer.v1.ScrubRequest
+	4,  // 17: holdfast.peer.v1.Peer.Push:output_type -> holdfast.peer.v1.PushAcks
+	7,  // 18: holdfast.peer.v1.Peer.Fetch:output_type -> holdfast.peer.v1.FetchFrame
+	10, // 19: holdfast.peer.v1.Peer.Propose:output_type -> holdfast.peer.v1.ProposeReply
+	15, // 20: holdfast.peer.v1.Peer.Pull:output_type -> holdfast.peer.v1.PullReply
+	17, // 21: holdfast.peer.v1.Peer.Health:output_type -> holdfast.peer.v1.HealthReply
+	21, // 22: holdfast.peer.v1.Peer.Scrub:output_type -> holdfast.peer.v1.ScrubReport
+	17, // [17:23] is the sub-list for method output_type
+	11, // [11:17] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_proto_peerpb_peer_proto_init() }
@@ -1338,8 +1792,8 @@ func file_proto_peerpb_peer_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_peerpb_peer_proto_rawDesc), len(file_proto_peerpb_peer_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   17,
+			NumEnums:      2,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

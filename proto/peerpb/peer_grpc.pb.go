@@ -39,6 +39,7 @@ const (
 	Peer_Propose_FullMethodName = "/holdfast.peer.v1.Peer/Propose"
 	Peer_Pull_FullMethodName    = "/holdfast.peer.v1.Peer/Pull"
 	Peer_Health_FullMethodName  = "/holdfast.peer.v1.Peer/Health"
+	Peer_Scrub_FullMethodName   = "/holdfast.peer.v1.Peer/Scrub"
 )
 
 // PeerClient is the client API for Peer service.
@@ -68,6 +69,9 @@ type PeerClient interface {
 	Pull(ctx context.Context, in *PullRequest, opts ...grpc.CallOption) (*PullReply, error)
 	// Health tells how the node is.
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthReply, error)
+	// Scrub has the node read all live bodies that it holds, or stop doing so. It is
+	// answered at once, and tells how far the node is.
+	Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubReport, error)
 }
 
 type peerClient struct {
@@ -140,6 +144,16 @@ func (c *peerClient) Health(ctx context.Context, in *HealthRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *peerClient) Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubReport, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ScrubReport)
+	err := c.cc.Invoke(ctx, Peer_Scrub_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -167,6 +181,9 @@ type PeerServer interface {
 	Pull(context.Context, *PullRequest) (*PullReply, error)
 	// Health tells how the node is.
 	Health(context.Context, *HealthRequest) (*HealthReply, error)
+	// Scrub has the node read all live bodies that it holds, or stop doing so. It is
+	// answered at once, and tells how far the node is.
+	Scrub(context.Context, *ScrubRequest) (*ScrubReport, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -191,6 +208,9 @@ func (UnimplementedPeerServer) Pull(context.Context, *PullRequest) (*PullReply, 
 }
 func (UnimplementedPeerServer) Health(context.Context, *HealthRequest) (*HealthReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Health not implemented")
+}
+func (UnimplementedPeerServer) Scrub(context.Context, *ScrubRequest) (*ScrubReport, error) {
+	return nil, status.Error(codes.Unimplemented, "method Scrub not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -285,6 +305,24 @@ func _Peer_Health_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_Scrub_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ScrubRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Scrub(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Scrub_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Scrub(ctx, req.(*ScrubRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -303,6 +341,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Health",
 			Handler:    _Peer_Health_Handler,
+		},
+		{
+			MethodName: "Scrub",
+			Handler:    _Peer_Scrub_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -85,6 +85,8 @@ type Config struct {
 	LeaseBatch             int
 	DeliveryConnectionsMax int           // per relay domain and cluster
 	DoubtWait              time.Duration // used at the first boot of a cluster only
+	HydrationRate          mail.ByteSize // a second
+	ScrubRate              mail.ByteSize // a second
 
 	// Warnings are settings that are allowed and probably not meant.
 	Warnings Problems
@@ -122,6 +124,8 @@ func Default() *Config {
 		LeaseBatch:             64,
 		DeliveryConnectionsMax: 20,
 		DoubtWait:              10 * time.Minute,
+		HydrationRate:          32 * mail.MiB,
+		ScrubRate:              16 * mail.MiB,
 	}
 }
 

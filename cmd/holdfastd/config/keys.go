@@ -89,6 +89,12 @@ func keys() []key {
 		{"delivery_connections_max", "", func(c *Config, v value) error {
 			return setInt(&c.DeliveryConnectionsMax, v, 1, 1000)
 		}},
+		{"hydration_rate", "", func(c *Config, v value) error {
+			return setSize(&c.HydrationRate, v, 64*mail.KiB, 64*mail.GiB)
+		}},
+		{"scrub_rate", "", func(c *Config, v value) error {
+			return setSize(&c.ScrubRate, v, 64*mail.KiB, 64*mail.GiB)
+		}},
 		{"doubt_wait", "", func(c *Config, v value) error {
 			return setDuration(&c.DoubtWait, v, time.Second, 24*time.Hour)
 		}},

@@ -240,6 +240,7 @@ func (n *Node) startMember(ctx context.Context) error {
 		BootstrapExpect: n.config.BootstrapExpect,
 		LeaseDuration:   n.config.LeaseDuration, LeaseBatchMax: n.config.LeaseBatch,
 		TickEvery: tickEvery, OrphanAge: orphanAge,
+		HydrationRate: n.config.HydrationRate, ScrubRate: n.config.ScrubRate,
 		Now: n.seams.Now, Entropy: n.seams.Entropy,
 	})
 	if err != nil {
@@ -356,6 +357,12 @@ func (n *Node) Member() *cluster.Member { return n.member }
 
 // Memory returns what lends the bodies of new messages their chunks.
 func (n *Node) Memory() mail.Memory { return n.memory }
+
+// Holds reports whether a body is on stable storage here.
+func (n *Node) Holds(ref mail.BodyRef) bool { return n.spool.Held(ref) }
+
+// OpenBody reads a body that is held here.
+func (n *Node) OpenBody(ref mail.BodyRef) (io.ReadSeekCloser, error) { return n.spool.Open(ref) }
 
 // Failed returns a channel that is closed when the node must not go on; Err
 // then says why.
