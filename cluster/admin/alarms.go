@@ -30,6 +30,8 @@ const (
 	AlarmNextHopDown = "next-hop-down"
 	AlarmMessageHeld = "messages-held"
 	AlarmNoDomain    = "no-relay-domain"
+	AlarmNotFound    = "bodies-not-found"
+	AlarmLost        = "bodies-lost"
 )
 
 // urgency orders alarms for people. What the node itself reports, a failed disk
@@ -50,7 +52,7 @@ func urgency(name string) int {
 
 // Alarms returns what is wrong, the most urgent first. Since is zero where
 // neither the queue nor the node knows it.
-func Alarms(view *fsm.State, s Status, now time.Time) []Alarm {
+func Alarms(view *fsm.State, s Status, members []Member, now time.Time) []Alarm {
 	alarms := slices.Clone(s.Alarms)
 	switch {
 	case s.Quorum:
@@ -71,6 +73,25 @@ func Alarms(view *fsm.State, s Status, now time.Time) []Alarm {
 			Cause:  "this node can commit nothing: " + cause + ". Mail is answered 421 and goes to the next MX.",
 			Remedy: fmt.Sprintf("see that a majority of the voters (%s) runs, and that this node reaches them", strings.Join(names(s.Voters), ", ")),
 		})
+	}
+	for _, m := range members {
+		h := m.Hydration
+		if h.Lost > 0 {
+			alarms = append(alarms, Alarm{
+				Name: AlarmLost, Scope: "node " + string(m.Name),
+				Cause: fmt.Sprintf("no server of the cluster has a good copy of the bodies of %d messages. They are held: not sent, and not bounced.", h.Lost),
+				Remedy: `look at "holdfast queue list --state held". If a disk with good copies still exists, bring its node back and release them when this alarm has ended; ` +
+					`else tell the senders, and remove them by "holdfast queue remove"`,
+			})
+		}
+		if h.NotFound > h.Lost {
+			alarms = append(alarms, Alarm{
+				Name: AlarmNotFound, Scope: "node " + string(m.Name),
+				Cause: fmt.Sprintf("it lacks the bodies of %d queued or held messages, and no node that answers has %d of them; %s did not answer.",
+					h.Missing, h.NotFound-h.Lost, h.WaitingFor),
+				Remedy: fmt.Sprintf("start %s, or see that %s reaches it: it may have them. Until then those messages wait.", h.WaitingFor, m.Name),
+			})
+		}
 	}
 	domains := view.Domains()
 	// Who is out of touch or behind may just not know of any.
@@ -93,7 +114,7 @@ func Alarms(view *fsm.State, s Status, now time.Time) []Alarm {
 		if counts.Held > 0 {
 			alarms = append(alarms, Alarm{
 				Name: AlarmMessageHeld, Scope: "domain " + string(d.Name),
-				Cause:  fmt.Sprintf("%d messages are held: the primary refused a recipient, or an administrator held them.", counts.Held),
+				Cause:  fmt.Sprintf("%d messages are held: the primary refused a recipient, no server has a good copy, or an administrator held them.", counts.Held),
 				Remedy: fmt.Sprintf(`look at "holdfast queue list --domain %s --state held", then release or remove each`, d.Name),
 			})
 		}

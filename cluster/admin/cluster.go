@@ -10,7 +10,7 @@ import (
 )
 
 // A Cluster is the node that the service speaks for. All methods are safe for
-// concurrent use, and none but Do waits for another node.
+// concurrent use, and none but Do and Scrub waits for another node.
 type Cluster interface {
 	// View returns a snapshot of the queue as this node has applied it, which
 	// stays as it is while the queue goes on.
@@ -23,7 +23,20 @@ type Cluster interface {
 	Status(context.Context) Status
 	// Members lists who is known by gossip or has a vote, in any order.
 	Members() []Member
+	// Scrub begins a scrub on the named node, or ends it, and tells how far it is.
+	// The error is ErrNoSuchNode, ErrUnreachable, or what the node said.
+	Scrub(ctx context.Context, node fsm.NodeName, a ScrubAction) (Scrub, error)
 }
+
+// A ScrubAction is what is to be done about a scrub.
+type ScrubAction uint8
+
+// The actions.
+const (
+	ScrubLook ScrubAction = iota + 1
+	ScrubStart
+	ScrubStop
+)
 
 var (
 	// ErrNotAccepted: the action was certainly never appended to the log, and has
@@ -32,6 +45,10 @@ var (
 	// ErrOutcomeUnknown: the action may have been appended, and may yet be
 	// committed.
 	ErrOutcomeUnknown = errors.New("outcome unknown")
+	// ErrNoSuchNode: the cluster has no node of that name.
+	ErrNoSuchNode = errors.New("there is no such node")
+	// ErrUnreachable: the node did not answer.
+	ErrUnreachable = errors.New("the node does not answer")
 )
 
 // Status describes one node. What View tells is not repeated in it.
@@ -60,9 +77,9 @@ type Status struct {
 	SMTPSessions int
 	Spool        SpoolStats
 	Counters     NodeCounters
-	// FewestCopies is in how many spools the least replicated live body lies;
-	// nil while nobody counts that.
-	FewestCopies *int
+	// Complete are the servers that are known to hold every live body, in any
+	// order: no live body lies in fewer spools.
+	Complete []fsm.NodeName
 	// Alarms are those that only this node can know of, of its disk for one.
 	Alarms []Alarm
 	// SMTPAddresses are where the members take mail, HOST:PORT: no relay domain
@@ -100,4 +117,43 @@ type Member struct {
 	HasState       bool
 	CommandVersion uint32
 	Lag            *uint64 // entries behind the leader's log; nil when unknown
+	Nonvoter       bool    // receives the log, without a vote
+	// Hydration and Scrub are what it said when it was last heard, at Said; all
+	// zero where it never was. Silent is why it did not answer since.
+	Hydration Hydration
+	Scrub     Scrub
+	Said      time.Time
+	Silent    error
+}
+
+// A Hydration is how far a node is with fetching the live bodies that it lacks.
+type Hydration struct {
+	Known        bool // it has counted Missing
+	Missing      uint64
+	MissingBytes mail.ByteSize
+	Fetched      uint64 // since its process started
+	FetchedBytes mail.ByteSize
+	Rate         mail.ByteSize // a second, of late
+	// NotFound counts those missing of which no node that could be asked has a
+	// good copy; Lost those of them of which no server of the cluster has. WaitingFor
+	// names nodes that could not be asked for the others.
+	NotFound    uint64
+	Lost        uint64
+	WaitingFor  string
+	LastError   string
+	LastErrorAt time.Time // zero: none
+}
+
+// A Scrub is how far a scrub is, or what came of it.
+type Scrub struct {
+	Running, Stopped bool
+	Began, Ended     time.Time // Began is zero where there was none
+	Bodies           uint64    // read
+	Bytes            mail.ByteSize
+	Total            uint64 // live when it began
+	TotalBytes       mail.ByteSize
+	Bad              uint64
+	Repaired         uint64
+	Unread           uint64
+	Problem          string
 }

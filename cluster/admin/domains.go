@@ -33,7 +33,7 @@ func (s *Service) PutDomain(ctx context.Context, r *adminpb.PutDomainRequest) (*
 			return nil, status.Errorf(codes.InvalidArgument, "target %s is %s: mail would come back to where it waits; name the primary", addressOf(t), whose)
 		}
 	}
-	if _, err := s.do(ctx, change{"PutDomain", string(d.Name), routeOf(d), fsm.PutDomain{Domain: d}}); err != nil {
+	if _, err := s.do(ctx, change{"PutDomain", string(d.Name), "domain", routeOf(d), fsm.PutDomain{Domain: d}}); err != nil {
 		return nil, err
 	}
 	reply := &adminpb.PutDomainReply{}
@@ -266,7 +266,7 @@ func (s *Service) RemoveDomain(ctx context.Context, r *adminpb.RemoveDomainReque
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.do(ctx, change{"RemoveDomain", string(name), "", fsm.RemoveDomain{Name: name}}); err != nil {
+	if _, err := s.do(ctx, change{"RemoveDomain", string(name), "domain", "", fsm.RemoveDomain{Name: name}}); err != nil {
 		return nil, err
 	}
 	return &adminpb.RemoveDomainReply{}, nil
@@ -278,7 +278,7 @@ func (s *Service) FlushDomain(ctx context.Context, r *adminpb.FlushDomainRequest
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.do(ctx, change{"FlushDomain", string(name), "", fsm.FlushDomain{Name: name}}); err != nil {
+	if _, err := s.do(ctx, change{"FlushDomain", string(name), "domain", "", fsm.FlushDomain{Name: name}}); err != nil {
 		return nil, err
 	}
 	return &adminpb.FlushDomainReply{}, nil

@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -30,6 +31,8 @@ type fakeCluster struct {
 	members  []Member
 	fail     error // what Do answers instead
 	proposed []fsm.Action
+	scrub    Scrub
+	scrubs   []string
 	onView   func()
 }
 
@@ -95,6 +98,19 @@ func (c *fakeCluster) Members() []Member {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.members
+}
+
+func (c *fakeCluster) Scrub(_ context.Context, node fsm.NodeName, a ScrubAction) (Scrub, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch node {
+	case "mx8":
+		return Scrub{}, fmt.Errorf("%w: connection refused", ErrUnreachable)
+	case "mx9":
+		return Scrub{}, ErrNoSuchNode
+	}
+	c.scrubs = append(c.scrubs, fmt.Sprintf("%d on %s", a, node))
+	return c.scrub, nil
 }
 
 // domain adds a relay domain.

@@ -296,7 +296,7 @@ func (s *Service) HoldMessage(ctx context.Context, r *adminpb.HoldMessageRequest
 	if len(r.GetReason()) > reasonBytesMax {
 		return nil, status.Errorf(codes.InvalidArgument, "reason has %d octets, and at most %d are kept", len(r.GetReason()), reasonBytesMax)
 	}
-	result, err := s.do(ctx, change{"HoldMessage", id.String(), r.GetReason(), fsm.Hold{ID: id, Reason: r.GetReason()}})
+	result, err := s.do(ctx, change{"HoldMessage", id.String(), "queue_id", r.GetReason(), fsm.Hold{ID: id, Reason: r.GetReason()}})
 	if err != nil {
 		return nil, err
 	}
@@ -309,7 +309,7 @@ func (s *Service) ReleaseMessage(ctx context.Context, r *adminpb.ReleaseMessageR
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.do(ctx, change{"ReleaseMessage", id.String(), "", fsm.Release{ID: id}}); err != nil {
+	if _, err := s.do(ctx, change{"ReleaseMessage", id.String(), "queue_id", "", fsm.Release{ID: id}}); err != nil {
 		return nil, err
 	}
 	return &adminpb.ReleaseMessageReply{}, nil
@@ -321,7 +321,7 @@ func (s *Service) RemoveMessage(ctx context.Context, r *adminpb.RemoveMessageReq
 	if err != nil {
 		return nil, err
 	}
-	result, err := s.do(ctx, change{"RemoveMessage", id.String(), "", fsm.Remove{ID: id}})
+	result, err := s.do(ctx, change{"RemoveMessage", id.String(), "queue_id", "", fsm.Remove{ID: id}})
 	if err != nil {
 		return nil, err
 	}

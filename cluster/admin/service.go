@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
@@ -40,13 +39,14 @@ func NewService(c Cluster, log *slog.Logger) *Service {
 // alarms returns the alarms of now, with since when they stand.
 func (s *Service) alarms(view *fsm.State, st Status) []Alarm {
 	now := time.Now()
-	return s.alarm.update(Alarms(view, st, now), now)
+	return s.alarm.update(Alarms(view, st, s.cluster.Members(), now), now)
 }
 
 // A change is one call that changes something.
 type change struct {
 	call    string // for the audit line
-	subject string // a domain or a queue id
+	subject string // what it is about
+	kind    string // what the subject is: "queue_id", "domain" or "member"
 	detail  string // what was asked for, beyond call and subject
 	action  fsm.Action
 }
@@ -107,13 +107,7 @@ func (s *Service) audit(ctx context.Context, c change, err error) {
 	if err != nil {
 		outcome = status.Code(err).String()
 	}
-	attrs := []slog.Attr{slog.String("call", c.call), slog.String("outcome", outcome)}
-	switch c.action.(type) {
-	case fsm.Hold, fsm.Release, fsm.Remove:
-		attrs = append(attrs, slog.String("queue_id", c.subject))
-	default:
-		attrs = append(attrs, slog.String("domain", c.subject))
-	}
+	attrs := []slog.Attr{slog.String("call", c.call), slog.String("outcome", outcome), slog.String(c.kind, c.subject)}
 	if c.detail != "" {
 		attrs = append(attrs, slog.String("detail", c.detail))
 	}
@@ -149,7 +143,7 @@ func (s *Service) Status(ctx context.Context, _ *adminpb.StatusRequest) (*adminp
 		Domains:      domains,
 		Queue:        queueTotals(view, domains),
 		Counters:     counters(view, st.Counters),
-		Members:      members(s.cluster.Members()),
+		Members:      members(s.cluster.Members(), time.Now()),
 		SmtpSessions: uint32(max(0, st.SMTPSessions)),
 		Posture:      Posture,
 		Spool: &adminpb.SpoolStats{
@@ -157,8 +151,9 @@ func (s *Service) Status(ctx context.Context, _ *adminpb.StatusRequest) (*adminp
 			Segments: uint64(max(0, st.Spool.Segments)), DiskBytes: uint64(max(0, st.Spool.DiskBytes)),
 		},
 	}
-	if st.FewestCopies != nil {
-		n := uint32(max(0, *st.FewestCopies))
+	r.Complete = names(st.Complete)
+	if view.Totals().Live > 0 {
+		n := uint32(len(st.Complete))
 		r.FewestCopies = &n
 	}
 	for _, a := range s.alarms(view, st) {
@@ -173,22 +168,8 @@ func (s *Service) Status(ctx context.Context, _ *adminpb.StatusRequest) (*adminp
 func (s *Service) Members(ctx context.Context, _ *adminpb.MembersRequest) (*adminpb.MembersReply, error) {
 	return &adminpb.MembersReply{
 		Freshness: s.freshness(s.cluster.View(), s.cluster.Status(ctx)),
-		Members:   members(s.cluster.Members()),
+		Members:   members(s.cluster.Members(), time.Now()),
 	}, nil
-}
-
-func members(all []Member) []*adminpb.Member {
-	all = slices.Clone(all)
-	slices.SortFunc(all, func(a, b Member) int { return strings.Compare(string(a.Name), string(b.Name)) })
-	out := make([]*adminpb.Member, len(all))
-	for i, m := range all {
-		out[i] = &adminpb.Member{
-			Name: text(string(m.Name)), ServerId: text(m.ServerID), ClusterAddress: text(m.ClusterAddress),
-			GossipStatus: text(m.GossipStatus), Voter: m.Voter, Leader: m.Leader, HasState: m.HasState,
-			CommandVersion: m.CommandVersion, Lag: m.Lag,
-		}
-	}
-	return out
 }
 
 func queueTotals(view *fsm.State, domains []*adminpb.DomainStatus) *adminpb.QueueTotals {

@@ -337,16 +337,20 @@ func TestStatusAndStaleness(t *testing.T) {
 	c.apply(t, "mx2", fsm.ReportNextHop{Node: "mx2", Domain: "example.test", Detail: "connection refused"})
 	c.apply(t, "mx3", fsm.ReportNextHop{Node: "mx3", Domain: "example.test", Detail: "connection\xffrefused"})
 	c.apply(t, "mx1", fsm.Hold{ID: id(1), Reason: "test"})
-	copies := 2
 	lag := uint64(7)
 	c.status = Status{
 		Cluster: "example", Node: "mx1", ServerID: "mx1/abc", Commit: c.index, Floor: 2, Term: 4,
 		Voters: []fsm.NodeName{"mx2", "mx1"}, LastContact: time.Now().Add(-time.Minute), SMTPSessions: 5,
-		Spool: SpoolStats{Bodies: 1, Bytes: 2, Segments: 3, DiskBytes: 4}, FewestCopies: &copies,
+		Spool: SpoolStats{Bodies: 1, Bytes: 2, Segments: 3, DiskBytes: 4}, Complete: []fsm.NodeName{"mx2", "mx1"},
 		Counters: NodeCounters{AcceptUnknown: 6},
 		Alarms:   []Alarm{{Name: "disk-low", Scope: "node mx1", Cause: "c", Remedy: "r"}},
 	}
-	c.members = []Member{{Name: "mx2", Voter: true, Lag: &lag}, {Name: "mx1", Voter: true, GossipStatus: "alive"}}
+	c.members = []Member{
+		{Name: "mx2", Voter: true, Lag: &lag, Said: time.Now().Add(-time.Minute), Silent: errors.New("away"), Hydration: Hydration{
+			Known: true, Missing: 4, MissingBytes: 4000, Rate: 1000, NotFound: 3, Lost: 1, WaitingFor: "mx3", LastError: "no", LastErrorAt: time.Now(),
+		}, Scrub: Scrub{Began: time.Now(), Running: true, Total: 9}},
+		{Name: "mx1", Voter: true, GossipStatus: "alive"},
+	}
 	client, logs, _ := serve(t, c)
 	var first *adminpb.StatusReply
 	for range 3 {
@@ -375,19 +379,22 @@ func TestStatusAndStaleness(t *testing.T) {
 			t.Errorf("alarm %v lacks something", a)
 		}
 	}
-	if got, want := strings.Join(names, ", "), "no-quorum of node mx1, disk-low of node mx1, next-hop-down of domain example.test, messages-held of domain example.test"; got != want {
+	if got, want := strings.Join(names, ", "), "no-quorum of node mx1, bodies-lost of node mx2, bodies-not-found of node mx2, disk-low of node mx1, next-hop-down of domain example.test, messages-held of domain example.test"; got != want {
 		t.Errorf("alarms: %s\nwant:   %s", got, want)
 	}
 	d := s.GetDomains()[0]
 	if d.GetNextHopState() != adminpb.NextHopState_NEXT_HOP_STATE_DOWN || d.GetHeld() != 1 || d.GetQueued() != 0 || strings.Join(d.GetFailedNodes(), " ") != "mx2 mx3" {
 		t.Errorf("domain %v", d)
 	}
-	if s.GetPosture() != Posture || s.GetFewestCopies() != 2 || s.GetCounters().GetAcceptUnknownTotal() != 6 || s.GetCounters().GetAccepted() != 1 ||
+	if s.GetPosture() != Posture || s.GetFewestCopies() != 2 || strings.Join(s.GetComplete(), " ") != "mx1 mx2" || s.GetCounters().GetAcceptUnknownTotal() != 6 || s.GetCounters().GetAccepted() != 1 ||
 		s.GetQueue().GetHeld() != 1 || s.GetSpool().GetSegments() != 3 || strings.Join(s.GetVoters(), " ") != "mx1 mx2" || s.GetLeader() != "" {
 		t.Errorf("status %v", s)
 	}
 	if m := s.GetMembers(); len(m) != 2 || m[0].GetName() != "mx1" || m[0].Lag != nil || m[1].GetLag() != 7 {
 		t.Errorf("members %v", m)
+	} else if h := m[1].GetHydration(); h.GetMissing() != 4 || h.GetLost() != 1 || h.GetLeftMs() != 4000 || h.GetLastErrorUnix() == 0 || m[1].GetSaidMs() < 60_000 ||
+		m[1].GetSilent() != "away" || !m[1].GetScrub().GetRunning() || m[0].Hydration != nil || m[0].Scrub != nil {
+		t.Errorf("member %v", m[1])
 	}
 	// Each alarm is logged once, and once more when it has gone.
 	c.mu.Lock()
@@ -398,7 +405,7 @@ func TestStatusAndStaleness(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for line, want := range map[string]int{"alarm raised": 4, "alarm cleared": 1, "alarm=no-quorum": 2} {
+	for line, want := range map[string]int{"alarm raised": 6, "alarm cleared": 1, "alarm=no-quorum": 2} {
 		if n := strings.Count(logs.String(), line); n != want {
 			t.Errorf("%d lines with %q, want %d:\n%s", n, line, want, logs)
 		}
@@ -419,7 +426,7 @@ func TestAlarmsOfANodeThatKnowsLittle(t *testing.T) {
 		"knows":            {Status{Voters: voters, Quorum: true}, AlarmNoDomain},
 	} {
 		var names []string
-		for _, a := range Alarms(fsm.New(), test.status, time.Now()) {
+		for _, a := range Alarms(fsm.New(), test.status, nil, time.Now()) {
 			names = append(names, a.Name)
 			if strings.Contains(a.Remedy, "()") {
 				t.Errorf("%s: remedy %q", name, a.Remedy)
@@ -477,5 +484,42 @@ func TestInDoubtIsCounted(t *testing.T) {
 	}
 	if p := show.GetMessage().GetParts()[0]; p.GetDoubtInMs() <= 0 || !strings.HasPrefix(p.GetWaiting(), "a node that may still report it") || !show.GetMessage().GetPossibleDuplicate() {
 		t.Errorf("message %v", show.GetMessage())
+	}
+}
+
+// TestScrubCalls: each node of the cluster can be asked, and each change leaves
+// an audit line; a look does not.
+func TestScrubCalls(t *testing.T) {
+	c := newFakeCluster()
+	c.scrub = Scrub{Began: time.Now(), Running: true, Bodies: 1, Total: 2}
+	client, logs, _ := serve(t, c)
+	for _, test := range []struct {
+		node    string
+		action  adminpb.ScrubRequest_Action
+		code    codes.Code
+		audited string
+	}{
+		{"", adminpb.ScrubRequest_START, codes.OK, "call=Scrub outcome=done member=mx1 detail=start uid="},
+		{"mx2", adminpb.ScrubRequest_STOP, codes.OK, "call=Scrub outcome=done member=mx2 detail=stop uid="},
+		{"mx2", adminpb.ScrubRequest_LOOK, codes.OK, ""},
+		{"mx8", adminpb.ScrubRequest_START, codes.Unavailable, "call=Scrub outcome=Unavailable member=mx8 detail=start"},
+		{"mx9", adminpb.ScrubRequest_START, codes.NotFound, "call=Scrub outcome=NotFound member=mx9 detail=start"},
+		{"mx1\n", adminpb.ScrubRequest_START, codes.InvalidArgument, ""},
+		{strings.Repeat("a", 64), adminpb.ScrubRequest_START, codes.InvalidArgument, ""},
+		{"mx2", 99, codes.InvalidArgument, ""},
+		{"mx2", 0, codes.InvalidArgument, ""},
+	} {
+		before := len(logs.String())
+		r, err := client.Scrub(t.Context(), &adminpb.ScrubRequest{Node: test.node, Action: test.action})
+		if status.Code(err) != test.code || err == nil && r.GetScrub().GetTotalBodies() != 2 {
+			t.Errorf("%q %v: %v, %v", test.node, test.action, r, err)
+		}
+		said := logs.String()[before:]
+		if n := strings.Count(said, "msg=audit"); n > 1 || (n == 1) != (test.audited != "") || !strings.Contains(said, test.audited) {
+			t.Errorf("%q %v: logged %q, want %q", test.node, test.action, said, test.audited)
+		}
+	}
+	if got, want := strings.Join(c.scrubs, ", "), "2 on mx1, 3 on mx2, 1 on mx2"; got != want {
+		t.Errorf("asked %s, want %s", got, want)
 	}
 }

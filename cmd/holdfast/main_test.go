@@ -90,6 +90,7 @@ type fakeDaemon struct {
 	mu    sync.Mutex
 	mode  string
 	asked string
+	looks int // at a scrub
 	// hanging gets one value when a call begins to hang.
 	hanging chan struct{}
 }
@@ -211,34 +212,75 @@ func (d *fakeDaemon) domains() []*adminpb.DomainStatus {
 }
 
 func (d *fakeDaemon) members() []*adminpb.Member {
-	lag := uint64(3)
+	lag, left := uint64(3), int64(90_000)
 	return []*adminpb.Member{
 		{Name: "mx1", ServerId: "mx1/aaa", ClusterAddress: "192.0.2.1:7420", GossipStatus: "alive", Voter: true, HasState: true, CommandVersion: 1},
-		{Name: "mx2", ServerId: "mx2/bbb", ClusterAddress: "192.0.2.2:7420", GossipStatus: "alive", Voter: true, Leader: true, Lag: &lag},
-		{Name: "mx3", GossipStatus: "dead"},
+		{Name: "mx2", ServerId: "mx2/bbb", ClusterAddress: "192.0.2.2:7420", GossipStatus: "alive", Voter: true, Leader: true, Lag: &lag,
+			SaidMs: 3000, Hydration: &adminpb.Hydration{Known: true, Fetched: 4, FetchedBytes: 5000},
+			Scrub: &adminpb.Scrub{BeganUnix: 1_780_000_000, EndedUnix: 1_780_000_100, Bodies: 8, Bytes: 3 << 20, TotalBodies: 8, TotalBytes: 3 << 20, Bad: 2, Repaired: 2}},
+		{Name: "mx3", GossipStatus: "dead", Silent: "connection refused\x1b[31m"},
+		{Name: "mx4", ServerId: "mx4/ddd", GossipStatus: "alive", Nonvoter: true, SaidMs: 1000, Hydration: &adminpb.Hydration{
+			Known: true, Missing: 1200, MissingBytes: 90 << 20, Fetched: 300, FetchedBytes: 10 << 20, Rate: 1 << 20, LeftMs: &left,
+			NotFound: 2, WaitingFor: "mx3", LastError: "nobody has it", LastErrorUnix: 1_780_000_000,
+		}},
+		{Name: "mx5", ServerId: "mx5/eee", GossipStatus: "alive"},
 	}
+}
+
+// Scrub has a scrub of four bodies that ends at the third look, or never did.
+func (d *fakeDaemon) Scrub(ctx context.Context, r *adminpb.ScrubRequest) (*adminpb.ScrubReply, error) {
+	if r.GetAction() != adminpb.ScrubRequest_LOOK {
+		if err := d.change(ctx, "Scrub", r); err != nil {
+			return nil, err
+		}
+	}
+	node := r.GetNode()
+	if node == "" {
+		node = "mx1"
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.looks++
+	scrub := &adminpb.Scrub{Running: true, BeganUnix: 1_780_000_000, Bodies: uint64(d.looks), Bytes: uint64(d.looks) << 10, TotalBodies: 4, TotalBytes: 4 << 10}
+	switch {
+	case r.GetAction() == adminpb.ScrubRequest_STOP && d.mode == "empty":
+		scrub = nil
+	case r.GetAction() == adminpb.ScrubRequest_STOP:
+		scrub.Running, scrub.Stopped, scrub.EndedUnix = false, true, 1_780_000_100
+	case d.mode == "restarted" && d.looks > 1:
+		scrub.BeganUnix++
+	case d.looks > 2:
+		scrub.Running, scrub.EndedUnix, scrub.Bad, scrub.Repaired = false, 1_780_000_100, 1, 1
+		if d.mode == "damaged" {
+			scrub.Repaired, scrub.Problem = 0, "no good copy\x1b[31m"
+		}
+		d.looks = 0
+	}
+	return &adminpb.ScrubReply{Node: node, Scrub: scrub}, nil
 }
 
 func (d *fakeDaemon) Status(ctx context.Context, _ *adminpb.StatusRequest) (*adminpb.StatusReply, error) {
 	if d.is("hangs") {
 		return nil, d.hang(ctx)
 	}
+	copies := uint32(1)
 	r := &adminpb.StatusReply{
 		Freshness: d.freshness(), Cluster: "example", Node: "mx1", ServerId: "mx1/aaa", Leader: "mx2", Term: 9,
 		CommitIndex: 42, AppliedIndex: 41, Floor: 40, Voters: []string{"mx1", "mx2"}, Domains: d.domains(), Members: d.members(),
 		Queue: &adminpb.QueueTotals{Live: 8, LiveBytes: 3 << 20, Queued: 7, Held: 1}, Spool: &adminpb.SpoolStats{Bodies: 8, Bytes: 3 << 20, Segments: 2},
 		Counters: &adminpb.Counters{Accepted: 12, Repeats: 1, Delivered: 4, AcceptUnknownTotal: 2}, SmtpSessions: 5,
 		Posture: "queue; nothing bounces or expires", Version: "v0",
+		FewestCopies: &copies, Complete: []string{"mx2"},
 		Alarms: []*adminpb.Alarm{
 			{Name: "next-hop-down", Scope: "domain example.test", SinceUnix: 1_780_000_000, Cause: "nobody answers\x1b[31m", Remedy: "repair the primary"},
 		},
 	}
 	switch {
 	case d.is("empty"):
-		r.Alarms = nil
-		r.Voters = nil
+		r.Alarms, r.Voters, r.FewestCopies, r.Complete = nil, nil, nil, nil
 	case d.is("stale"), d.is("new"):
 		r.Leader = ""
+		r.Complete, copies = nil, 0
 	}
 	return r, nil
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,6 +27,40 @@ type (
 		HasState       bool    `json:"has_state"`
 		CommandVersion uint32  `json:"command_version"`
 		Lag            *uint64 `json:"lag"`
+		Role           string  `json:"role"` // "leader", "voter", "nonvoter", or "" where it is not in the cluster
+		// What it said when it was last heard, so long ago; null where it never was.
+		SaidMS    *int64         `json:"said_ms"`
+		Silent    string         `json:"silent"` // why it said nothing since, or empty
+		Hydration *hydrationJSON `json:"hydration"`
+		Scrub     *scrubJSON     `json:"scrub"`
+	}
+	hydrationJSON struct {
+		Known        bool   `json:"known"`
+		Missing      uint64 `json:"missing"`
+		MissingBytes uint64 `json:"missing_bytes"`
+		Fetched      uint64 `json:"fetched"`
+		FetchedBytes uint64 `json:"fetched_bytes"`
+		Rate         uint64 `json:"rate"`
+		LeftMS       *int64 `json:"left_ms"`
+		NotFound     uint64 `json:"not_found"`
+		Lost         uint64 `json:"lost"`
+		WaitingFor   string `json:"waiting_for"`
+		LastError    string `json:"last_error"`
+		LastErrorAt  string `json:"last_error_at"`
+	}
+	scrubJSON struct {
+		Running    bool   `json:"running"`
+		Stopped    bool   `json:"stopped"`
+		Began      string `json:"began"`
+		Ended      string `json:"ended"`
+		Bodies     uint64 `json:"bodies"`
+		Bytes      uint64 `json:"bytes"`
+		Total      uint64 `json:"total_bodies"`
+		TotalBytes uint64 `json:"total_bytes"`
+		Bad        uint64 `json:"bad"`
+		Repaired   uint64 `json:"repaired"`
+		Unread     uint64 `json:"unread"`
+		Problem    string `json:"problem"`
 	}
 )
 
@@ -53,32 +89,140 @@ something else, and is changed by the cluster only.`,
 	}
 }
 
+// role is what a member is in the cluster, in one word.
+func role(m *adminpb.Member) string {
+	switch {
+	case m.GetLeader():
+		return "leader"
+	case m.GetVoter():
+		return "voter"
+	case m.GetNonvoter():
+		return "nonvoter"
+	}
+	return ""
+}
+
 func toMembersJSON(members []*adminpb.Member) []memberJSON {
 	js := []memberJSON{}
 	for _, m := range members {
-		js = append(js, memberJSON{
+		j := memberJSON{
 			Name: m.GetName(), ServerID: m.GetServerId(), ClusterAddress: m.GetClusterAddress(), GossipStatus: m.GetGossipStatus(),
 			Voter: m.GetVoter(), Leader: m.GetLeader(), HasState: m.GetHasState(), CommandVersion: m.GetCommandVersion(), Lag: m.Lag,
-		})
+			Role: role(m), Silent: m.GetSilent(), Scrub: toScrubJSON(m.GetScrub()),
+		}
+		if h := m.GetHydration(); h != nil {
+			said := m.GetSaidMs()
+			j.SaidMS = &said
+			j.Hydration = &hydrationJSON{
+				Known: h.GetKnown(), Missing: h.GetMissing(), MissingBytes: h.GetMissingBytes(),
+				Fetched: h.GetFetched(), FetchedBytes: h.GetFetchedBytes(), Rate: h.GetRate(), LeftMS: h.LeftMs,
+				NotFound: h.GetNotFound(), Lost: h.GetLost(), WaitingFor: h.GetWaitingFor(), LastError: h.GetLastError(), LastErrorAt: rfc3339(h.GetLastErrorUnix()),
+			}
+		}
+		js = append(js, j)
 	}
 	return js
+}
+
+// toScrubJSON is null where there was none.
+func toScrubJSON(s *adminpb.Scrub) *scrubJSON {
+	if s == nil {
+		return nil
+	}
+	return &scrubJSON{
+		Running: s.GetRunning(), Stopped: s.GetStopped(), Began: rfc3339(s.GetBeganUnix()), Ended: rfc3339(s.GetEndedUnix()),
+		Bodies: s.GetBodies(), Bytes: s.GetBytes(), Total: s.GetTotalBodies(), TotalBytes: s.GetTotalBytes(),
+		Bad: s.GetBad(), Repaired: s.GetRepaired(), Unread: s.GetUnread(), Problem: s.GetProblem(),
+	}
 }
 
 func (a *app) printMembers(members []*adminpb.Member) error {
 	t := newTable(a.out, "MEMBER", "GOSSIP", "ROLE", "ADDRESS", "SERVER ID", "LAG")
 	for _, m := range members {
-		role := "no vote"
-		switch {
-		case m.GetLeader():
-			role = "leader"
-		case m.GetVoter():
-			role = "voter"
+		part := role(m)
+		if part == "" {
+			part = "not added"
 		}
 		lag := ""
 		if m.Lag != nil {
 			lag = count(m.GetLag())
 		}
-		t.row(m.GetName(), m.GetGossipStatus(), role, m.GetClusterAddress(), m.GetServerId(), lag)
+		t.row(m.GetName(), m.GetGossipStatus(), part, m.GetClusterAddress(), m.GetServerId(), lag)
 	}
 	return t.flush()
+}
+
+// printBodies tells for each member what it lacks of the live bodies, and what
+// its last scrub found.
+func (a *app) printBodies(members []*adminpb.Member) error {
+	t := newTable(a.out, "MEMBER", "LIVE BODIES", "SCRUB")
+	for _, m := range members {
+		lacks := "never heard"
+		if h := m.GetHydration(); h != nil {
+			lacks = hydration(h)
+		}
+		if m.GetSilent() != "" {
+			lacks += "; does not answer: " + m.GetSilent()
+		}
+		t.row(m.GetName(), lacks, scrub(m.GetScrub()))
+	}
+	return t.flush()
+}
+
+// hydration says in words what a member lacks.
+func hydration(h *adminpb.Hydration) string {
+	var s string
+	switch {
+	case h.GetMissing() == 0 && h.GetKnown():
+		s = "all"
+	case h.GetMissing() == 0:
+		s = "not yet counted"
+	default:
+		s = fmt.Sprintf("lacks %d (%s)", h.GetMissing(), size(int64(h.GetMissingBytes())))
+		if h.LeftMs != nil {
+			s += fmt.Sprintf(", %s/s, %s left", size(int64(h.GetRate())), span(time.Duration(h.GetLeftMs())*time.Millisecond))
+		}
+	}
+	if h.GetFetched() > 0 {
+		s += fmt.Sprintf("; fetched %d (%s)", h.GetFetched(), size(int64(h.GetFetchedBytes())))
+	}
+	if h.GetMissing() == 0 {
+		return s
+	}
+	if h.GetNotFound() > 0 {
+		s += fmt.Sprintf("; %d not found", h.GetNotFound())
+		if h.GetLost() > 0 {
+			s += fmt.Sprintf(", %d of them nowhere", h.GetLost())
+		}
+		if h.GetWaitingFor() != "" {
+			s += ", waiting for " + h.GetWaitingFor()
+		}
+	} else if h.GetLastError() != "" {
+		s += "; last error: " + h.GetLastError()
+	}
+	return s
+}
+
+// scrub says in words how far a scrub is, or what it found.
+func scrub(s *adminpb.Scrub) string {
+	if s == nil {
+		return "none since its start"
+	}
+	text := fmt.Sprintf("ended %s: %d bodies read (%s), %d bad, %d repaired", moment(s.GetEndedUnix()),
+		s.GetBodies(), size(int64(s.GetBytes())), s.GetBad(), s.GetRepaired())
+	switch {
+	case s.GetRunning():
+		text = fmt.Sprintf("running: %d of %d bodies read (%s of %s), %d bad, %d repaired", s.GetBodies(), s.GetTotalBodies(),
+			size(int64(s.GetBytes())), size(int64(s.GetTotalBytes())), s.GetBad(), s.GetRepaired())
+	case s.GetStopped():
+		text = fmt.Sprintf("stopped %s: %d of %d bodies read (%s), %d bad, %d repaired", moment(s.GetEndedUnix()),
+			s.GetBodies(), s.GetTotalBodies(), size(int64(s.GetBytes())), s.GetBad(), s.GetRepaired())
+	}
+	if s.GetUnread() > 0 {
+		text += fmt.Sprintf(", %d not readable", s.GetUnread())
+	}
+	if s.GetProblem() != "" {
+		text += ": " + s.GetProblem()
+	}
+	return text
 }

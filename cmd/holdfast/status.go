@@ -29,7 +29,8 @@ type (
 		Posture      string         `json:"posture"`
 		Version      string         `json:"version"`
 		SMTPSessions uint32         `json:"smtp_sessions"`
-		FewestCopies *uint32        `json:"fewest_copies"`
+		FewestCopies *uint32        `json:"fewest_copies"` // at least so many; null where there is nothing to copy
+		Complete     []string       `json:"complete"`      // the servers known to hold every live body
 		Alarms       []alarmJSON    `json:"alarms"`
 		Domains      []domainJSON   `json:"domains"`
 		Queue        queueTotals    `json:"queue"`
@@ -88,7 +89,12 @@ func (a *app) statusCommand() *cobra.Command {
 		Short: "Show alarms, then this node, the leader, the domains and the queue",
 		Long: `Show what needs attention first, then this node and the cluster as it sees it.
 
-Works on any node, also without a leader; says how old its view is.`,
+Works on any node, also without a leader; says how old its view is.
+
+"Copies" counts the nodes that are known to hold every live body, as of a few
+seconds ago. It is the least that there can be: a node that does not answer, or
+lacks one body, is not counted. Of messages accepted since, a majority of the
+voters holds the body.`,
 		Example: `  holdfast status
   holdfast status -o json | jq '.alarms'`,
 		Args: exactly(),
@@ -114,7 +120,7 @@ func toStatusJSON(s *adminpb.StatusReply) statusJSON {
 		Leader: s.GetLeader(), IsLeader: s.GetIsLeader(), Term: s.GetTerm(),
 		CommitIndex: s.GetCommitIndex(), AppliedIndex: s.GetAppliedIndex(), Floor: s.GetFloor(),
 		Voters: list(s.GetVoters()), Quorum: s.GetFreshness().GetQuorum(), StaleMS: staleMS(s.GetFreshness()),
-		Posture: s.GetPosture(), Version: s.GetVersion(), SMTPSessions: s.GetSmtpSessions(), FewestCopies: s.FewestCopies,
+		Posture: s.GetPosture(), Version: s.GetVersion(), SMTPSessions: s.GetSmtpSessions(), FewestCopies: s.FewestCopies, Complete: list(s.GetComplete()),
 		Alarms: []alarmJSON{}, Domains: toDomainsJSON(s.GetDomains()), Members: toMembersJSON(s.GetMembers()),
 		Queue: queueTotals{
 			Queued: q.GetQueued(), Held: q.GetHeld(), Leased: q.GetLeased(), Waiting: q.GetWaiting(), InDoubt: q.InDoubt,
@@ -206,16 +212,26 @@ func (a *app) printStatus(s *adminpb.StatusReply) error {
 		c.GetAccepted(), c.GetRepeats(), c.GetDelivered(), c.GetRemoved(), c.GetPossibleDuplicates()))
 	t.row("This node", fmt.Sprintf("%d SMTP sessions open, %d messages answered 250, %d closed without a reply after the final dot, %d delivery attempts",
 		s.GetSmtpSessions(), c.GetSmtpAccepted(), c.GetAcceptUnknownTotal(), c.GetDeliveryAttempts()))
-	spool := fmt.Sprintf("%d bodies, %s in %d segments", sp.GetBodies(), size(int64(sp.GetBytes())), sp.GetSegments())
 	if s.FewestCopies != nil {
-		spool += fmt.Sprintf("; fewest copies of a live body: %d", s.GetFewestCopies())
+		t.row("Copies", fmt.Sprintf("at least %d of every live body (%s)", s.GetFewestCopies(), orNone(strings.Join(s.GetComplete(), " "))))
 	}
-	t.row("Spool", spool)
+	t.row("Spool", fmt.Sprintf("%d bodies, %s in %d segments", sp.GetBodies(), size(int64(sp.GetBytes())), sp.GetSegments()))
 	if err := t.flush(); err != nil {
 		return err
 	}
 	fmt.Fprintln(a.out)
-	return a.printMembers(s.GetMembers())
+	if err := a.printMembers(s.GetMembers()); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.out)
+	return a.printBodies(s.GetMembers())
+}
+
+func orNone(names string) string {
+	if names == "" {
+		return "no node is known to have them all"
+	}
+	return names
 }
 
 func viewAge(f *adminpb.Freshness, leads bool) string {

@@ -152,6 +152,58 @@ func (RecipientState) EnumDescriptor() ([]byte, []int) {
 	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{1}
 }
 
+type ScrubRequest_Action int32
+
+const (
+	ScrubRequest_ACTION_UNSPECIFIED ScrubRequest_Action = 0
+	ScrubRequest_LOOK               ScrubRequest_Action = 1
+	ScrubRequest_START              ScrubRequest_Action = 2
+	ScrubRequest_STOP               ScrubRequest_Action = 3
+)
+
+// Enum value maps for ScrubRequest_Action.
+var (
+	ScrubRequest_Action_name = map[int32]string{
+		0: "ACTION_UNSPECIFIED",
+		1: "LOOK",
+		2: "START",
+		3: "STOP",
+	}
+	ScrubRequest_Action_value = map[string]int32{
+		"ACTION_UNSPECIFIED": 0,
+		"LOOK":               1,
+		"START":              2,
+		"STOP":               3,
+	}
+)
+
+func (x ScrubRequest_Action) Enum() *ScrubRequest_Action {
+	p := new(ScrubRequest_Action)
+	*p = x
+	return p
+}
+
+func (x ScrubRequest_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ScrubRequest_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_proto_adminpb_admin_proto_enumTypes[2].Descriptor()
+}
+
+func (ScrubRequest_Action) Type() protoreflect.EnumType {
+	return &file_proto_adminpb_admin_proto_enumTypes[2]
+}
+
+func (x ScrubRequest_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ScrubRequest_Action.Descriptor instead.
+func (ScrubRequest_Action) EnumDescriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{12, 0}
+}
+
 // Freshness says whose view an answer is, and how old it may be.
 type Freshness struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -347,12 +399,16 @@ type StatusReply struct {
 	Spool        *SpoolStats     `protobuf:"bytes,16,opt,name=spool,proto3" json:"spool,omitempty"`
 	Members      []*Member       `protobuf:"bytes,17,rep,name=members,proto3" json:"members,omitempty"`
 	SmtpSessions uint32          `protobuf:"varint,18,opt,name=smtp_sessions,json=smtpSessions,proto3" json:"smtp_sessions,omitempty"` // open at this node
-	// In how many spools the least replicated live body lies. Absent while the
-	// nodes do not count it.
+	// In at least so many spools lies the least replicated live body: as many as
+	// there are nodes in complete. Absent where there are no live bodies. It is
+	// what was so a few seconds ago; of messages accepted since, a majority of the
+	// voters holds the body.
 	FewestCopies *uint32 `protobuf:"varint,19,opt,name=fewest_copies,json=fewestCopies,proto3,oneof" json:"fewest_copies,omitempty"`
 	// What the cluster does with mail, in words.
-	Posture       string `protobuf:"bytes,20,opt,name=posture,proto3" json:"posture,omitempty"`
-	Version       string `protobuf:"bytes,21,opt,name=version,proto3" json:"version,omitempty"` // of this node's daemon
+	Posture string `protobuf:"bytes,20,opt,name=posture,proto3" json:"posture,omitempty"`
+	Version string `protobuf:"bytes,21,opt,name=version,proto3" json:"version,omitempty"` // of this node's daemon
+	// The servers that are known to hold every live body, sorted.
+	Complete      []string `protobuf:"bytes,22,rep,name=complete,proto3" json:"complete,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -532,6 +588,13 @@ func (x *StatusReply) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *StatusReply) GetComplete() []string {
+	if x != nil {
+		return x.Complete
+	}
+	return nil
 }
 
 // An Alarm is a named condition that somebody should know about.
@@ -1103,7 +1166,18 @@ type Member struct {
 	CommandVersion uint32                 `protobuf:"varint,8,opt,name=command_version,json=commandVersion,proto3" json:"command_version,omitempty"` // the newest command that it can apply
 	// How many entries its log is behind the leader's. Absent where this node does
 	// not know: only a leader may.
-	Lag           *uint64 `protobuf:"varint,9,opt,name=lag,proto3,oneof" json:"lag,omitempty"`
+	Lag *uint64 `protobuf:"varint,9,opt,name=lag,proto3,oneof" json:"lag,omitempty"`
+	// It receives the log and has no vote.
+	Nonvoter bool `protobuf:"varint,10,opt,name=nonvoter,proto3" json:"nonvoter,omitempty"`
+	// What it lacks of the live bodies. Absent where it never said.
+	Hydration *Hydration `protobuf:"bytes,11,opt,name=hydration,proto3" json:"hydration,omitempty"`
+	// The scrub that it runs, or the last one. Absent where there was none since
+	// its process started.
+	Scrub *Scrub `protobuf:"bytes,12,opt,name=scrub,proto3" json:"scrub,omitempty"`
+	// How long ago it said so; 0 for the node that answers.
+	SaidMs int64 `protobuf:"varint,13,opt,name=said_ms,json=saidMs,proto3" json:"said_ms,omitempty"`
+	// Why it did not say so when it was asked last.
+	Silent        string `protobuf:"bytes,14,opt,name=silent,proto3" json:"silent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1201,6 +1275,420 @@ func (x *Member) GetLag() uint64 {
 	return 0
 }
 
+func (x *Member) GetNonvoter() bool {
+	if x != nil {
+		return x.Nonvoter
+	}
+	return false
+}
+
+func (x *Member) GetHydration() *Hydration {
+	if x != nil {
+		return x.Hydration
+	}
+	return nil
+}
+
+func (x *Member) GetScrub() *Scrub {
+	if x != nil {
+		return x.Scrub
+	}
+	return nil
+}
+
+func (x *Member) GetSaidMs() int64 {
+	if x != nil {
+		return x.SaidMs
+	}
+	return 0
+}
+
+func (x *Member) GetSilent() string {
+	if x != nil {
+		return x.Silent
+	}
+	return ""
+}
+
+// Hydration is how far a node is with fetching the live bodies that it lacks.
+type Hydration struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It has counted them. Otherwise missing is what it knows so far.
+	Known        bool   `protobuf:"varint,1,opt,name=known,proto3" json:"known,omitempty"`
+	Missing      uint64 `protobuf:"varint,2,opt,name=missing,proto3" json:"missing,omitempty"` // bodies
+	MissingBytes uint64 `protobuf:"varint,3,opt,name=missing_bytes,json=missingBytes,proto3" json:"missing_bytes,omitempty"`
+	// Since its process started.
+	Fetched      uint64 `protobuf:"varint,4,opt,name=fetched,proto3" json:"fetched,omitempty"` // bodies
+	FetchedBytes uint64 `protobuf:"varint,5,opt,name=fetched_bytes,json=fetchedBytes,proto3" json:"fetched_bytes,omitempty"`
+	// Octets a second of late, and how long what is missing takes at that; absent
+	// where nothing moves.
+	Rate   uint64 `protobuf:"varint,6,opt,name=rate,proto3" json:"rate,omitempty"`
+	LeftMs *int64 `protobuf:"varint,7,opt,name=left_ms,json=leftMs,proto3,oneof" json:"left_ms,omitempty"`
+	// Of those missing, the bodies of which no node that could be asked has a good
+	// copy, and the nodes that could not be asked for one of them.
+	NotFound      uint64 `protobuf:"varint,8,opt,name=not_found,json=notFound,proto3" json:"not_found,omitempty"`
+	WaitingFor    string `protobuf:"bytes,9,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	LastError     string `protobuf:"bytes,10,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	LastErrorUnix int64  `protobuf:"varint,11,opt,name=last_error_unix,json=lastErrorUnix,proto3" json:"last_error_unix,omitempty"` // 0: none
+	// Of those not found, the bodies of which every server of the cluster said that
+	// it has no good copy. Their messages are held.
+	Lost          uint64 `protobuf:"varint,12,opt,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hydration) Reset() {
+	*x = Hydration{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hydration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hydration) ProtoMessage() {}
+
+func (x *Hydration) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hydration.ProtoReflect.Descriptor instead.
+func (*Hydration) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Hydration) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *Hydration) GetMissing() uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
+func (x *Hydration) GetMissingBytes() uint64 {
+	if x != nil {
+		return x.MissingBytes
+	}
+	return 0
+}
+
+func (x *Hydration) GetFetched() uint64 {
+	if x != nil {
+		return x.Fetched
+	}
+	return 0
+}
+
+func (x *Hydration) GetFetchedBytes() uint64 {
+	if x != nil {
+		return x.FetchedBytes
+	}
+	return 0
+}
+
+func (x *Hydration) GetRate() uint64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *Hydration) GetLeftMs() int64 {
+	if x != nil && x.LeftMs != nil {
+		return *x.LeftMs
+	}
+	return 0
+}
+
+func (x *Hydration) GetNotFound() uint64 {
+	if x != nil {
+		return x.NotFound
+	}
+	return 0
+}
+
+func (x *Hydration) GetWaitingFor() string {
+	if x != nil {
+		return x.WaitingFor
+	}
+	return ""
+}
+
+func (x *Hydration) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
+func (x *Hydration) GetLastErrorUnix() int64 {
+	if x != nil {
+		return x.LastErrorUnix
+	}
+	return 0
+}
+
+func (x *Hydration) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+// Scrub is how far a scrub is, or what came of it.
+type Scrub struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Running       bool                   `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
+	Stopped       bool                   `protobuf:"varint,2,opt,name=stopped,proto3" json:"stopped,omitempty"` // before its end
+	BeganUnix     int64                  `protobuf:"varint,3,opt,name=began_unix,json=beganUnix,proto3" json:"began_unix,omitempty"`
+	EndedUnix     int64                  `protobuf:"varint,4,opt,name=ended_unix,json=endedUnix,proto3" json:"ended_unix,omitempty"`
+	Bodies        uint64                 `protobuf:"varint,5,opt,name=bodies,proto3" json:"bodies,omitempty"` // read
+	Bytes         uint64                 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	TotalBodies   uint64                 `protobuf:"varint,7,opt,name=total_bodies,json=totalBodies,proto3" json:"total_bodies,omitempty"` // live when it began
+	TotalBytes    uint64                 `protobuf:"varint,8,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	Bad           uint64                 `protobuf:"varint,9,opt,name=bad,proto3" json:"bad,omitempty"`            // damaged
+	Repaired      uint64                 `protobuf:"varint,10,opt,name=repaired,proto3" json:"repaired,omitempty"` // of those, fetched again from another node
+	Unread        uint64                 `protobuf:"varint,11,opt,name=unread,proto3" json:"unread,omitempty"`     // could not be looked at
+	Problem       string                 `protobuf:"bytes,12,opt,name=problem,proto3" json:"problem,omitempty"`    // why not, or why not repaired
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scrub) Reset() {
+	*x = Scrub{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scrub) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scrub) ProtoMessage() {}
+
+func (x *Scrub) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
+func (*Scrub) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Scrub) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *Scrub) GetStopped() bool {
+	if x != nil {
+		return x.Stopped
+	}
+	return false
+}
+
+func (x *Scrub) GetBeganUnix() int64 {
+	if x != nil {
+		return x.BeganUnix
+	}
+	return 0
+}
+
+func (x *Scrub) GetEndedUnix() int64 {
+	if x != nil {
+		return x.EndedUnix
+	}
+	return 0
+}
+
+func (x *Scrub) GetBodies() uint64 {
+	if x != nil {
+		return x.Bodies
+	}
+	return 0
+}
+
+func (x *Scrub) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Scrub) GetTotalBodies() uint64 {
+	if x != nil {
+		return x.TotalBodies
+	}
+	return 0
+}
+
+func (x *Scrub) GetTotalBytes() uint64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *Scrub) GetBad() uint64 {
+	if x != nil {
+		return x.Bad
+	}
+	return 0
+}
+
+func (x *Scrub) GetRepaired() uint64 {
+	if x != nil {
+		return x.Repaired
+	}
+	return 0
+}
+
+func (x *Scrub) GetUnread() uint64 {
+	if x != nil {
+		return x.Unread
+	}
+	return 0
+}
+
+func (x *Scrub) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+type ScrubRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // empty: the one that answers
+	Action        ScrubRequest_Action    `protobuf:"varint,2,opt,name=action,proto3,enum=holdfast.admin.v1.ScrubRequest_Action" json:"action,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubRequest) Reset() {
+	*x = ScrubRequest{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubRequest) ProtoMessage() {}
+
+func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
+func (*ScrubRequest) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ScrubRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ScrubRequest) GetAction() ScrubRequest_Action {
+	if x != nil {
+		return x.Action
+	}
+	return ScrubRequest_ACTION_UNSPECIFIED
+}
+
+type ScrubReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Absent where there was none since the node's process started.
+	Scrub         *Scrub `protobuf:"bytes,2,opt,name=scrub,proto3" json:"scrub,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubReply) Reset() {
+	*x = ScrubReply{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubReply) ProtoMessage() {}
+
+func (x *ScrubReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubReply.ProtoReflect.Descriptor instead.
+func (*ScrubReply) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ScrubReply) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ScrubReply) GetScrub() *Scrub {
+	if x != nil {
+		return x.Scrub
+	}
+	return nil
+}
+
 type MembersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1209,7 +1697,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[10]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1709,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[10]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1722,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{10}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{14}
 }
 
 type MembersReply struct {
@@ -1247,7 +1735,7 @@ type MembersReply struct {
 
 func (x *MembersReply) Reset() {
 	*x = MembersReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[11]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1747,7 @@ func (x *MembersReply) String() string {
 func (*MembersReply) ProtoMessage() {}
 
 func (x *MembersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[11]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1760,7 @@ func (x *MembersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersReply.ProtoReflect.Descriptor instead.
 func (*MembersReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{11}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MembersReply) GetFreshness() *Freshness {
@@ -1301,7 +1789,7 @@ type Domain struct {
 
 func (x *Domain) Reset() {
 	*x = Domain{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[12]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1801,7 @@ func (x *Domain) String() string {
 func (*Domain) ProtoMessage() {}
 
 func (x *Domain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[12]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1814,7 @@ func (x *Domain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Domain.ProtoReflect.Descriptor instead.
 func (*Domain) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{12}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Domain) GetName() string {
@@ -1360,7 +1848,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[13]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1860,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[13]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1873,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{13}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Target) GetHost() string {
@@ -1411,7 +1899,7 @@ type PutDomainRequest struct {
 
 func (x *PutDomainRequest) Reset() {
 	*x = PutDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[14]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1911,7 @@ func (x *PutDomainRequest) String() string {
 func (*PutDomainRequest) ProtoMessage() {}
 
 func (x *PutDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[14]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1924,7 @@ func (x *PutDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomainRequest.ProtoReflect.Descriptor instead.
 func (*PutDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{14}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PutDomainRequest) GetDomain() *Domain {
@@ -1456,7 +1944,7 @@ type PutDomainReply struct {
 
 func (x *PutDomainReply) Reset() {
 	*x = PutDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[15]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1956,7 @@ func (x *PutDomainReply) String() string {
 func (*PutDomainReply) ProtoMessage() {}
 
 func (x *PutDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[15]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1969,7 @@ func (x *PutDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomainReply.ProtoReflect.Descriptor instead.
 func (*PutDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{15}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PutDomainReply) GetWarnings() []string {
@@ -1499,7 +1987,7 @@ type ListDomainsRequest struct {
 
 func (x *ListDomainsRequest) Reset() {
 	*x = ListDomainsRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[16]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1999,7 @@ func (x *ListDomainsRequest) String() string {
 func (*ListDomainsRequest) ProtoMessage() {}
 
 func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[16]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +2012,7 @@ func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDomainsRequest.ProtoReflect.Descriptor instead.
 func (*ListDomainsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{16}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{20}
 }
 
 type ListDomainsReply struct {
@@ -1537,7 +2025,7 @@ type ListDomainsReply struct {
 
 func (x *ListDomainsReply) Reset() {
 	*x = ListDomainsReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[17]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +2037,7 @@ func (x *ListDomainsReply) String() string {
 func (*ListDomainsReply) ProtoMessage() {}
 
 func (x *ListDomainsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[17]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +2050,7 @@ func (x *ListDomainsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDomainsReply.ProtoReflect.Descriptor instead.
 func (*ListDomainsReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{17}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListDomainsReply) GetFreshness() *Freshness {
@@ -1588,7 +2076,7 @@ type RemoveDomainRequest struct {
 
 func (x *RemoveDomainRequest) Reset() {
 	*x = RemoveDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[18]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +2088,7 @@ func (x *RemoveDomainRequest) String() string {
 func (*RemoveDomainRequest) ProtoMessage() {}
 
 func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[18]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +2101,7 @@ func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainRequest.ProtoReflect.Descriptor instead.
 func (*RemoveDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{18}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemoveDomainRequest) GetName() string {
@@ -1631,7 +2119,7 @@ type RemoveDomainReply struct {
 
 func (x *RemoveDomainReply) Reset() {
 	*x = RemoveDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[19]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +2131,7 @@ func (x *RemoveDomainReply) String() string {
 func (*RemoveDomainReply) ProtoMessage() {}
 
 func (x *RemoveDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[19]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +2144,7 @@ func (x *RemoveDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainReply.ProtoReflect.Descriptor instead.
 func (*RemoveDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{19}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{23}
 }
 
 type FlushDomainRequest struct {
@@ -1668,7 +2156,7 @@ type FlushDomainRequest struct {
 
 func (x *FlushDomainRequest) Reset() {
 	*x = FlushDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[20]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +2168,7 @@ func (x *FlushDomainRequest) String() string {
 func (*FlushDomainRequest) ProtoMessage() {}
 
 func (x *FlushDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[20]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +2181,7 @@ func (x *FlushDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomainRequest.ProtoReflect.Descriptor instead.
 func (*FlushDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{20}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FlushDomainRequest) GetName() string {
@@ -1711,7 +2199,7 @@ type FlushDomainReply struct {
 
 func (x *FlushDomainReply) Reset() {
 	*x = FlushDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +2211,7 @@ func (x *FlushDomainReply) String() string {
 func (*FlushDomainReply) ProtoMessage() {}
 
 func (x *FlushDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +2224,7 @@ func (x *FlushDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomainReply.ProtoReflect.Descriptor instead.
 func (*FlushDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{21}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{25}
 }
 
 type ListQueueRequest struct {
@@ -1757,7 +2245,7 @@ type ListQueueRequest struct {
 
 func (x *ListQueueRequest) Reset() {
 	*x = ListQueueRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +2257,7 @@ func (x *ListQueueRequest) String() string {
 func (*ListQueueRequest) ProtoMessage() {}
 
 func (x *ListQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +2270,7 @@ func (x *ListQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueueRequest.ProtoReflect.Descriptor instead.
 func (*ListQueueRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{22}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListQueueRequest) GetDomain() string {
@@ -1827,7 +2315,7 @@ type ListQueueReply struct {
 
 func (x *ListQueueReply) Reset() {
 	*x = ListQueueReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +2327,7 @@ func (x *ListQueueReply) String() string {
 func (*ListQueueReply) ProtoMessage() {}
 
 func (x *ListQueueReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2340,7 @@ func (x *ListQueueReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueueReply.ProtoReflect.Descriptor instead.
 func (*ListQueueReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{23}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListQueueReply) GetFreshness() *Freshness {
@@ -1898,7 +2386,7 @@ type MessageSummary struct {
 
 func (x *MessageSummary) Reset() {
 	*x = MessageSummary{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +2398,7 @@ func (x *MessageSummary) String() string {
 func (*MessageSummary) ProtoMessage() {}
 
 func (x *MessageSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2411,7 @@ func (x *MessageSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageSummary.ProtoReflect.Descriptor instead.
 func (*MessageSummary) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{24}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MessageSummary) GetQueueId() string {
@@ -2026,7 +2514,7 @@ type ShowMessageRequest struct {
 
 func (x *ShowMessageRequest) Reset() {
 	*x = ShowMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2526,7 @@ func (x *ShowMessageRequest) String() string {
 func (*ShowMessageRequest) ProtoMessage() {}
 
 func (x *ShowMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2539,7 @@ func (x *ShowMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowMessageRequest.ProtoReflect.Descriptor instead.
 func (*ShowMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{25}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ShowMessageRequest) GetQueueId() string {
@@ -2071,7 +2559,7 @@ type ShowMessageReply struct {
 
 func (x *ShowMessageReply) Reset() {
 	*x = ShowMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2571,7 @@ func (x *ShowMessageReply) String() string {
 func (*ShowMessageReply) ProtoMessage() {}
 
 func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2584,7 @@ func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowMessageReply.ProtoReflect.Descriptor instead.
 func (*ShowMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{26}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ShowMessageReply) GetFreshness() *Freshness {
@@ -2147,7 +2635,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2159,7 +2647,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2172,7 +2660,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{27}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Message) GetQueueId() string {
@@ -2333,7 +2821,7 @@ type RecipientStatus struct {
 
 func (x *RecipientStatus) Reset() {
 	*x = RecipientStatus{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2833,7 @@ func (x *RecipientStatus) String() string {
 func (*RecipientStatus) ProtoMessage() {}
 
 func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2846,7 @@ func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecipientStatus.ProtoReflect.Descriptor instead.
 func (*RecipientStatus) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{28}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RecipientStatus) GetPath() string {
@@ -2437,7 +2925,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2449,7 +2937,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2462,7 +2950,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{29}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Part) GetDomain() string {
@@ -2531,7 +3019,7 @@ type HoldMessageRequest struct {
 
 func (x *HoldMessageRequest) Reset() {
 	*x = HoldMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2543,7 +3031,7 @@ func (x *HoldMessageRequest) String() string {
 func (*HoldMessageRequest) ProtoMessage() {}
 
 func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2556,7 +3044,7 @@ func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageRequest.ProtoReflect.Descriptor instead.
 func (*HoldMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{30}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *HoldMessageRequest) GetQueueId() string {
@@ -2583,7 +3071,7 @@ type HoldMessageReply struct {
 
 func (x *HoldMessageReply) Reset() {
 	*x = HoldMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2595,7 +3083,7 @@ func (x *HoldMessageReply) String() string {
 func (*HoldMessageReply) ProtoMessage() {}
 
 func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2608,7 +3096,7 @@ func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageReply.ProtoReflect.Descriptor instead.
 func (*HoldMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{31}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *HoldMessageReply) GetMayStillArrive() bool {
@@ -2627,7 +3115,7 @@ type ReleaseMessageRequest struct {
 
 func (x *ReleaseMessageRequest) Reset() {
 	*x = ReleaseMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +3127,7 @@ func (x *ReleaseMessageRequest) String() string {
 func (*ReleaseMessageRequest) ProtoMessage() {}
 
 func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +3140,7 @@ func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{32}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReleaseMessageRequest) GetQueueId() string {
@@ -2670,7 +3158,7 @@ type ReleaseMessageReply struct {
 
 func (x *ReleaseMessageReply) Reset() {
 	*x = ReleaseMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2682,7 +3170,7 @@ func (x *ReleaseMessageReply) String() string {
 func (*ReleaseMessageReply) ProtoMessage() {}
 
 func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2695,7 +3183,7 @@ func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageReply.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{33}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{37}
 }
 
 type RemoveMessageRequest struct {
@@ -2707,7 +3195,7 @@ type RemoveMessageRequest struct {
 
 func (x *RemoveMessageRequest) Reset() {
 	*x = RemoveMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2719,7 +3207,7 @@ func (x *RemoveMessageRequest) String() string {
 func (*RemoveMessageRequest) ProtoMessage() {}
 
 func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2732,7 +3220,7 @@ func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{34}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RemoveMessageRequest) GetQueueId() string {
@@ -2751,7 +3239,7 @@ type RemoveMessageReply struct {
 
 func (x *RemoveMessageReply) Reset() {
 	*x = RemoveMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +3251,7 @@ func (x *RemoveMessageReply) String() string {
 func (*RemoveMessageReply) ProtoMessage() {}
 
 func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +3264,7 @@ func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageReply.ProtoReflect.Descriptor instead.
 func (*RemoveMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{35}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveMessageReply) GetMayStillArrive() bool {
@@ -2802,7 +3290,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x04Hint\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\x12'\n" +
 	"\x0foutcome_unknown\x18\x02 \x01(\bR\x0eoutcomeUnknown\"\x0f\n" +
-	"\rStatusRequest\"\xae\x06\n" +
+	"\rStatusRequest\"\xca\x06\n" +
 	"\vStatusReply\x12:\n" +
 	"\tfreshness\x18\x01 \x01(\v2\x1c.holdfast.admin.v1.FreshnessR\tfreshness\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
@@ -2825,7 +3313,8 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\rsmtp_sessions\x18\x12 \x01(\rR\fsmtpSessions\x12(\n" +
 	"\rfewest_copies\x18\x13 \x01(\rH\x00R\ffewestCopies\x88\x01\x01\x12\x18\n" +
 	"\aposture\x18\x14 \x01(\tR\aposture\x12\x18\n" +
-	"\aversion\x18\x15 \x01(\tR\aversionB\x10\n" +
+	"\aversion\x18\x15 \x01(\tR\aversion\x12\x1a\n" +
+	"\bcomplete\x18\x16 \x03(\tR\bcompleteB\x10\n" +
 	"\x0e_fewest_copies\"~\n" +
 	"\x05Alarm\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -2886,7 +3375,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x1a\n" +
 	"\bsegments\x18\x03 \x01(\x04R\bsegments\x12\x1d\n" +
 	"\n" +
-	"disk_bytes\x18\x04 \x01(\x04R\tdiskBytes\"\x9a\x02\n" +
+	"disk_bytes\x18\x04 \x01(\x04R\tdiskBytes\"\xd3\x03\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12'\n" +
@@ -2896,8 +3385,61 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x06leader\x18\x06 \x01(\bR\x06leader\x12\x1b\n" +
 	"\thas_state\x18\a \x01(\bR\bhasState\x12'\n" +
 	"\x0fcommand_version\x18\b \x01(\rR\x0ecommandVersion\x12\x15\n" +
-	"\x03lag\x18\t \x01(\x04H\x00R\x03lag\x88\x01\x01B\x06\n" +
-	"\x04_lag\"\x10\n" +
+	"\x03lag\x18\t \x01(\x04H\x00R\x03lag\x88\x01\x01\x12\x1a\n" +
+	"\bnonvoter\x18\n" +
+	" \x01(\bR\bnonvoter\x12:\n" +
+	"\thydration\x18\v \x01(\v2\x1c.holdfast.admin.v1.HydrationR\thydration\x12.\n" +
+	"\x05scrub\x18\f \x01(\v2\x18.holdfast.admin.v1.ScrubR\x05scrub\x12\x17\n" +
+	"\asaid_ms\x18\r \x01(\x03R\x06saidMs\x12\x16\n" +
+	"\x06silent\x18\x0e \x01(\tR\x06silentB\x06\n" +
+	"\x04_lag\"\xf6\x02\n" +
+	"\tHydration\x12\x14\n" +
+	"\x05known\x18\x01 \x01(\bR\x05known\x12\x18\n" +
+	"\amissing\x18\x02 \x01(\x04R\amissing\x12#\n" +
+	"\rmissing_bytes\x18\x03 \x01(\x04R\fmissingBytes\x12\x18\n" +
+	"\afetched\x18\x04 \x01(\x04R\afetched\x12#\n" +
+	"\rfetched_bytes\x18\x05 \x01(\x04R\ffetchedBytes\x12\x12\n" +
+	"\x04rate\x18\x06 \x01(\x04R\x04rate\x12\x1c\n" +
+	"\aleft_ms\x18\a \x01(\x03H\x00R\x06leftMs\x88\x01\x01\x12\x1b\n" +
+	"\tnot_found\x18\b \x01(\x04R\bnotFound\x12\x1f\n" +
+	"\vwaiting_for\x18\t \x01(\tR\n" +
+	"waitingFor\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\n" +
+	" \x01(\tR\tlastError\x12&\n" +
+	"\x0flast_error_unix\x18\v \x01(\x03R\rlastErrorUnix\x12\x12\n" +
+	"\x04lost\x18\f \x01(\x04R\x04lostB\n" +
+	"\n" +
+	"\b_left_ms\"\xcb\x02\n" +
+	"\x05Scrub\x12\x18\n" +
+	"\arunning\x18\x01 \x01(\bR\arunning\x12\x18\n" +
+	"\astopped\x18\x02 \x01(\bR\astopped\x12\x1d\n" +
+	"\n" +
+	"began_unix\x18\x03 \x01(\x03R\tbeganUnix\x12\x1d\n" +
+	"\n" +
+	"ended_unix\x18\x04 \x01(\x03R\tendedUnix\x12\x16\n" +
+	"\x06bodies\x18\x05 \x01(\x04R\x06bodies\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12!\n" +
+	"\ftotal_bodies\x18\a \x01(\x04R\vtotalBodies\x12\x1f\n" +
+	"\vtotal_bytes\x18\b \x01(\x04R\n" +
+	"totalBytes\x12\x10\n" +
+	"\x03bad\x18\t \x01(\x04R\x03bad\x12\x1a\n" +
+	"\brepaired\x18\n" +
+	" \x01(\x04R\brepaired\x12\x16\n" +
+	"\x06unread\x18\v \x01(\x04R\x06unread\x12\x18\n" +
+	"\aproblem\x18\f \x01(\tR\aproblem\"\xa3\x01\n" +
+	"\fScrubRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12>\n" +
+	"\x06action\x18\x02 \x01(\x0e2&.holdfast.admin.v1.ScrubRequest.ActionR\x06action\"?\n" +
+	"\x06Action\x12\x16\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\b\n" +
+	"\x04LOOK\x10\x01\x12\t\n" +
+	"\x05START\x10\x02\x12\b\n" +
+	"\x04STOP\x10\x03\"P\n" +
+	"\n" +
+	"ScrubReply\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12.\n" +
+	"\x05scrub\x18\x02 \x01(\v2\x18.holdfast.admin.v1.ScrubR\x05scrub\"\x10\n" +
 	"\x0eMembersRequest\"\x7f\n" +
 	"\fMembersReply\x12:\n" +
 	"\tfreshness\x18\x01 \x01(\v2\x1c.holdfast.admin.v1.FreshnessR\tfreshness\x123\n" +
@@ -3023,10 +3565,11 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x14RECIPIENT_STATE_HELD\x10\x02\x12\x1d\n" +
 	"\x19RECIPIENT_STATE_DELIVERED\x10\x03\x12\x1a\n" +
 	"\x16RECIPIENT_STATE_FAILED\x10\x04\x12\x1b\n" +
-	"\x17RECIPIENT_STATE_REMOVED\x10\x052\xe2\a\n" +
+	"\x17RECIPIENT_STATE_REMOVED\x10\x052\xab\b\n" +
 	"\fAdminService\x12J\n" +
 	"\x06Status\x12 .holdfast.admin.v1.StatusRequest\x1a\x1e.holdfast.admin.v1.StatusReply\x12M\n" +
-	"\aMembers\x12!.holdfast.admin.v1.MembersRequest\x1a\x1f.holdfast.admin.v1.MembersReply\x12S\n" +
+	"\aMembers\x12!.holdfast.admin.v1.MembersRequest\x1a\x1f.holdfast.admin.v1.MembersReply\x12G\n" +
+	"\x05Scrub\x12\x1f.holdfast.admin.v1.ScrubRequest\x1a\x1d.holdfast.admin.v1.ScrubReply\x12S\n" +
 	"\tPutDomain\x12#.holdfast.admin.v1.PutDomainRequest\x1a!.holdfast.admin.v1.PutDomainReply\x12Y\n" +
 	"\vListDomains\x12%.holdfast.admin.v1.ListDomainsRequest\x1a#.holdfast.admin.v1.ListDomainsReply\x12\\\n" +
 	"\fRemoveDomain\x12&.holdfast.admin.v1.RemoveDomainRequest\x1a$.holdfast.admin.v1.RemoveDomainReply\x12Y\n" +
@@ -3049,99 +3592,110 @@ func file_proto_adminpb_admin_proto_rawDescGZIP() []byte {
 	return file_proto_adminpb_admin_proto_rawDescData
 }
 
-var file_proto_adminpb_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_proto_adminpb_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_proto_adminpb_admin_proto_goTypes = []any{
 	(NextHopState)(0),             // 0: holdfast.admin.v1.NextHopState
 	(RecipientState)(0),           // 1: holdfast.admin.v1.RecipientState
-	(*Freshness)(nil),             // 2: holdfast.admin.v1.Freshness
-	(*Hint)(nil),                  // 3: holdfast.admin.v1.Hint
-	(*StatusRequest)(nil),         // 4: holdfast.admin.v1.StatusRequest
-	(*StatusReply)(nil),           // 5: holdfast.admin.v1.StatusReply
-	(*Alarm)(nil),                 // 6: holdfast.admin.v1.Alarm
-	(*DomainStatus)(nil),          // 7: holdfast.admin.v1.DomainStatus
-	(*QueueTotals)(nil),           // 8: holdfast.admin.v1.QueueTotals
-	(*Counters)(nil),              // 9: holdfast.admin.v1.Counters
-	(*SpoolStats)(nil),            // 10: holdfast.admin.v1.SpoolStats
-	(*Member)(nil),                // 11: holdfast.admin.v1.Member
-	(*MembersRequest)(nil),        // 12: holdfast.admin.v1.MembersRequest
-	(*MembersReply)(nil),          // 13: holdfast.admin.v1.MembersReply
-	(*Domain)(nil),                // 14: holdfast.admin.v1.Domain
-	(*Target)(nil),                // 15: holdfast.admin.v1.Target
-	(*PutDomainRequest)(nil),      // 16: holdfast.admin.v1.PutDomainRequest
-	(*PutDomainReply)(nil),        // 17: holdfast.admin.v1.PutDomainReply
-	(*ListDomainsRequest)(nil),    // 18: holdfast.admin.v1.ListDomainsRequest
-	(*ListDomainsReply)(nil),      // 19: holdfast.admin.v1.ListDomainsReply
-	(*RemoveDomainRequest)(nil),   // 20: holdfast.admin.v1.RemoveDomainRequest
-	(*RemoveDomainReply)(nil),     // 21: holdfast.admin.v1.RemoveDomainReply
-	(*FlushDomainRequest)(nil),    // 22: holdfast.admin.v1.FlushDomainRequest
-	(*FlushDomainReply)(nil),      // 23: holdfast.admin.v1.FlushDomainReply
-	(*ListQueueRequest)(nil),      // 24: holdfast.admin.v1.ListQueueRequest
-	(*ListQueueReply)(nil),        // 25: holdfast.admin.v1.ListQueueReply
-	(*MessageSummary)(nil),        // 26: holdfast.admin.v1.MessageSummary
-	(*ShowMessageRequest)(nil),    // 27: holdfast.admin.v1.ShowMessageRequest
-	(*ShowMessageReply)(nil),      // 28: holdfast.admin.v1.ShowMessageReply
-	(*Message)(nil),               // 29: holdfast.admin.v1.Message
-	(*RecipientStatus)(nil),       // 30: holdfast.admin.v1.RecipientStatus
-	(*Part)(nil),                  // 31: holdfast.admin.v1.Part
-	(*HoldMessageRequest)(nil),    // 32: holdfast.admin.v1.HoldMessageRequest
-	(*HoldMessageReply)(nil),      // 33: holdfast.admin.v1.HoldMessageReply
-	(*ReleaseMessageRequest)(nil), // 34: holdfast.admin.v1.ReleaseMessageRequest
-	(*ReleaseMessageReply)(nil),   // 35: holdfast.admin.v1.ReleaseMessageReply
-	(*RemoveMessageRequest)(nil),  // 36: holdfast.admin.v1.RemoveMessageRequest
-	(*RemoveMessageReply)(nil),    // 37: holdfast.admin.v1.RemoveMessageReply
+	(ScrubRequest_Action)(0),      // 2: holdfast.admin.v1.ScrubRequest.Action
+	(*Freshness)(nil),             // 3: holdfast.admin.v1.Freshness
+	(*Hint)(nil),                  // 4: holdfast.admin.v1.Hint
+	(*StatusRequest)(nil),         // 5: holdfast.admin.v1.StatusRequest
+	(*StatusReply)(nil),           // 6: holdfast.admin.v1.StatusReply
+	(*Alarm)(nil),                 // 7: holdfast.admin.v1.Alarm
+	(*DomainStatus)(nil),          // 8: holdfast.admin.v1.DomainStatus
+	(*QueueTotals)(nil),           // 9: holdfast.admin.v1.QueueTotals
+	(*Counters)(nil),              // 10: holdfast.admin.v1.Counters
+	(*SpoolStats)(nil),            // 11: holdfast.admin.v1.SpoolStats
+	(*Member)(nil),                // 12: holdfast.admin.v1.Member
+	(*Hydration)(nil),             // 13: holdfast.admin.v1.Hydration
+	(*Scrub)(nil),                 // 14: holdfast.admin.v1.Scrub
+	(*ScrubRequest)(nil),          // 15: holdfast.admin.v1.ScrubRequest
+	(*ScrubReply)(nil),            // 16: holdfast.admin.v1.ScrubReply
+	(*MembersRequest)(nil),        // 17: holdfast.admin.v1.MembersRequest
+	(*MembersReply)(nil),          // 18: holdfast.admin.v1.MembersReply
+	(*Domain)(nil),                // 19: holdfast.admin.v1.Domain
+	(*Target)(nil),                // 20: holdfast.admin.v1.Target
+	(*PutDomainRequest)(nil),      // 21: holdfast.admin.v1.PutDomainRequest
+	(*PutDomainReply)(nil),        // 22: holdfast.admin.v1.PutDomainReply
+	(*ListDomainsRequest)(nil),    // 23: holdfast.admin.v1.ListDomainsRequest
+	(*ListDomainsReply)(nil),      // 24: holdfast.admin.v1.ListDomainsReply
+	(*RemoveDomainRequest)(nil),   // 25: holdfast.admin.v1.RemoveDomainRequest
+	(*RemoveDomainReply)(nil),     // 26: holdfast.admin.v1.RemoveDomainReply
+	(*FlushDomainRequest)(nil),    // 27: holdfast.admin.v1.FlushDomainRequest
+	(*FlushDomainReply)(nil),      // 28: holdfast.admin.v1.FlushDomainReply
+	(*ListQueueRequest)(nil),      // 29: holdfast.admin.v1.ListQueueRequest
+	(*ListQueueReply)(nil),        // 30: holdfast.admin.v1.ListQueueReply
+	(*MessageSummary)(nil),        // 31: holdfast.admin.v1.MessageSummary
+	(*ShowMessageRequest)(nil),    // 32: holdfast.admin.v1.ShowMessageRequest
+	(*ShowMessageReply)(nil),      // 33: holdfast.admin.v1.ShowMessageReply
+	(*Message)(nil),               // 34: holdfast.admin.v1.Message
+	(*RecipientStatus)(nil),       // 35: holdfast.admin.v1.RecipientStatus
+	(*Part)(nil),                  // 36: holdfast.admin.v1.Part
+	(*HoldMessageRequest)(nil),    // 37: holdfast.admin.v1.HoldMessageRequest
+	(*HoldMessageReply)(nil),      // 38: holdfast.admin.v1.HoldMessageReply
+	(*ReleaseMessageRequest)(nil), // 39: holdfast.admin.v1.ReleaseMessageRequest
+	(*ReleaseMessageReply)(nil),   // 40: holdfast.admin.v1.ReleaseMessageReply
+	(*RemoveMessageRequest)(nil),  // 41: holdfast.admin.v1.RemoveMessageRequest
+	(*RemoveMessageReply)(nil),    // 42: holdfast.admin.v1.RemoveMessageReply
 }
 var file_proto_adminpb_admin_proto_depIdxs = []int32{
-	2,  // 0: holdfast.admin.v1.StatusReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	6,  // 1: holdfast.admin.v1.StatusReply.alarms:type_name -> holdfast.admin.v1.Alarm
-	7,  // 2: holdfast.admin.v1.StatusReply.domains:type_name -> holdfast.admin.v1.DomainStatus
-	8,  // 3: holdfast.admin.v1.StatusReply.queue:type_name -> holdfast.admin.v1.QueueTotals
-	9,  // 4: holdfast.admin.v1.StatusReply.counters:type_name -> holdfast.admin.v1.Counters
-	10, // 5: holdfast.admin.v1.StatusReply.spool:type_name -> holdfast.admin.v1.SpoolStats
-	11, // 6: holdfast.admin.v1.StatusReply.members:type_name -> holdfast.admin.v1.Member
-	14, // 7: holdfast.admin.v1.DomainStatus.domain:type_name -> holdfast.admin.v1.Domain
+	3,  // 0: holdfast.admin.v1.StatusReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	7,  // 1: holdfast.admin.v1.StatusReply.alarms:type_name -> holdfast.admin.v1.Alarm
+	8,  // 2: holdfast.admin.v1.StatusReply.domains:type_name -> holdfast.admin.v1.DomainStatus
+	9,  // 3: holdfast.admin.v1.StatusReply.queue:type_name -> holdfast.admin.v1.QueueTotals
+	10, // 4: holdfast.admin.v1.StatusReply.counters:type_name -> holdfast.admin.v1.Counters
+	11, // 5: holdfast.admin.v1.StatusReply.spool:type_name -> holdfast.admin.v1.SpoolStats
+	12, // 6: holdfast.admin.v1.StatusReply.members:type_name -> holdfast.admin.v1.Member
+	19, // 7: holdfast.admin.v1.DomainStatus.domain:type_name -> holdfast.admin.v1.Domain
 	0,  // 8: holdfast.admin.v1.DomainStatus.next_hop_state:type_name -> holdfast.admin.v1.NextHopState
-	2,  // 9: holdfast.admin.v1.MembersReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	11, // 10: holdfast.admin.v1.MembersReply.members:type_name -> holdfast.admin.v1.Member
-	15, // 11: holdfast.admin.v1.Domain.targets:type_name -> holdfast.admin.v1.Target
-	14, // 12: holdfast.admin.v1.PutDomainRequest.domain:type_name -> holdfast.admin.v1.Domain
-	2,  // 13: holdfast.admin.v1.ListDomainsReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	7,  // 14: holdfast.admin.v1.ListDomainsReply.domains:type_name -> holdfast.admin.v1.DomainStatus
-	1,  // 15: holdfast.admin.v1.ListQueueRequest.state:type_name -> holdfast.admin.v1.RecipientState
-	2,  // 16: holdfast.admin.v1.ListQueueReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	26, // 17: holdfast.admin.v1.ListQueueReply.messages:type_name -> holdfast.admin.v1.MessageSummary
-	2,  // 18: holdfast.admin.v1.ShowMessageReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	29, // 19: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
-	30, // 20: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
-	31, // 21: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
-	1,  // 22: holdfast.admin.v1.RecipientStatus.state:type_name -> holdfast.admin.v1.RecipientState
-	4,  // 23: holdfast.admin.v1.AdminService.Status:input_type -> holdfast.admin.v1.StatusRequest
-	12, // 24: holdfast.admin.v1.AdminService.Members:input_type -> holdfast.admin.v1.MembersRequest
-	16, // 25: holdfast.admin.v1.AdminService.PutDomain:input_type -> holdfast.admin.v1.PutDomainRequest
-	18, // 26: holdfast.admin.v1.AdminService.ListDomains:input_type -> holdfast.admin.v1.ListDomainsRequest
-	20, // 27: holdfast.admin.v1.AdminService.RemoveDomain:input_type -> holdfast.admin.v1.RemoveDomainRequest
-	22, // 28: holdfast.admin.v1.AdminService.FlushDomain:input_type -> holdfast.admin.v1.FlushDomainRequest
-	24, // 29: holdfast.admin.v1.AdminService.ListQueue:input_type -> holdfast.admin.v1.ListQueueRequest
-	27, // 30: holdfast.admin.v1.AdminService.ShowMessage:input_type -> holdfast.admin.v1.ShowMessageRequest
-	32, // 31: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
-	34, // 32: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
-	36, // 33: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
-	5,  // 34: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
-	13, // 35: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
-	17, // 36: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
-	19, // 37: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
-	21, // 38: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
-	23, // 39: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
-	25, // 40: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
-	28, // 41: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
-	33, // 42: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
-	35, // 43: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
-	37, // 44: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
-	34, // [34:45] is the sub-list for method output_type
-	23, // [23:34] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	13, // 9: holdfast.admin.v1.Member.hydration:type_name -> holdfast.admin.v1.Hydration
+	14, // 10: holdfast.admin.v1.Member.scrub:type_name -> holdfast.admin.v1.Scrub
+	2,  // 11: holdfast.admin.v1.ScrubRequest.action:type_name -> holdfast.admin.v1.ScrubRequest.Action
+	14, // 12: holdfast.admin.v1.ScrubReply.scrub:type_name -> holdfast.admin.v1.Scrub
+	3,  // 13: holdfast.admin.v1.MembersReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	12, // 14: holdfast.admin.v1.MembersReply.members:type_name -> holdfast.admin.v1.Member
+	20, // 15: holdfast.admin.v1.Domain.targets:type_name -> holdfast.admin.v1.Target
+	19, // 16: holdfast.admin.v1.PutDomainRequest.domain:type_name -> holdfast.admin.v1.Domain
+	3,  // 17: holdfast.admin.v1.ListDomainsReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	8,  // 18: holdfast.admin.v1.ListDomainsReply.domains:type_name -> holdfast.admin.v1.DomainStatus
+	1,  // 19: holdfast.admin.v1.ListQueueRequest.state:type_name -> holdfast.admin.v1.RecipientState
+	3,  // 20: holdfast.admin.v1.ListQueueReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	31, // 21: holdfast.admin.v1.ListQueueReply.messages:type_name -> holdfast.admin.v1.MessageSummary
+	3,  // 22: holdfast.admin.v1.ShowMessageReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	34, // 23: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
+	35, // 24: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
+	36, // 25: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
+	1,  // 26: holdfast.admin.v1.RecipientStatus.state:type_name -> holdfast.admin.v1.RecipientState
+	5,  // 27: holdfast.admin.v1.AdminService.Status:input_type -> holdfast.admin.v1.StatusRequest
+	17, // 28: holdfast.admin.v1.AdminService.Members:input_type -> holdfast.admin.v1.MembersRequest
+	15, // 29: holdfast.admin.v1.AdminService.Scrub:input_type -> holdfast.admin.v1.ScrubRequest
+	21, // 30: holdfast.admin.v1.AdminService.PutDomain:input_type -> holdfast.admin.v1.PutDomainRequest
+	23, // 31: holdfast.admin.v1.AdminService.ListDomains:input_type -> holdfast.admin.v1.ListDomainsRequest
+	25, // 32: holdfast.admin.v1.AdminService.RemoveDomain:input_type -> holdfast.admin.v1.RemoveDomainRequest
+	27, // 33: holdfast.admin.v1.AdminService.FlushDomain:input_type -> holdfast.admin.v1.FlushDomainRequest
+	29, // 34: holdfast.admin.v1.AdminService.ListQueue:input_type -> holdfast.admin.v1.ListQueueRequest
+	32, // 35: holdfast.admin.v1.AdminService.ShowMessage:input_type -> holdfast.admin.v1.ShowMessageRequest
+	37, // 36: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
+	39, // 37: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
+	41, // 38: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
+	6,  // 39: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
+	18, // 40: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
+	16, // 41: holdfast.admin.v1.AdminService.Scrub:output_type -> holdfast.admin.v1.ScrubReply
+	22, // 42: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
+	24, // 43: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
+	26, // 44: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
+	28, // 45: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
+	30, // 46: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
+	33, // 47: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
+	38, // 48: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
+	40, // 49: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
+	42, // 50: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
+	39, // [39:51] is the sub-list for method output_type
+	27, // [27:39] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_proto_adminpb_admin_proto_init() }
@@ -3154,13 +3708,14 @@ func file_proto_adminpb_admin_proto_init() {
 	file_proto_adminpb_admin_proto_msgTypes[5].OneofWrappers = []any{}
 	file_proto_adminpb_admin_proto_msgTypes[6].OneofWrappers = []any{}
 	file_proto_adminpb_admin_proto_msgTypes[9].OneofWrappers = []any{}
+	file_proto_adminpb_admin_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_adminpb_admin_proto_rawDesc), len(file_proto_adminpb_admin_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   36,
+			NumEnums:      3,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -42,6 +42,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	AdminService_Status_FullMethodName         = "/holdfast.admin.v1.AdminService/Status"
 	AdminService_Members_FullMethodName        = "/holdfast.admin.v1.AdminService/Members"
+	AdminService_Scrub_FullMethodName          = "/holdfast.admin.v1.AdminService/Scrub"
 	AdminService_PutDomain_FullMethodName      = "/holdfast.admin.v1.AdminService/PutDomain"
 	AdminService_ListDomains_FullMethodName    = "/holdfast.admin.v1.AdminService/ListDomains"
 	AdminService_RemoveDomain_FullMethodName   = "/holdfast.admin.v1.AdminService/RemoveDomain"
@@ -61,6 +62,10 @@ type AdminServiceClient interface {
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusReply, error)
 	// Members lists who is known by gossip and who has a vote.
 	Members(ctx context.Context, in *MembersRequest, opts ...grpc.CallOption) (*MembersReply, error)
+	// Scrub has a node read all live bodies that it holds, to find damaged ones, or
+	// stops it, or asks how far it is. It is answered at once. Starting one that
+	// runs, and stopping one that does not, change nothing.
+	Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubReply, error)
 	// PutDomain adds a relay domain, or replaces its configuration. Mail that is
 	// already queued takes the new next hop at its next attempt.
 	PutDomain(ctx context.Context, in *PutDomainRequest, opts ...grpc.CallOption) (*PutDomainReply, error)
@@ -107,6 +112,16 @@ func (c *adminServiceClient) Members(ctx context.Context, in *MembersRequest, op
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(MembersReply)
 	err := c.cc.Invoke(ctx, AdminService_Members_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ScrubReply)
+	err := c.cc.Invoke(ctx, AdminService_Scrub_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -211,6 +226,10 @@ type AdminServiceServer interface {
 	Status(context.Context, *StatusRequest) (*StatusReply, error)
 	// Members lists who is known by gossip and who has a vote.
 	Members(context.Context, *MembersRequest) (*MembersReply, error)
+	// Scrub has a node read all live bodies that it holds, to find damaged ones, or
+	// stops it, or asks how far it is. It is answered at once. Starting one that
+	// runs, and stopping one that does not, change nothing.
+	Scrub(context.Context, *ScrubRequest) (*ScrubReply, error)
 	// PutDomain adds a relay domain, or replaces its configuration. Mail that is
 	// already queued takes the new next hop at its next attempt.
 	PutDomain(context.Context, *PutDomainRequest) (*PutDomainReply, error)
@@ -248,6 +267,9 @@ func (UnimplementedAdminServiceServer) Status(context.Context, *StatusRequest) (
 }
 func (UnimplementedAdminServiceServer) Members(context.Context, *MembersRequest) (*MembersReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Members not implemented")
+}
+func (UnimplementedAdminServiceServer) Scrub(context.Context, *ScrubRequest) (*ScrubReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Scrub not implemented")
 }
 func (UnimplementedAdminServiceServer) PutDomain(context.Context, *PutDomainRequest) (*PutDomainReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method PutDomain not implemented")
@@ -329,6 +351,24 @@ func _AdminService_Members_Handler(srv interface{}, ctx context.Context, dec fun
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).Members(ctx, req.(*MembersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Scrub_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ScrubRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Scrub(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Scrub_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Scrub(ctx, req.(*ScrubRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -509,6 +549,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Members",
 			Handler:    _AdminService_Members_Handler,
+		},
+		{
+			MethodName: "Scrub",
+			Handler:    _AdminService_Scrub_Handler,
 		},
 		{
 			MethodName: "PutDomain",

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster"
 	"github.com/holdfast-mx/holdfast/cluster/admin"
+	"github.com/holdfast-mx/holdfast/cluster/peer"
 	"github.com/holdfast-mx/holdfast/fsm"
 )
 
@@ -16,6 +18,14 @@ type adminCluster struct{ n *Node }
 
 // Status returns what this node says of itself and its cluster.
 func (n *Node) Status(ctx context.Context) admin.Status { return adminCluster{n}.Status(ctx) }
+
+// Members returns what this node knows of itself and the others.
+func (n *Node) Members() []admin.Member { return adminCluster{n}.Members() }
+
+// Scrub begins a scrub on a node, ends it, or tells how far it is.
+func (n *Node) Scrub(ctx context.Context, name string, a admin.ScrubAction) (admin.Scrub, error) {
+	return adminCluster{n}.Scrub(ctx, fsm.NodeName(name), a)
+}
 
 func (a adminCluster) View() *fsm.State { return a.n.member.View() }
 
@@ -47,6 +57,9 @@ func (a adminCluster) Status(context.Context) admin.Status {
 		if server.Voter {
 			s.Voters = append(s.Voters, fsm.NodeName(server.ID.Name()))
 		}
+	}
+	for _, name := range n.member.Complete() {
+		s.Complete = append(s.Complete, fsm.NodeName(name))
 	}
 	sessions, connections := n.smtp.Stats(), n.smtp.GateStats()
 	s.SMTPSessions = int(connections.Connections.Load())
@@ -83,14 +96,67 @@ func (a adminCluster) Members() []admin.Member {
 			members[m.ServerID] = m
 			order = append(order, m.ServerID)
 		}
-		m.Voter = server.Voter
+		m.Voter, m.Nonvoter = server.Voter, !server.Voter
 		m.Leader = server.ID == leader
 	}
+	conditions := a.n.member.Conditions()
 	all := make([]admin.Member, 0, len(order))
 	for _, id := range order {
-		all = append(all, *members[id])
+		m := members[id]
+		c, asked := conditions[string(m.Name)]
+		switch {
+		case c.ServerID == id && !c.At.IsZero():
+			m.Hydration, m.Scrub, m.Said, m.Silent = hydrationOf(c.Hydration), scrubOf(c.Scrub), c.At, c.Err
+		case asked && c.ServerID != "" && c.ServerID != id:
+			m.Silent = fmt.Errorf("the node is %s now", c.ServerID)
+		case asked:
+			m.Silent = c.Err
+		}
+		all = append(all, *m)
 	}
 	return all
+}
+
+var scrubActions = map[admin.ScrubAction]peer.ScrubAction{
+	admin.ScrubLook: peer.ScrubLook, admin.ScrubStart: peer.ScrubStart, admin.ScrubStop: peer.ScrubStop,
+}
+
+func (a adminCluster) Scrub(ctx context.Context, name fsm.NodeName, what admin.ScrubAction) (admin.Scrub, error) {
+	action := scrubActions[what]
+	if name == a.n.config.Node {
+		return scrubOf(a.n.member.Scrub("an administrator", action)), nil
+	}
+	if !slices.ContainsFunc(a.Members(), func(m admin.Member) bool { return m.Name == name }) {
+		return admin.Scrub{}, admin.ErrNoSuchNode
+	}
+	got, err := a.n.peers.Scrub(ctx, string(name), action)
+	if err != nil {
+		return admin.Scrub{}, fmt.Errorf("%w: %w", admin.ErrUnreachable, err)
+	}
+	return scrubOf(got), nil
+}
+
+// timeOf is a time in Unix seconds, zero where that is 0.
+func timeOf(unix int64) time.Time {
+	if unix == 0 {
+		return time.Time{}
+	}
+	return time.Unix(unix, 0)
+}
+
+func hydrationOf(h peer.Hydration) admin.Hydration {
+	return admin.Hydration{
+		Known: h.Known, Missing: h.Missing, MissingBytes: h.MissingBytes, Fetched: h.Fetched, FetchedBytes: h.FetchedBytes,
+		Rate: h.Rate, NotFound: h.NotFound, Lost: h.Lost, WaitingFor: h.WaitingFor, LastError: h.LastError, LastErrorAt: timeOf(h.LastErrorUnix),
+	}
+}
+
+func scrubOf(s peer.Scrub) admin.Scrub {
+	return admin.Scrub{
+		Running: s.Running, Stopped: s.Stopped, Began: timeOf(s.BeganUnix), Ended: timeOf(s.EndedUnix),
+		Bodies: s.Bodies, Bytes: s.Bytes, Total: s.Total, TotalBytes: s.TotalBytes,
+		Bad: s.Bad, Repaired: s.Repaired, Unread: s.Unread, Problem: s.Problem,
+	}
 }
 
 // gateAlarmAfter is how long a node may refuse Raft's entries for want of their
