@@ -123,6 +123,20 @@ func (b *Backend) Scrub(from string, a peer.ScrubAction) (peer.Scrub, error) {
 	return m.Scrub("node "+from, a), nil
 }
 
+// ChangeServers changes the cluster's servers, as leader, for a peer.
+func (b *Backend) ChangeServers(ctx context.Context, from string, c peer.Membership) (refusal string, err error) {
+	m, ok := b.attached()
+	if !ok {
+		return "", fmt.Errorf("%w: %w", peer.ErrNotAppended, errNotRunning)
+	}
+	m.log.Info("change of the servers asked for", "by", from, "action", c.Action, "name", c.Name, "force", c.Force)
+	refusal, err = m.changeHere(ctx, c)
+	if errors.Is(err, ErrNotAccepted) {
+		err = fmt.Errorf("%w: %w", peer.ErrNotAppended, err)
+	}
+	return refusal, err
+}
+
 // Propose proposes, as leader, the commands of a peer. What names a body that has
 // not arrived yet is proposed when it has.
 func (b *Backend) Propose(ctx context.Context, from string, proposals []peer.Proposal) []peer.Outcome {

@@ -97,6 +97,7 @@ type Member struct {
 	leading  atomic.Bool // this node leads, and has applied what was committed before
 	current  atomic.Bool // followLoop has caught up
 	caughtUp flight
+	changing sync.Mutex // held while the servers of the cluster are changed
 
 	stopping chan struct{}
 	life     context.Context // ends with Close
@@ -161,6 +162,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	m.loop(func() { m.recordStart(life, c.Start) })
 	m.loop(func() { m.hydrator.run(life) })
 	m.loop(func() { m.scrubber.run(life) })
+	m.loop(func() { m.tendServers(life) })
 	m.loop(func() { m.watch(life) })
 	return m, nil
 }

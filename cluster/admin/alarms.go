@@ -61,7 +61,7 @@ func Alarms(view *fsm.State, s Status, members []Member, now time.Time) []Alarm 
 			Name: AlarmNoCluster, Scope: "node " + string(s.Node),
 			Cause: "this node belongs to no cluster: it has no data and knows no voters. Mail is answered 421 and goes to the next MX.",
 			Remedy: `if the cluster is new, start its other nodes and see by "holdfast members" that all know each other: they found it when there are as many as bootstrap_expect says. ` +
-				"If the cluster exists, see that data_dir is the right one and its disk is mounted; a node that lost its data cannot be taken in again yet.",
+				fmt.Sprintf("If the cluster exists, see that data_dir is the right one and its disk is mounted. If it is new, or its data is lost: \"holdfast members add %s\" on another node.", s.Node),
 		})
 	default:
 		cause := "it has heard from no leader since it started"

@@ -10,7 +10,7 @@ import (
 )
 
 // A Cluster is the node that the service speaks for. All methods are safe for
-// concurrent use, and none but Do and Scrub waits for another node.
+// concurrent use, and none but Do, Scrub and ChangeMember waits for another node.
 type Cluster interface {
 	// View returns a snapshot of the queue as this node has applied it, which
 	// stays as it is while the queue goes on.
@@ -26,6 +26,17 @@ type Cluster interface {
 	// Scrub begins a scrub on the named node, or ends it, and tells how far it is.
 	// The error is ErrNoSuchNode, ErrUnreachable, or what the node said.
 	Scrub(ctx context.Context, node fsm.NodeName, a ScrubAction) (Scrub, error)
+	// ChangeMember changes the cluster's servers. The refusal says why it must not
+	// be done; errors are as Do's.
+	ChangeMember(ctx context.Context, c MemberChange) (refusal string, err error)
+}
+
+// A MemberChange adds a node to the cluster's servers, or removes one.
+type MemberChange struct {
+	Name   fsm.NodeName
+	Remove bool // otherwise it is added
+	// Force removes it also where that may lose messages.
+	Force bool
 }
 
 // A ScrubAction is what is to be done about a scrub.

@@ -33,6 +33,7 @@ type fakeCluster struct {
 	proposed []fsm.Action
 	scrub    Scrub
 	scrubs   []string
+	changes  []MemberChange
 	onView   func()
 }
 
@@ -111,6 +112,19 @@ func (c *fakeCluster) Scrub(_ context.Context, node fsm.NodeName, a ScrubAction)
 	}
 	c.scrubs = append(c.scrubs, fmt.Sprintf("%d on %s", a, node))
 	return c.scrub, nil
+}
+
+func (c *fakeCluster) ChangeMember(_ context.Context, m MemberChange) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch m.Name {
+	case "mx8":
+		return "", ErrNotAccepted
+	case "mx9":
+		return "it is no good", nil
+	}
+	c.changes = append(c.changes, m)
+	return "", nil
 }
 
 // domain adds a relay domain.

@@ -87,6 +87,47 @@ func (s *Service) nodeName(ctx context.Context, name string) (fsm.NodeName, erro
 	return fsm.NodeName(name), nil
 }
 
+// AddMember implements adminpb.AdminServiceServer.
+func (s *Service) AddMember(ctx context.Context, r *adminpb.AddMemberRequest) (*adminpb.AddMemberReply, error) {
+	if err := s.changeMember(ctx, "AddMember", r.GetName(), MemberChange{}); err != nil {
+		return nil, err
+	}
+	return &adminpb.AddMemberReply{}, nil
+}
+
+// RemoveMember implements adminpb.AdminServiceServer.
+func (s *Service) RemoveMember(ctx context.Context, r *adminpb.RemoveMemberRequest) (*adminpb.RemoveMemberReply, error) {
+	if err := s.changeMember(ctx, "RemoveMember", r.GetName(), MemberChange{Remove: true, Force: r.GetForce()}); err != nil {
+		return nil, err
+	}
+	return &adminpb.RemoveMemberReply{}, nil
+}
+
+func (s *Service) changeMember(ctx context.Context, call, name string, c MemberChange) error {
+	if name == "" {
+		return status.Error(codes.InvalidArgument, "name: it is missing")
+	}
+	var err error
+	if c.Name, err = s.nodeName(ctx, name); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, proposeWait)
+	defer cancel()
+	refusal, err := s.cluster.ChangeMember(ctx, c)
+	switch {
+	case err != nil:
+		err = s.failure(ctx, err)
+	case refusal != "":
+		err = s.hinted(ctx, codes.FailedPrecondition, false, refusal)
+	}
+	detail := ""
+	if c.Force {
+		detail = "force"
+	}
+	s.audit(ctx, change{call: call, subject: name, kind: "member", detail: detail}, err)
+	return err
+}
+
 // Scrub implements adminpb.AdminServiceServer.
 func (s *Service) Scrub(ctx context.Context, r *adminpb.ScrubRequest) (*adminpb.ScrubReply, error) {
 	node, err := s.nodeName(ctx, r.GetNode())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -521,5 +522,49 @@ func TestScrubCalls(t *testing.T) {
 	}
 	if got, want := strings.Join(c.scrubs, ", "), "2 on mx1, 3 on mx2, 1 on mx2"; got != want {
 		t.Errorf("asked %s, want %s", got, want)
+	}
+}
+
+// TestMemberCalls: a change of the servers leaves an audit line, whatever came of
+// it, and a refusal says why.
+func TestMemberCalls(t *testing.T) {
+	c := newFakeCluster()
+	client, logs, _ := serve(t, c)
+	add := func(name string) error {
+		_, err := client.AddMember(t.Context(), &adminpb.AddMemberRequest{Name: name})
+		return err
+	}
+	remove := func(name string, force bool) error {
+		_, err := client.RemoveMember(t.Context(), &adminpb.RemoveMemberRequest{Name: name, Force: force})
+		return err
+	}
+	for _, test := range []struct {
+		err     error
+		code    codes.Code
+		message string
+	}{
+		{add("mx4"), codes.OK, ""},
+		{remove("mx2", false), codes.OK, ""},
+		{remove("mx3", true), codes.OK, ""},
+		{add("mx8"), codes.Unavailable, "nothing was changed"},
+		{add("mx9"), codes.FailedPrecondition, "it is no good"},
+		{add(""), codes.InvalidArgument, "missing"},
+		{remove("a b", false), codes.InvalidArgument, "name"},
+	} {
+		if status.Code(test.err) != test.code || test.err != nil && !strings.Contains(test.err.Error(), test.message) {
+			t.Errorf("%v, want %v: %s", test.err, test.code, test.message)
+		}
+	}
+	want := []MemberChange{{Name: "mx4"}, {Name: "mx2", Remove: true}, {Name: "mx3", Remove: true, Force: true}}
+	if !slices.Equal(c.changes, want) {
+		t.Errorf("asked for %+v, want %+v", c.changes, want)
+	}
+	for _, line := range []string{
+		"call=AddMember outcome=done member=mx4 uid=", "call=RemoveMember outcome=done member=mx3 detail=force",
+		"call=AddMember outcome=FailedPrecondition member=mx9 answer=\"it is no good\"",
+	} {
+		if !strings.Contains(logs.String(), line) {
+			t.Errorf("no audit line %q in:\n%s", line, logs)
+		}
 	}
 }

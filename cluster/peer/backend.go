@@ -56,6 +56,11 @@ type Backend interface {
 	// the node called from, and tells how far it is. Doing what is done already is
 	// no error.
 	Scrub(from string, a ScrubAction) (Scrub, error)
+	// ChangeServers changes the cluster's servers as leader, for the node called
+	// from. The refusal says why it must not be done. An error that wraps
+	// ErrNotAppended means that certainly nothing was changed; any other leaves the
+	// outcome unknown.
+	ChangeServers(ctx context.Context, from string, m Membership) (refusal string, err error)
 }
 
 // An Arrived body is one that a peer pushed.
@@ -169,6 +174,23 @@ const (
 	ScrubStart ScrubAction = iota + 1
 	ScrubStop
 	ScrubLook // only tell how far it is
+)
+
+// A Membership is a change of the cluster's servers.
+type Membership struct {
+	Action MembershipAction
+	Name   string // of the node
+	// Force removes it also where that may lose messages.
+	Force bool
+}
+
+// A MembershipAction is what a Membership does.
+type MembershipAction uint8
+
+// The actions.
+const (
+	MemberAdd MembershipAction = iota + 1
+	MemberRemove
 )
 
 // Urgency says whether somebody waits for a body.

@@ -176,6 +176,7 @@ type backend struct {
 	propose   func(ctx context.Context, command []byte, body *mail.BodyRef) ([]byte, error)
 	pull      func(ctx context.Context, r PullRequest) (PullReply, error)
 	scrub     func(from string, a ScrubAction) (Scrub, error)
+	servers   func(from string, m Membership) (string, error)
 }
 
 func (b *backend) StoreBodies(bodies []Arrived) []error {
@@ -239,6 +240,13 @@ func (b *backend) Health(q Inquiry) Health {
 }
 
 var testScrub = Scrub{Running: true, Stopped: true, BeganUnix: 1, EndedUnix: 2, Bodies: 3, Bytes: 4, Total: 5, TotalBytes: 6, Bad: 7, Repaired: 8, Unread: 9, Problem: "none"}
+
+func (b *backend) ChangeServers(_ context.Context, from string, m Membership) (string, error) {
+	if b.servers == nil {
+		return "", errors.New("no change of servers expected")
+	}
+	return b.servers(from, m)
+}
 
 func (b *backend) Scrub(from string, a ScrubAction) (Scrub, error) {
 	if b.scrub != nil {

@@ -310,6 +310,14 @@ func (d *fakeDaemon) RemoveDomain(ctx context.Context, r *adminpb.RemoveDomainRe
 	return &adminpb.RemoveDomainReply{}, d.change(ctx, "RemoveDomain", r)
 }
 
+func (d *fakeDaemon) AddMember(ctx context.Context, r *adminpb.AddMemberRequest) (*adminpb.AddMemberReply, error) {
+	return &adminpb.AddMemberReply{}, d.change(ctx, "AddMember", r)
+}
+
+func (d *fakeDaemon) RemoveMember(ctx context.Context, r *adminpb.RemoveMemberRequest) (*adminpb.RemoveMemberReply, error) {
+	return &adminpb.RemoveMemberReply{}, d.change(ctx, "RemoveMember", r)
+}
+
 func (d *fakeDaemon) FlushDomain(ctx context.Context, r *adminpb.FlushDomainRequest) (*adminpb.FlushDomainReply, error) {
 	return &adminpb.FlushDomainReply{}, d.change(ctx, "FlushDomain", r)
 }

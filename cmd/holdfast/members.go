@@ -65,13 +65,14 @@ type (
 )
 
 func (a *app) membersCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "members",
-		Short: "List the nodes: who is seen by gossip, who has a vote, who leads",
+		Short: "List the nodes: who is seen by gossip, who has a vote, who leads; add and remove them",
 		Long: `List the nodes that this node knows. Gossip reports who is there; a vote is
-something else, and is changed by the cluster only.`,
+something else, and is changed by "members add" and "members remove" only.`,
 		Example: `  holdfast members
-  holdfast members -o json`,
+  holdfast members -o json
+  holdfast members add mx4`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
@@ -87,6 +88,64 @@ something else, and is changed by the cluster only.`,
 			})
 		},
 	}
+	cmd.AddCommand(a.memberAddCommand(), a.memberRemoveCommand())
+	return cmd
+}
+
+func (a *app) memberAddCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "add NAME",
+		Short: "Take a node into the cluster, or one that lost its disk back into it",
+		Long: `Take a node into the cluster. It must run, with an empty data directory, this
+cluster's CA and gossip key, and a node of the cluster in "join": "holdfast
+members" then lists it as not added.
+
+It first receives what the others have, without a vote; "holdfast status" shows
+how far it is. As soon as it lacks nothing it becomes a voter by itself. One node
+can join at a time.
+
+A node that lost its disk is added in the same way, under its old name: it takes
+over the vote of its earlier life, which is removed.`,
+		Example: `  holdfast members add mx4`,
+		Args:    exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
+				if _, err := c.AddMember(ctx, &adminpb.AddMemberRequest{Name: args[0]}); err != nil {
+					return err
+				}
+				return a.done(fmt.Sprintf("%s joins, and becomes a voter when it lacks nothing: see \"holdfast status\".", args[0]), map[string]any{"name": args[0]})
+			})
+		},
+	}
+}
+
+func (a *app) memberRemoveCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "remove NAME",
+		Short: "Take a node out of the cluster, or give up its joining",
+		Long: `Take a node out of the cluster, whether it runs or not. Of a node that is joining,
+the joining is given up.
+
+Refused where the voters that are left could commit nothing, and where a majority
+of them is not known to hold every queued message. --force ignores the latter:
+what only the removed node holds may then be lost.
+
+Stop the node afterwards. Before it can be added again it needs an empty data
+directory.`,
+		Example: `  holdfast members remove mx2`,
+		Args:    exactly("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.call(cmd, func(ctx context.Context, c adminpb.AdminServiceClient) error {
+				if _, err := c.RemoveMember(ctx, &adminpb.RemoveMemberRequest{Name: args[0], Force: force}); err != nil {
+					return err
+				}
+				return a.done(fmt.Sprintf("Removed %s. Stop it, if it runs.", args[0]), map[string]any{"name": args[0]})
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "also where messages may be lost")
+	return cmd
 }
 
 // role is what a member is in the cluster, in one word.

@@ -201,7 +201,7 @@ func (x ScrubRequest_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ScrubRequest_Action.Descriptor instead.
 func (ScrubRequest_Action) EnumDescriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{12, 0}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // Freshness says whose view an answer is, and how old it may be.
@@ -1584,6 +1584,174 @@ func (x *Scrub) GetProblem() string {
 	return ""
 }
 
+type AddMemberRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMemberRequest) Reset() {
+	*x = AddMemberRequest{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMemberRequest) ProtoMessage() {}
+
+func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
+func (*AddMemberRequest) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *AddMemberRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type AddMemberReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMemberReply) Reset() {
+	*x = AddMemberReply{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMemberReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMemberReply) ProtoMessage() {}
+
+func (x *AddMemberReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMemberReply.ProtoReflect.Descriptor instead.
+func (*AddMemberReply) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{13}
+}
+
+type RemoveMemberRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberRequest) Reset() {
+	*x = RemoveMemberRequest{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberRequest) ProtoMessage() {}
+
+func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
+func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RemoveMemberRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoveMemberRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type RemoveMemberReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberReply) Reset() {
+	*x = RemoveMemberReply{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberReply) ProtoMessage() {}
+
+func (x *RemoveMemberReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberReply.ProtoReflect.Descriptor instead.
+func (*RemoveMemberReply) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{15}
+}
+
 type ScrubRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // empty: the one that answers
@@ -1594,7 +1762,7 @@ type ScrubRequest struct {
 
 func (x *ScrubRequest) Reset() {
 	*x = ScrubRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[12]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1774,7 @@ func (x *ScrubRequest) String() string {
 func (*ScrubRequest) ProtoMessage() {}
 
 func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[12]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1787,7 @@ func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
 func (*ScrubRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{12}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ScrubRequest) GetNode() string {
@@ -1647,7 +1815,7 @@ type ScrubReply struct {
 
 func (x *ScrubReply) Reset() {
 	*x = ScrubReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[13]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1827,7 @@ func (x *ScrubReply) String() string {
 func (*ScrubReply) ProtoMessage() {}
 
 func (x *ScrubReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[13]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1840,7 @@ func (x *ScrubReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubReply.ProtoReflect.Descriptor instead.
 func (*ScrubReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{13}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ScrubReply) GetNode() string {
@@ -1697,7 +1865,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[14]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +1877,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[14]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +1890,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{14}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{18}
 }
 
 type MembersReply struct {
@@ -1735,7 +1903,7 @@ type MembersReply struct {
 
 func (x *MembersReply) Reset() {
 	*x = MembersReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[15]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +1915,7 @@ func (x *MembersReply) String() string {
 func (*MembersReply) ProtoMessage() {}
 
 func (x *MembersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[15]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +1928,7 @@ func (x *MembersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersReply.ProtoReflect.Descriptor instead.
 func (*MembersReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{15}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MembersReply) GetFreshness() *Freshness {
@@ -1789,7 +1957,7 @@ type Domain struct {
 
 func (x *Domain) Reset() {
 	*x = Domain{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[16]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1969,7 @@ func (x *Domain) String() string {
 func (*Domain) ProtoMessage() {}
 
 func (x *Domain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[16]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1982,7 @@ func (x *Domain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Domain.ProtoReflect.Descriptor instead.
 func (*Domain) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{16}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Domain) GetName() string {
@@ -1848,7 +2016,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[17]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +2028,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[17]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +2041,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{17}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Target) GetHost() string {
@@ -1899,7 +2067,7 @@ type PutDomainRequest struct {
 
 func (x *PutDomainRequest) Reset() {
 	*x = PutDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[18]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2079,7 @@ func (x *PutDomainRequest) String() string {
 func (*PutDomainRequest) ProtoMessage() {}
 
 func (x *PutDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[18]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2092,7 @@ func (x *PutDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomainRequest.ProtoReflect.Descriptor instead.
 func (*PutDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{18}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PutDomainRequest) GetDomain() *Domain {
@@ -1944,7 +2112,7 @@ type PutDomainReply struct {
 
 func (x *PutDomainReply) Reset() {
 	*x = PutDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[19]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +2124,7 @@ func (x *PutDomainReply) String() string {
 func (*PutDomainReply) ProtoMessage() {}
 
 func (x *PutDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[19]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +2137,7 @@ func (x *PutDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomainReply.ProtoReflect.Descriptor instead.
 func (*PutDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{19}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PutDomainReply) GetWarnings() []string {
@@ -1987,7 +2155,7 @@ type ListDomainsRequest struct {
 
 func (x *ListDomainsRequest) Reset() {
 	*x = ListDomainsRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[20]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1999,7 +2167,7 @@ func (x *ListDomainsRequest) String() string {
 func (*ListDomainsRequest) ProtoMessage() {}
 
 func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[20]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2012,7 +2180,7 @@ func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDomainsRequest.ProtoReflect.Descriptor instead.
 func (*ListDomainsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{20}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{24}
 }
 
 type ListDomainsReply struct {
@@ -2025,7 +2193,7 @@ type ListDomainsReply struct {
 
 func (x *ListDomainsReply) Reset() {
 	*x = ListDomainsReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2205,7 @@ func (x *ListDomainsReply) String() string {
 func (*ListDomainsReply) ProtoMessage() {}
 
 func (x *ListDomainsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2218,7 @@ func (x *ListDomainsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDomainsReply.ProtoReflect.Descriptor instead.
 func (*ListDomainsReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{21}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListDomainsReply) GetFreshness() *Freshness {
@@ -2076,7 +2244,7 @@ type RemoveDomainRequest struct {
 
 func (x *RemoveDomainRequest) Reset() {
 	*x = RemoveDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2088,7 +2256,7 @@ func (x *RemoveDomainRequest) String() string {
 func (*RemoveDomainRequest) ProtoMessage() {}
 
 func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2101,7 +2269,7 @@ func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainRequest.ProtoReflect.Descriptor instead.
 func (*RemoveDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{22}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveDomainRequest) GetName() string {
@@ -2119,7 +2287,7 @@ type RemoveDomainReply struct {
 
 func (x *RemoveDomainReply) Reset() {
 	*x = RemoveDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2299,7 @@ func (x *RemoveDomainReply) String() string {
 func (*RemoveDomainReply) ProtoMessage() {}
 
 func (x *RemoveDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2312,7 @@ func (x *RemoveDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainReply.ProtoReflect.Descriptor instead.
 func (*RemoveDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{23}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{27}
 }
 
 type FlushDomainRequest struct {
@@ -2156,7 +2324,7 @@ type FlushDomainRequest struct {
 
 func (x *FlushDomainRequest) Reset() {
 	*x = FlushDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +2336,7 @@ func (x *FlushDomainRequest) String() string {
 func (*FlushDomainRequest) ProtoMessage() {}
 
 func (x *FlushDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +2349,7 @@ func (x *FlushDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomainRequest.ProtoReflect.Descriptor instead.
 func (*FlushDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{24}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FlushDomainRequest) GetName() string {
@@ -2199,7 +2367,7 @@ type FlushDomainReply struct {
 
 func (x *FlushDomainReply) Reset() {
 	*x = FlushDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2379,7 @@ func (x *FlushDomainReply) String() string {
 func (*FlushDomainReply) ProtoMessage() {}
 
 func (x *FlushDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2392,7 @@ func (x *FlushDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomainReply.ProtoReflect.Descriptor instead.
 func (*FlushDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{25}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{29}
 }
 
 type ListQueueRequest struct {
@@ -2245,7 +2413,7 @@ type ListQueueRequest struct {
 
 func (x *ListQueueRequest) Reset() {
 	*x = ListQueueRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2257,7 +2425,7 @@ func (x *ListQueueRequest) String() string {
 func (*ListQueueRequest) ProtoMessage() {}
 
 func (x *ListQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2270,7 +2438,7 @@ func (x *ListQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueueRequest.ProtoReflect.Descriptor instead.
 func (*ListQueueRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{26}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListQueueRequest) GetDomain() string {
@@ -2315,7 +2483,7 @@ type ListQueueReply struct {
 
 func (x *ListQueueReply) Reset() {
 	*x = ListQueueReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2495,7 @@ func (x *ListQueueReply) String() string {
 func (*ListQueueReply) ProtoMessage() {}
 
 func (x *ListQueueReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2508,7 @@ func (x *ListQueueReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueueReply.ProtoReflect.Descriptor instead.
 func (*ListQueueReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{27}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListQueueReply) GetFreshness() *Freshness {
@@ -2386,7 +2554,7 @@ type MessageSummary struct {
 
 func (x *MessageSummary) Reset() {
 	*x = MessageSummary{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2398,7 +2566,7 @@ func (x *MessageSummary) String() string {
 func (*MessageSummary) ProtoMessage() {}
 
 func (x *MessageSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2411,7 +2579,7 @@ func (x *MessageSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageSummary.ProtoReflect.Descriptor instead.
 func (*MessageSummary) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{28}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MessageSummary) GetQueueId() string {
@@ -2514,7 +2682,7 @@ type ShowMessageRequest struct {
 
 func (x *ShowMessageRequest) Reset() {
 	*x = ShowMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2526,7 +2694,7 @@ func (x *ShowMessageRequest) String() string {
 func (*ShowMessageRequest) ProtoMessage() {}
 
 func (x *ShowMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2539,7 +2707,7 @@ func (x *ShowMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowMessageRequest.ProtoReflect.Descriptor instead.
 func (*ShowMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{29}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ShowMessageRequest) GetQueueId() string {
@@ -2559,7 +2727,7 @@ type ShowMessageReply struct {
 
 func (x *ShowMessageReply) Reset() {
 	*x = ShowMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2571,7 +2739,7 @@ func (x *ShowMessageReply) String() string {
 func (*ShowMessageReply) ProtoMessage() {}
 
 func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2584,7 +2752,7 @@ func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowMessageReply.ProtoReflect.Descriptor instead.
 func (*ShowMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{30}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ShowMessageReply) GetFreshness() *Freshness {
@@ -2635,7 +2803,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2647,7 +2815,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2660,7 +2828,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{31}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Message) GetQueueId() string {
@@ -2821,7 +2989,7 @@ type RecipientStatus struct {
 
 func (x *RecipientStatus) Reset() {
 	*x = RecipientStatus{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2833,7 +3001,7 @@ func (x *RecipientStatus) String() string {
 func (*RecipientStatus) ProtoMessage() {}
 
 func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2846,7 +3014,7 @@ func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecipientStatus.ProtoReflect.Descriptor instead.
 func (*RecipientStatus) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{32}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RecipientStatus) GetPath() string {
@@ -2925,7 +3093,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +3105,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3118,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{33}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Part) GetDomain() string {
@@ -3019,7 +3187,7 @@ type HoldMessageRequest struct {
 
 func (x *HoldMessageRequest) Reset() {
 	*x = HoldMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3031,7 +3199,7 @@ func (x *HoldMessageRequest) String() string {
 func (*HoldMessageRequest) ProtoMessage() {}
 
 func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3044,7 +3212,7 @@ func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageRequest.ProtoReflect.Descriptor instead.
 func (*HoldMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{34}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *HoldMessageRequest) GetQueueId() string {
@@ -3071,7 +3239,7 @@ type HoldMessageReply struct {
 
 func (x *HoldMessageReply) Reset() {
 	*x = HoldMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3083,7 +3251,7 @@ func (x *HoldMessageReply) String() string {
 func (*HoldMessageReply) ProtoMessage() {}
 
 func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3096,7 +3264,7 @@ func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageReply.ProtoReflect.Descriptor instead.
 func (*HoldMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{35}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *HoldMessageReply) GetMayStillArrive() bool {
@@ -3115,7 +3283,7 @@ type ReleaseMessageRequest struct {
 
 func (x *ReleaseMessageRequest) Reset() {
 	*x = ReleaseMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3127,7 +3295,7 @@ func (x *ReleaseMessageRequest) String() string {
 func (*ReleaseMessageRequest) ProtoMessage() {}
 
 func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3140,7 +3308,7 @@ func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{36}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReleaseMessageRequest) GetQueueId() string {
@@ -3158,7 +3326,7 @@ type ReleaseMessageReply struct {
 
 func (x *ReleaseMessageReply) Reset() {
 	*x = ReleaseMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3170,7 +3338,7 @@ func (x *ReleaseMessageReply) String() string {
 func (*ReleaseMessageReply) ProtoMessage() {}
 
 func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3183,7 +3351,7 @@ func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageReply.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{37}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{41}
 }
 
 type RemoveMessageRequest struct {
@@ -3195,7 +3363,7 @@ type RemoveMessageRequest struct {
 
 func (x *RemoveMessageRequest) Reset() {
 	*x = RemoveMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3207,7 +3375,7 @@ func (x *RemoveMessageRequest) String() string {
 func (*RemoveMessageRequest) ProtoMessage() {}
 
 func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3220,7 +3388,7 @@ func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{38}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RemoveMessageRequest) GetQueueId() string {
@@ -3239,7 +3407,7 @@ type RemoveMessageReply struct {
 
 func (x *RemoveMessageReply) Reset() {
 	*x = RemoveMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3251,7 +3419,7 @@ func (x *RemoveMessageReply) String() string {
 func (*RemoveMessageReply) ProtoMessage() {}
 
 func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3264,7 +3432,7 @@ func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageReply.ProtoReflect.Descriptor instead.
 func (*RemoveMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{39}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RemoveMessageReply) GetMayStillArrive() bool {
@@ -3427,7 +3595,14 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\brepaired\x18\n" +
 	" \x01(\x04R\brepaired\x12\x16\n" +
 	"\x06unread\x18\v \x01(\x04R\x06unread\x12\x18\n" +
-	"\aproblem\x18\f \x01(\tR\aproblem\"\xa3\x01\n" +
+	"\aproblem\x18\f \x01(\tR\aproblem\"&\n" +
+	"\x10AddMemberRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x10\n" +
+	"\x0eAddMemberReply\"?\n" +
+	"\x13RemoveMemberRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\x13\n" +
+	"\x11RemoveMemberReply\"\xa3\x01\n" +
 	"\fScrubRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12>\n" +
 	"\x06action\x18\x02 \x01(\x0e2&.holdfast.admin.v1.ScrubRequest.ActionR\x06action\"?\n" +
@@ -3565,11 +3740,13 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x14RECIPIENT_STATE_HELD\x10\x02\x12\x1d\n" +
 	"\x19RECIPIENT_STATE_DELIVERED\x10\x03\x12\x1a\n" +
 	"\x16RECIPIENT_STATE_FAILED\x10\x04\x12\x1b\n" +
-	"\x17RECIPIENT_STATE_REMOVED\x10\x052\xab\b\n" +
+	"\x17RECIPIENT_STATE_REMOVED\x10\x052\xde\t\n" +
 	"\fAdminService\x12J\n" +
 	"\x06Status\x12 .holdfast.admin.v1.StatusRequest\x1a\x1e.holdfast.admin.v1.StatusReply\x12M\n" +
 	"\aMembers\x12!.holdfast.admin.v1.MembersRequest\x1a\x1f.holdfast.admin.v1.MembersReply\x12G\n" +
 	"\x05Scrub\x12\x1f.holdfast.admin.v1.ScrubRequest\x1a\x1d.holdfast.admin.v1.ScrubReply\x12S\n" +
+	"\tAddMember\x12#.holdfast.admin.v1.AddMemberRequest\x1a!.holdfast.admin.v1.AddMemberReply\x12\\\n" +
+	"\fRemoveMember\x12&.holdfast.admin.v1.RemoveMemberRequest\x1a$.holdfast.admin.v1.RemoveMemberReply\x12S\n" +
 	"\tPutDomain\x12#.holdfast.admin.v1.PutDomainRequest\x1a!.holdfast.admin.v1.PutDomainReply\x12Y\n" +
 	"\vListDomains\x12%.holdfast.admin.v1.ListDomainsRequest\x1a#.holdfast.admin.v1.ListDomainsReply\x12\\\n" +
 	"\fRemoveDomain\x12&.holdfast.admin.v1.RemoveDomainRequest\x1a$.holdfast.admin.v1.RemoveDomainReply\x12Y\n" +
@@ -3593,7 +3770,7 @@ func file_proto_adminpb_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_adminpb_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_proto_adminpb_admin_proto_goTypes = []any{
 	(NextHopState)(0),             // 0: holdfast.admin.v1.NextHopState
 	(RecipientState)(0),           // 1: holdfast.admin.v1.RecipientState
@@ -3610,34 +3787,38 @@ var file_proto_adminpb_admin_proto_goTypes = []any{
 	(*Member)(nil),                // 12: holdfast.admin.v1.Member
 	(*Hydration)(nil),             // 13: holdfast.admin.v1.Hydration
 	(*Scrub)(nil),                 // 14: holdfast.admin.v1.Scrub
-	(*ScrubRequest)(nil),          // 15: holdfast.admin.v1.ScrubRequest
-	(*ScrubReply)(nil),            // 16: holdfast.admin.v1.ScrubReply
-	(*MembersRequest)(nil),        // 17: holdfast.admin.v1.MembersRequest
-	(*MembersReply)(nil),          // 18: holdfast.admin.v1.MembersReply
-	(*Domain)(nil),                // 19: holdfast.admin.v1.Domain
-	(*Target)(nil),                // 20: holdfast.admin.v1.Target
-	(*PutDomainRequest)(nil),      // 21: holdfast.admin.v1.PutDomainRequest
-	(*PutDomainReply)(nil),        // 22: holdfast.admin.v1.PutDomainReply
-	(*ListDomainsRequest)(nil),    // 23: holdfast.admin.v1.ListDomainsRequest
-	(*ListDomainsReply)(nil),      // 24: holdfast.admin.v1.ListDomainsReply
-	(*RemoveDomainRequest)(nil),   // 25: holdfast.admin.v1.RemoveDomainRequest
-	(*RemoveDomainReply)(nil),     // 26: holdfast.admin.v1.RemoveDomainReply
-	(*FlushDomainRequest)(nil),    // 27: holdfast.admin.v1.FlushDomainRequest
-	(*FlushDomainReply)(nil),      // 28: holdfast.admin.v1.FlushDomainReply
-	(*ListQueueRequest)(nil),      // 29: holdfast.admin.v1.ListQueueRequest
-	(*ListQueueReply)(nil),        // 30: holdfast.admin.v1.ListQueueReply
-	(*MessageSummary)(nil),        // 31: holdfast.admin.v1.MessageSummary
-	(*ShowMessageRequest)(nil),    // 32: holdfast.admin.v1.ShowMessageRequest
-	(*ShowMessageReply)(nil),      // 33: holdfast.admin.v1.ShowMessageReply
-	(*Message)(nil),               // 34: holdfast.admin.v1.Message
-	(*RecipientStatus)(nil),       // 35: holdfast.admin.v1.RecipientStatus
-	(*Part)(nil),                  // 36: holdfast.admin.v1.Part
-	(*HoldMessageRequest)(nil),    // 37: holdfast.admin.v1.HoldMessageRequest
-	(*HoldMessageReply)(nil),      // 38: holdfast.admin.v1.HoldMessageReply
-	(*ReleaseMessageRequest)(nil), // 39: holdfast.admin.v1.ReleaseMessageRequest
-	(*ReleaseMessageReply)(nil),   // 40: holdfast.admin.v1.ReleaseMessageReply
-	(*RemoveMessageRequest)(nil),  // 41: holdfast.admin.v1.RemoveMessageRequest
-	(*RemoveMessageReply)(nil),    // 42: holdfast.admin.v1.RemoveMessageReply
+	(*AddMemberRequest)(nil),      // 15: holdfast.admin.v1.AddMemberRequest
+	(*AddMemberReply)(nil),        // 16: holdfast.admin.v1.AddMemberReply
+	(*RemoveMemberRequest)(nil),   // 17: holdfast.admin.v1.RemoveMemberRequest
+	(*RemoveMemberReply)(nil),     // 18: holdfast.admin.v1.RemoveMemberReply
+	(*ScrubRequest)(nil),          // 19: holdfast.admin.v1.ScrubRequest
+	(*ScrubReply)(nil),            // 20: holdfast.admin.v1.ScrubReply
+	(*MembersRequest)(nil),        // 21: holdfast.admin.v1.MembersRequest
+	(*MembersReply)(nil),          // 22: holdfast.admin.v1.MembersReply
+	(*Domain)(nil),                // 23: holdfast.admin.v1.Domain
+	(*Target)(nil),                // 24: holdfast.admin.v1.Target
+	(*PutDomainRequest)(nil),      // 25: holdfast.admin.v1.PutDomainRequest
+	(*PutDomainReply)(nil),        // 26: holdfast.admin.v1.PutDomainReply
+	(*ListDomainsRequest)(nil),    // 27: holdfast.admin.v1.ListDomainsRequest
+	(*ListDomainsReply)(nil),      // 28: holdfast.admin.v1.ListDomainsReply
+	(*RemoveDomainRequest)(nil),   // 29: holdfast.admin.v1.RemoveDomainRequest
+	(*RemoveDomainReply)(nil),     // 30: holdfast.admin.v1.RemoveDomainReply
+	(*FlushDomainRequest)(nil),    // 31: holdfast.admin.v1.FlushDomainRequest
+	(*FlushDomainReply)(nil),      // 32: holdfast.admin.v1.FlushDomainReply
+	(*ListQueueRequest)(nil),      // 33: holdfast.admin.v1.ListQueueRequest
+	(*ListQueueReply)(nil),        // 34: holdfast.admin.v1.ListQueueReply
+	(*MessageSummary)(nil),        // 35: holdfast.admin.v1.MessageSummary
+	(*ShowMessageRequest)(nil),    // 36: holdfast.admin.v1.ShowMessageRequest
+	(*ShowMessageReply)(nil),      // 37: holdfast.admin.v1.ShowMessageReply
+	(*Message)(nil),               // 38: holdfast.admin.v1.Message
+	(*RecipientStatus)(nil),       // 39: holdfast.admin.v1.RecipientStatus
+	(*Part)(nil),                  // 40: holdfast.admin.v1.Part
+	(*HoldMessageRequest)(nil),    // 41: holdfast.admin.v1.HoldMessageRequest
+	(*HoldMessageReply)(nil),      // 42: holdfast.admin.v1.HoldMessageReply
+	(*ReleaseMessageRequest)(nil), // 43: holdfast.admin.v1.ReleaseMessageRequest
+	(*ReleaseMessageReply)(nil),   // 44: holdfast.admin.v1.ReleaseMessageReply
+	(*RemoveMessageRequest)(nil),  // 45: holdfast.admin.v1.RemoveMessageRequest
+	(*RemoveMessageReply)(nil),    // 46: holdfast.admin.v1.RemoveMessageReply
 }
 var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	3,  // 0: holdfast.admin.v1.StatusReply.freshness:type_name -> holdfast.admin.v1.Freshness
@@ -3647,7 +3828,7 @@ var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	10, // 4: holdfast.admin.v1.StatusReply.counters:type_name -> holdfast.admin.v1.Counters
 	11, // 5: holdfast.admin.v1.StatusReply.spool:type_name -> holdfast.admin.v1.SpoolStats
 	12, // 6: holdfast.admin.v1.StatusReply.members:type_name -> holdfast.admin.v1.Member
-	19, // 7: holdfast.admin.v1.DomainStatus.domain:type_name -> holdfast.admin.v1.Domain
+	23, // 7: holdfast.admin.v1.DomainStatus.domain:type_name -> holdfast.admin.v1.Domain
 	0,  // 8: holdfast.admin.v1.DomainStatus.next_hop_state:type_name -> holdfast.admin.v1.NextHopState
 	13, // 9: holdfast.admin.v1.Member.hydration:type_name -> holdfast.admin.v1.Hydration
 	14, // 10: holdfast.admin.v1.Member.scrub:type_name -> holdfast.admin.v1.Scrub
@@ -3655,44 +3836,48 @@ var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	14, // 12: holdfast.admin.v1.ScrubReply.scrub:type_name -> holdfast.admin.v1.Scrub
 	3,  // 13: holdfast.admin.v1.MembersReply.freshness:type_name -> holdfast.admin.v1.Freshness
 	12, // 14: holdfast.admin.v1.MembersReply.members:type_name -> holdfast.admin.v1.Member
-	20, // 15: holdfast.admin.v1.Domain.targets:type_name -> holdfast.admin.v1.Target
-	19, // 16: holdfast.admin.v1.PutDomainRequest.domain:type_name -> holdfast.admin.v1.Domain
+	24, // 15: holdfast.admin.v1.Domain.targets:type_name -> holdfast.admin.v1.Target
+	23, // 16: holdfast.admin.v1.PutDomainRequest.domain:type_name -> holdfast.admin.v1.Domain
 	3,  // 17: holdfast.admin.v1.ListDomainsReply.freshness:type_name -> holdfast.admin.v1.Freshness
 	8,  // 18: holdfast.admin.v1.ListDomainsReply.domains:type_name -> holdfast.admin.v1.DomainStatus
 	1,  // 19: holdfast.admin.v1.ListQueueRequest.state:type_name -> holdfast.admin.v1.RecipientState
 	3,  // 20: holdfast.admin.v1.ListQueueReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	31, // 21: holdfast.admin.v1.ListQueueReply.messages:type_name -> holdfast.admin.v1.MessageSummary
+	35, // 21: holdfast.admin.v1.ListQueueReply.messages:type_name -> holdfast.admin.v1.MessageSummary
 	3,  // 22: holdfast.admin.v1.ShowMessageReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	34, // 23: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
-	35, // 24: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
-	36, // 25: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
+	38, // 23: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
+	39, // 24: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
+	40, // 25: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
 	1,  // 26: holdfast.admin.v1.RecipientStatus.state:type_name -> holdfast.admin.v1.RecipientState
 	5,  // 27: holdfast.admin.v1.AdminService.Status:input_type -> holdfast.admin.v1.StatusRequest
-	17, // 28: holdfast.admin.v1.AdminService.Members:input_type -> holdfast.admin.v1.MembersRequest
-	15, // 29: holdfast.admin.v1.AdminService.Scrub:input_type -> holdfast.admin.v1.ScrubRequest
-	21, // 30: holdfast.admin.v1.AdminService.PutDomain:input_type -> holdfast.admin.v1.PutDomainRequest
-	23, // 31: holdfast.admin.v1.AdminService.ListDomains:input_type -> holdfast.admin.v1.ListDomainsRequest
-	25, // 32: holdfast.admin.v1.AdminService.RemoveDomain:input_type -> holdfast.admin.v1.RemoveDomainRequest
-	27, // 33: holdfast.admin.v1.AdminService.FlushDomain:input_type -> holdfast.admin.v1.FlushDomainRequest
-	29, // 34: holdfast.admin.v1.AdminService.ListQueue:input_type -> holdfast.admin.v1.ListQueueRequest
-	32, // 35: holdfast.admin.v1.AdminService.ShowMessage:input_type -> holdfast.admin.v1.ShowMessageRequest
-	37, // 36: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
-	39, // 37: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
-	41, // 38: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
-	6,  // 39: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
-	18, // 40: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
-	16, // 41: holdfast.admin.v1.AdminService.Scrub:output_type -> holdfast.admin.v1.ScrubReply
-	22, // 42: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
-	24, // 43: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
-	26, // 44: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
-	28, // 45: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
-	30, // 46: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
-	33, // 47: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
-	38, // 48: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
-	40, // 49: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
-	42, // 50: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
-	39, // [39:51] is the sub-list for method output_type
-	27, // [27:39] is the sub-list for method input_type
+	21, // 28: holdfast.admin.v1.AdminService.Members:input_type -> holdfast.admin.v1.MembersRequest
+	19, // 29: holdfast.admin.v1.AdminService.Scrub:input_type -> holdfast.admin.v1.ScrubRequest
+	15, // 30: holdfast.admin.v1.AdminService.AddMember:input_type -> holdfast.admin.v1.AddMemberRequest
+	17, // 31: holdfast.admin.v1.AdminService.RemoveMember:input_type -> holdfast.admin.v1.RemoveMemberRequest
+	25, // 32: holdfast.admin.v1.AdminService.PutDomain:input_type -> holdfast.admin.v1.PutDomainRequest
+	27, // 33: holdfast.admin.v1.AdminService.ListDomains:input_type -> holdfast.admin.v1.ListDomainsRequest
+	29, // 34: holdfast.admin.v1.AdminService.RemoveDomain:input_type -> holdfast.admin.v1.RemoveDomainRequest
+	31, // 35: holdfast.admin.v1.AdminService.FlushDomain:input_type -> holdfast.admin.v1.FlushDomainRequest
+	33, // 36: holdfast.admin.v1.AdminService.ListQueue:input_type -> holdfast.admin.v1.ListQueueRequest
+	36, // 37: holdfast.admin.v1.AdminService.ShowMessage:input_type -> holdfast.admin.v1.ShowMessageRequest
+	41, // 38: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
+	43, // 39: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
+	45, // 40: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
+	6,  // 41: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
+	22, // 42: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
+	20, // 43: holdfast.admin.v1.AdminService.Scrub:output_type -> holdfast.admin.v1.ScrubReply
+	16, // 44: holdfast.admin.v1.AdminService.AddMember:output_type -> holdfast.admin.v1.AddMemberReply
+	18, // 45: holdfast.admin.v1.AdminService.RemoveMember:output_type -> holdfast.admin.v1.RemoveMemberReply
+	26, // 46: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
+	28, // 47: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
+	30, // 48: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
+	32, // 49: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
+	34, // 50: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
+	37, // 51: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
+	42, // 52: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
+	44, // 53: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
+	46, // 54: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
+	41, // [41:55] is the sub-list for method output_type
+	27, // [27:41] is the sub-list for method input_type
 	27, // [27:27] is the sub-list for extension type_name
 	27, // [27:27] is the sub-list for extension extendee
 	0,  // [0:27] is the sub-list for field type_name
@@ -3715,7 +3900,7 @@ func file_proto_adminpb_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_adminpb_admin_proto_rawDesc), len(file_proto_adminpb_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   40,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -43,6 +43,8 @@ const (
 	AdminService_Status_FullMethodName         = "/holdfast.admin.v1.AdminService/Status"
 	AdminService_Members_FullMethodName        = "/holdfast.admin.v1.AdminService/Members"
 	AdminService_Scrub_FullMethodName          = "/holdfast.admin.v1.AdminService/Scrub"
+	AdminService_AddMember_FullMethodName      = "/holdfast.admin.v1.AdminService/AddMember"
+	AdminService_RemoveMember_FullMethodName   = "/holdfast.admin.v1.AdminService/RemoveMember"
 	AdminService_PutDomain_FullMethodName      = "/holdfast.admin.v1.AdminService/PutDomain"
 	AdminService_ListDomains_FullMethodName    = "/holdfast.admin.v1.AdminService/ListDomains"
 	AdminService_RemoveDomain_FullMethodName   = "/holdfast.admin.v1.AdminService/RemoveDomain"
@@ -66,6 +68,17 @@ type AdminServiceClient interface {
 	// stops it, or asks how far it is. It is answered at once. Starting one that
 	// runs, and stopping one that does not, change nothing.
 	Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubReply, error)
+	// AddMember makes a node that is seen by gossip a server of the cluster: first
+	// without a vote, and with one as soon as it holds every queued message. It is
+	// answered once the node receives the log. In the place of a server of the same
+	// name, which has lost its disk, it takes over that one's vote.
+	// FAILED_PRECONDITION where that cannot be, or another node is still joining.
+	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberReply, error)
+	// RemoveMember takes a node out of the cluster's servers; of one that is joining
+	// it gives up the joining. FAILED_PRECONDITION where the voters that are left
+	// could commit nothing, or, unless it is forced, might not hold every queued
+	// message.
+	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberReply, error)
 	// PutDomain adds a relay domain, or replaces its configuration. Mail that is
 	// already queued takes the new next hop at its next attempt.
 	PutDomain(ctx context.Context, in *PutDomainRequest, opts ...grpc.CallOption) (*PutDomainReply, error)
@@ -122,6 +135,26 @@ func (c *adminServiceClient) Scrub(ctx context.Context, in *ScrubRequest, opts .
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ScrubReply)
 	err := c.cc.Invoke(ctx, AdminService_Scrub_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AddMemberReply)
+	err := c.cc.Invoke(ctx, AdminService_AddMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveMemberReply)
+	err := c.cc.Invoke(ctx, AdminService_RemoveMember_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -230,6 +263,17 @@ type AdminServiceServer interface {
 	// stops it, or asks how far it is. It is answered at once. Starting one that
 	// runs, and stopping one that does not, change nothing.
 	Scrub(context.Context, *ScrubRequest) (*ScrubReply, error)
+	// AddMember makes a node that is seen by gossip a server of the cluster: first
+	// without a vote, and with one as soon as it holds every queued message. It is
+	// answered once the node receives the log. In the place of a server of the same
+	// name, which has lost its disk, it takes over that one's vote.
+	// FAILED_PRECONDITION where that cannot be, or another node is still joining.
+	AddMember(context.Context, *AddMemberRequest) (*AddMemberReply, error)
+	// RemoveMember takes a node out of the cluster's servers; of one that is joining
+	// it gives up the joining. FAILED_PRECONDITION where the voters that are left
+	// could commit nothing, or, unless it is forced, might not hold every queued
+	// message.
+	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberReply, error)
 	// PutDomain adds a relay domain, or replaces its configuration. Mail that is
 	// already queued takes the new next hop at its next attempt.
 	PutDomain(context.Context, *PutDomainRequest) (*PutDomainReply, error)
@@ -270,6 +314,12 @@ func (UnimplementedAdminServiceServer) Members(context.Context, *MembersRequest)
 }
 func (UnimplementedAdminServiceServer) Scrub(context.Context, *ScrubRequest) (*ScrubReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Scrub not implemented")
+}
+func (UnimplementedAdminServiceServer) AddMember(context.Context, *AddMemberRequest) (*AddMemberReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddMember not implemented")
+}
+func (UnimplementedAdminServiceServer) RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveMember not implemented")
 }
 func (UnimplementedAdminServiceServer) PutDomain(context.Context, *PutDomainRequest) (*PutDomainReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method PutDomain not implemented")
@@ -369,6 +419,42 @@ func _AdminService_Scrub_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).Scrub(ctx, req.(*ScrubRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_AddMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).AddMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_AddMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).AddMember(ctx, req.(*AddMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_RemoveMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).RemoveMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_RemoveMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).RemoveMember(ctx, req.(*RemoveMemberRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -553,6 +639,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Scrub",
 			Handler:    _AdminService_Scrub_Handler,
+		},
+		{
+			MethodName: "AddMember",
+			Handler:    _AdminService_AddMember_Handler,
+		},
+		{
+			MethodName: "RemoveMember",
+			Handler:    _AdminService_RemoveMember_Handler,
 		},
 		{
 			MethodName: "PutDomain",

@@ -91,6 +91,55 @@ func (PushAck_Code) EnumDescriptor() ([]byte, []int) {
 	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{3, 0}
 }
 
+type ChangeServersRequest_Action int32
+
+const (
+	ChangeServersRequest_ACTION_UNSPECIFIED ChangeServersRequest_Action = 0
+	ChangeServersRequest_ADD                ChangeServersRequest_Action = 1
+	ChangeServersRequest_REMOVE             ChangeServersRequest_Action = 2
+)
+
+// Enum value maps for ChangeServersRequest_Action.
+var (
+	ChangeServersRequest_Action_name = map[int32]string{
+		0: "ACTION_UNSPECIFIED",
+		1: "ADD",
+		2: "REMOVE",
+	}
+	ChangeServersRequest_Action_value = map[string]int32{
+		"ACTION_UNSPECIFIED": 0,
+		"ADD":                1,
+		"REMOVE":             2,
+	}
+)
+
+func (x ChangeServersRequest_Action) Enum() *ChangeServersRequest_Action {
+	p := new(ChangeServersRequest_Action)
+	*p = x
+	return p
+}
+
+func (x ChangeServersRequest_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ChangeServersRequest_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_proto_peerpb_peer_proto_enumTypes[1].Descriptor()
+}
+
+func (ChangeServersRequest_Action) Type() protoreflect.EnumType {
+	return &file_proto_peerpb_peer_proto_enumTypes[1]
+}
+
+func (x ChangeServersRequest_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ChangeServersRequest_Action.Descriptor instead.
+func (ChangeServersRequest_Action) EnumDescriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{18, 0}
+}
+
 type ScrubRequest_Action int32
 
 const (
@@ -130,11 +179,11 @@ func (x ScrubRequest_Action) String() string {
 }
 
 func (ScrubRequest_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_proto_peerpb_peer_proto_enumTypes[1].Descriptor()
+	return file_proto_peerpb_peer_proto_enumTypes[2].Descriptor()
 }
 
 func (ScrubRequest_Action) Type() protoreflect.EnumType {
-	return &file_proto_peerpb_peer_proto_enumTypes[1]
+	return &file_proto_peerpb_peer_proto_enumTypes[2]
 }
 
 func (x ScrubRequest_Action) Number() protoreflect.EnumNumber {
@@ -143,7 +192,7 @@ func (x ScrubRequest_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ScrubRequest_Action.Descriptor instead.
 func (ScrubRequest_Action) EnumDescriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{18, 0}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // PushFrames are pieces of one or several bodies, in order, at most 512 of them
@@ -1393,6 +1442,168 @@ func (x *HydrationReport) GetLost() uint64 {
 	return 0
 }
 
+type ChangeServersRequest struct {
+	state  protoimpl.MessageState      `protogen:"open.v1"`
+	Action ChangeServersRequest_Action `protobuf:"varint,1,opt,name=action,proto3,enum=holdfast.peer.v1.ChangeServersRequest_Action" json:"action,omitempty"`
+	// The node's name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Remove it also where that may lose messages.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeServersRequest) Reset() {
+	*x = ChangeServersRequest{}
+	mi := &file_proto_peerpb_peer_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeServersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeServersRequest) ProtoMessage() {}
+
+func (x *ChangeServersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_peerpb_peer_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeServersRequest.ProtoReflect.Descriptor instead.
+func (*ChangeServersRequest) Descriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ChangeServersRequest) GetAction() ChangeServersRequest_Action {
+	if x != nil {
+		return x.Action
+	}
+	return ChangeServersRequest_ACTION_UNSPECIFIED
+}
+
+func (x *ChangeServersRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ChangeServersRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type ChangeServersReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Outcome:
+	//
+	//	*ChangeServersReply_Done
+	//	*ChangeServersReply_Refusal
+	//	*ChangeServersReply_NotAppended
+	Outcome       isChangeServersReply_Outcome `protobuf_oneof:"outcome"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeServersReply) Reset() {
+	*x = ChangeServersReply{}
+	mi := &file_proto_peerpb_peer_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeServersReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeServersReply) ProtoMessage() {}
+
+func (x *ChangeServersReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_peerpb_peer_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeServersReply.ProtoReflect.Descriptor instead.
+func (*ChangeServersReply) Descriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ChangeServersReply) GetOutcome() isChangeServersReply_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+func (x *ChangeServersReply) GetDone() bool {
+	if x != nil {
+		if x, ok := x.Outcome.(*ChangeServersReply_Done); ok {
+			return x.Done
+		}
+	}
+	return false
+}
+
+func (x *ChangeServersReply) GetRefusal() string {
+	if x != nil {
+		if x, ok := x.Outcome.(*ChangeServersReply_Refusal); ok {
+			return x.Refusal
+		}
+	}
+	return ""
+}
+
+func (x *ChangeServersReply) GetNotAppended() *NotAppended {
+	if x != nil {
+		if x, ok := x.Outcome.(*ChangeServersReply_NotAppended); ok {
+			return x.NotAppended
+		}
+	}
+	return nil
+}
+
+type isChangeServersReply_Outcome interface {
+	isChangeServersReply_Outcome()
+}
+
+type ChangeServersReply_Done struct {
+	Done bool `protobuf:"varint,1,opt,name=done,proto3,oneof"`
+}
+
+type ChangeServersReply_Refusal struct {
+	// Why it must not be done.
+	Refusal string `protobuf:"bytes,2,opt,name=refusal,proto3,oneof"`
+}
+
+type ChangeServersReply_NotAppended struct {
+	// Certainly nothing was changed: the node does not lead, for one.
+	NotAppended *NotAppended `protobuf:"bytes,3,opt,name=not_appended,json=notAppended,proto3,oneof"`
+}
+
+func (*ChangeServersReply_Done) isChangeServersReply_Outcome() {}
+
+func (*ChangeServersReply_Refusal) isChangeServersReply_Outcome() {}
+
+func (*ChangeServersReply_NotAppended) isChangeServersReply_Outcome() {}
+
 type ScrubRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Action        ScrubRequest_Action    `protobuf:"varint,1,opt,name=action,proto3,enum=holdfast.peer.v1.ScrubRequest_Action" json:"action,omitempty"`
@@ -1402,7 +1613,7 @@ type ScrubRequest struct {
 
 func (x *ScrubRequest) Reset() {
 	*x = ScrubRequest{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[18]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1625,7 @@ func (x *ScrubRequest) String() string {
 func (*ScrubRequest) ProtoMessage() {}
 
 func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[18]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1638,7 @@ func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
 func (*ScrubRequest) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{18}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ScrubRequest) GetAction() ScrubRequest_Action {
@@ -1462,7 +1673,7 @@ type ScrubReport struct {
 
 func (x *ScrubReport) Reset() {
 	*x = ScrubReport{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[19]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1685,7 @@ func (x *ScrubReport) String() string {
 func (*ScrubReport) ProtoMessage() {}
 
 func (x *ScrubReport) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[19]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1698,7 @@ func (x *ScrubReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubReport.ProtoReflect.Descriptor instead.
 func (*ScrubReport) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{19}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ScrubReport) GetRunning() bool {
@@ -1675,7 +1886,21 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"last_error\x18\t \x01(\tR\tlastError\x12&\n" +
 	"\x0flast_error_unix\x18\n" +
 	" \x01(\x03R\rlastErrorUnix\x12\x12\n" +
-	"\x04lost\x18\v \x01(\x04R\x04lost\"\x8e\x01\n" +
+	"\x04lost\x18\v \x01(\x04R\x04lost\"\xbe\x01\n" +
+	"\x14ChangeServersRequest\x12E\n" +
+	"\x06action\x18\x01 \x01(\x0e2-.holdfast.peer.v1.ChangeServersRequest.ActionR\x06action\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"5\n" +
+	"\x06Action\x12\x16\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\a\n" +
+	"\x03ADD\x10\x01\x12\n" +
+	"\n" +
+	"\x06REMOVE\x10\x02\"\x95\x01\n" +
+	"\x12ChangeServersReply\x12\x14\n" +
+	"\x04done\x18\x01 \x01(\bH\x00R\x04done\x12\x1a\n" +
+	"\arefusal\x18\x02 \x01(\tH\x00R\arefusal\x12B\n" +
+	"\fnot_appended\x18\x03 \x01(\v2\x1d.holdfast.peer.v1.NotAppendedH\x00R\vnotAppendedB\t\n" +
+	"\aoutcome\"\x8e\x01\n" +
 	"\fScrubRequest\x12=\n" +
 	"\x06action\x18\x01 \x01(\x0e2%.holdfast.peer.v1.ScrubRequest.ActionR\x06action\"?\n" +
 	"\x06Action\x12\x16\n" +
@@ -1699,14 +1924,15 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\brepaired\x18\n" +
 	" \x01(\x04R\brepaired\x12\x16\n" +
 	"\x06unread\x18\v \x01(\x04R\x06unread\x12\x18\n" +
-	"\aproblem\x18\f \x01(\tR\aproblem2\xb8\x03\n" +
+	"\aproblem\x18\f \x01(\tR\aproblem2\x97\x04\n" +
 	"\x04Peer\x12D\n" +
 	"\x04Push\x12\x1c.holdfast.peer.v1.PushFrames\x1a\x1a.holdfast.peer.v1.PushAcks(\x010\x01\x12G\n" +
 	"\x05Fetch\x12\x1e.holdfast.peer.v1.FetchRequest\x1a\x1c.holdfast.peer.v1.FetchFrame0\x01\x12K\n" +
 	"\aPropose\x12 .holdfast.peer.v1.ProposeRequest\x1a\x1e.holdfast.peer.v1.ProposeReply\x12B\n" +
 	"\x04Pull\x12\x1d.holdfast.peer.v1.PullRequest\x1a\x1b.holdfast.peer.v1.PullReply\x12H\n" +
 	"\x06Health\x12\x1f.holdfast.peer.v1.HealthRequest\x1a\x1d.holdfast.peer.v1.HealthReply\x12F\n" +
-	"\x05Scrub\x12\x1e.holdfast.peer.v1.ScrubRequest\x1a\x1d.holdfast.peer.v1.ScrubReportB.Z,github.com/holdfast-mx/holdfast/proto/peerpbb\x06proto3"
+	"\x05Scrub\x12\x1e.holdfast.peer.v1.ScrubRequest\x1a\x1d.holdfast.peer.v1.ScrubReport\x12]\n" +
+	"\rChangeServers\x12&.holdfast.peer.v1.ChangeServersRequest\x1a$.holdfast.peer.v1.ChangeServersReplyB.Z,github.com/holdfast-mx/holdfast/proto/peerpbb\x06proto3"
 
 var (
 	file_proto_peerpb_peer_proto_rawDescOnce sync.Once
@@ -1720,61 +1946,68 @@ func file_proto_peerpb_peer_proto_rawDescGZIP() []byte {
 	return file_proto_peerpb_peer_proto_rawDescData
 }
 
-var file_proto_peerpb_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_proto_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_proto_peerpb_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_proto_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_proto_peerpb_peer_proto_goTypes = []any{
-	(PushAck_Code)(0),        // 0: holdfast.peer.v1.PushAck.Code
-	(ScrubRequest_Action)(0), // 1: holdfast.peer.v1.ScrubRequest.Action
-	(*PushFrames)(nil),       // 2: holdfast.peer.v1.PushFrames
-	(*PushFrame)(nil),        // 3: holdfast.peer.v1.PushFrame
-	(*PushAcks)(nil),         // 4: holdfast.peer.v1.PushAcks
-	(*PushAck)(nil),          // 5: holdfast.peer.v1.PushAck
-	(*FetchRequest)(nil),     // 6: holdfast.peer.v1.FetchRequest
-	(*FetchFrame)(nil),       // 7: holdfast.peer.v1.FetchFrame
-	(*ProposeRequest)(nil),   // 8: holdfast.peer.v1.ProposeRequest
-	(*Proposal)(nil),         // 9: holdfast.peer.v1.Proposal
-	(*ProposeReply)(nil),     // 10: holdfast.peer.v1.ProposeReply
-	(*ProposeOutcome)(nil),   // 11: holdfast.peer.v1.ProposeOutcome
-	(*NotAppended)(nil),      // 12: holdfast.peer.v1.NotAppended
-	(*Unknown)(nil),          // 13: holdfast.peer.v1.Unknown
-	(*PullRequest)(nil),      // 14: holdfast.peer.v1.PullRequest
-	(*PullReply)(nil),        // 15: holdfast.peer.v1.PullReply
-	(*HealthRequest)(nil),    // 16: holdfast.peer.v1.HealthRequest
-	(*HealthReply)(nil),      // 17: holdfast.peer.v1.HealthReply
-	(*Seen)(nil),             // 18: holdfast.peer.v1.Seen
-	(*HydrationReport)(nil),  // 19: holdfast.peer.v1.HydrationReport
-	(*ScrubRequest)(nil),     // 20: holdfast.peer.v1.ScrubRequest
-	(*ScrubReport)(nil),      // 21: holdfast.peer.v1.ScrubReport
+	(PushAck_Code)(0),                // 0: holdfast.peer.v1.PushAck.Code
+	(ChangeServersRequest_Action)(0), // 1: holdfast.peer.v1.ChangeServersRequest.Action
+	(ScrubRequest_Action)(0),         // 2: holdfast.peer.v1.ScrubRequest.Action
+	(*PushFrames)(nil),               // 3: holdfast.peer.v1.PushFrames
+	(*PushFrame)(nil),                // 4: holdfast.peer.v1.PushFrame
+	(*PushAcks)(nil),                 // 5: holdfast.peer.v1.PushAcks
+	(*PushAck)(nil),                  // 6: holdfast.peer.v1.PushAck
+	(*FetchRequest)(nil),             // 7: holdfast.peer.v1.FetchRequest
+	(*FetchFrame)(nil),               // 8: holdfast.peer.v1.FetchFrame
+	(*ProposeRequest)(nil),           // 9: holdfast.peer.v1.ProposeRequest
+	(*Proposal)(nil),                 // 10: holdfast.peer.v1.Proposal
+	(*ProposeReply)(nil),             // 11: holdfast.peer.v1.ProposeReply
+	(*ProposeOutcome)(nil),           // 12: holdfast.peer.v1.ProposeOutcome
+	(*NotAppended)(nil),              // 13: holdfast.peer.v1.NotAppended
+	(*Unknown)(nil),                  // 14: holdfast.peer.v1.Unknown
+	(*PullRequest)(nil),              // 15: holdfast.peer.v1.PullRequest
+	(*PullReply)(nil),                // 16: holdfast.peer.v1.PullReply
+	(*HealthRequest)(nil),            // 17: holdfast.peer.v1.HealthRequest
+	(*HealthReply)(nil),              // 18: holdfast.peer.v1.HealthReply
+	(*Seen)(nil),                     // 19: holdfast.peer.v1.Seen
+	(*HydrationReport)(nil),          // 20: holdfast.peer.v1.HydrationReport
+	(*ChangeServersRequest)(nil),     // 21: holdfast.peer.v1.ChangeServersRequest
+	(*ChangeServersReply)(nil),       // 22: holdfast.peer.v1.ChangeServersReply
+	(*ScrubRequest)(nil),             // 23: holdfast.peer.v1.ScrubRequest
+	(*ScrubReport)(nil),              // 24: holdfast.peer.v1.ScrubReport
 }
 var file_proto_peerpb_peer_proto_depIdxs = []int32{
-	3,  // 0: holdfast.peer.v1.PushFrames.frames:type_name -> holdfast.peer.v1.PushFrame
-	5,  // 1: holdfast.peer.v1.PushAcks.acks:type_name -> holdfast.peer.v1.PushAck
+	4,  // 0: holdfast.peer.v1.PushFrames.frames:type_name -> holdfast.peer.v1.PushFrame
+	6,  // 1: holdfast.peer.v1.PushAcks.acks:type_name -> holdfast.peer.v1.PushAck
 	0,  // 2: holdfast.peer.v1.PushAck.code:type_name -> holdfast.peer.v1.PushAck.Code
-	9,  // 3: holdfast.peer.v1.ProposeRequest.proposals:type_name -> holdfast.peer.v1.Proposal
-	11, // 4: holdfast.peer.v1.ProposeReply.outcomes:type_name -> holdfast.peer.v1.ProposeOutcome
-	12, // 5: holdfast.peer.v1.ProposeOutcome.not_appended:type_name -> holdfast.peer.v1.NotAppended
-	13, // 6: holdfast.peer.v1.ProposeOutcome.unknown:type_name -> holdfast.peer.v1.Unknown
-	18, // 7: holdfast.peer.v1.HealthReply.seen:type_name -> holdfast.peer.v1.Seen
-	19, // 8: holdfast.peer.v1.HealthReply.hydration:type_name -> holdfast.peer.v1.HydrationReport
-	21, // 9: holdfast.peer.v1.HealthReply.scrub:type_name -> holdfast.peer.v1.ScrubReport
-	1,  // 10: holdfast.peer.v1.ScrubRequest.action:type_name -> holdfast.peer.v1.ScrubRequest.Action
-	2,  // 11: holdfast.peer.v1.Peer.Push:input_type -> holdfast.peer.v1.PushFrames
-	6,  // 12: holdfast.peer.v1.Peer.Fetch:input_type -> holdfast.peer.v1.FetchRequest
-	8,  // 13: holdfast.peer.v1.Peer.Propose:input_type -> holdfast.peer.v1.ProposeRequest
-	14, // 14: holdfast.peer.v1.Peer.Pull:input_type -> holdfast.peer.v1.PullRequest
-	16, // 15: holdfast.peer.v1.Peer.Health:input_type -> holdfast.peer.v1.HealthRequest
-	20, // 16: holdfast.peer.v1.Peer.Scrub:input_type -> holdfast.peer.v1.ScrubRequest
-	4,  // 17: holdfast.peer.v1.Peer.Push:output_type -> holdfast.peer.v1.PushAcks
-	7,  // 18: holdfast.peer.v1.Peer.Fetch:output_type -> holdfast.peer.v1.FetchFrame
-	10, // 19: holdfast.peer.v1.Peer.Propose:output_type -> holdfast.peer.v1.ProposeReply
-	15, // 20: holdfast.peer.v1.Peer.Pull:output_type -> holdfast.peer.v1.PullReply
-	17, // 21: holdfast.peer.v1.Peer.Health:output_type -> holdfast.peer.v1.HealthReply
-	21, // 22: holdfast.peer.v1.Peer.Scrub:output_type -> holdfast.peer.v1.ScrubReport
-	17, // [17:23] is the sub-list for method output_type
-	11, // [11:17] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	10, // 3: holdfast.peer.v1.ProposeRequest.proposals:type_name -> holdfast.peer.v1.Proposal
+	12, // 4: holdfast.peer.v1.ProposeReply.outcomes:type_name -> holdfast.peer.v1.ProposeOutcome
+	13, // 5: holdfast.peer.v1.ProposeOutcome.not_appended:type_name -> holdfast.peer.v1.NotAppended
+	14, // 6: holdfast.peer.v1.ProposeOutcome.unknown:type_name -> holdfast.peer.v1.Unknown
+	19, // 7: holdfast.peer.v1.HealthReply.seen:type_name -> holdfast.peer.v1.Seen
+	20, // 8: holdfast.peer.v1.HealthReply.hydration:type_name -> holdfast.peer.v1.HydrationReport
+	24, // 9: holdfast.peer.v1.HealthReply.scrub:type_name -> holdfast.peer.v1.ScrubReport
+	1,  // 10: holdfast.peer.v1.ChangeServersRequest.action:type_name -> holdfast.peer.v1.ChangeServersRequest.Action
+	13, // 11: holdfast.peer.v1.ChangeServersReply.not_appended:type_name -> holdfast.peer.v1.NotAppended
+	2,  // 12: holdfast.peer.v1.ScrubRequest.action:type_name -> holdfast.peer.v1.ScrubRequest.Action
+	3,  // 13: holdfast.peer.v1.Peer.Push:input_type -> holdfast.peer.v1.PushFrames
+	7,  // 14: holdfast.peer.v1.Peer.Fetch:input_type -> holdfast.peer.v1.FetchRequest
+	9,  // 15: holdfast.peer.v1.Peer.Propose:input_type -> holdfast.peer.v1.ProposeRequest
+	15, // 16: holdfast.peer.v1.Peer.Pull:input_type -> holdfast.peer.v1.PullRequest
+	17, // 17: holdfast.peer.v1.Peer.Health:input_type -> holdfast.peer.v1.HealthRequest
+	23, // 18: holdfast.peer.v1.Peer.Scrub:input_type -> holdfast.peer.v1.ScrubRequest
+	21, // 19: holdfast.peer.v1.Peer.ChangeServers:input_type -> holdfast.peer.v1.ChangeServersRequest
+	5,  // 20: holdfast.peer.v1.Peer.Push:output_type -> holdfast.peer.v1.PushAcks
+	8,  // 21: holdfast.peer.v1.Peer.Fetch:output_type -> holdfast.peer.v1.FetchFrame
+	11, // 22: holdfast.peer.v1.Peer.Propose:output_type -> holdfast.peer.v1.ProposeReply
+	16, // 23: holdfast.peer.v1.Peer.Pull:output_type -> holdfast.peer.v1.PullReply
+	18, // 24: holdfast.peer.v1.Peer.Health:output_type -> holdfast.peer.v1.HealthReply
+	24, // 25: holdfast.peer.v1.Peer.Scrub:output_type -> holdfast.peer.v1.ScrubReport
+	22, // 26: holdfast.peer.v1.Peer.ChangeServers:output_type -> holdfast.peer.v1.ChangeServersReply
+	20, // [20:27] is the sub-list for method output_type
+	13, // [13:20] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_proto_peerpb_peer_proto_init() }
@@ -1787,13 +2020,18 @@ func file_proto_peerpb_peer_proto_init() {
 		(*ProposeOutcome_NotAppended)(nil),
 		(*ProposeOutcome_Unknown)(nil),
 	}
+	file_proto_peerpb_peer_proto_msgTypes[19].OneofWrappers = []any{
+		(*ChangeServersReply_Done)(nil),
+		(*ChangeServersReply_Refusal)(nil),
+		(*ChangeServersReply_NotAppended)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_peerpb_peer_proto_rawDesc), len(file_proto_peerpb_peer_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   20,
+			NumEnums:      3,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

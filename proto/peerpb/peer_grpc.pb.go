@@ -34,12 +34,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Peer_Push_FullMethodName    = "/holdfast.peer.v1.Peer/Push"
-	Peer_Fetch_FullMethodName   = "/holdfast.peer.v1.Peer/Fetch"
-	Peer_Propose_FullMethodName = "/holdfast.peer.v1.Peer/Propose"
-	Peer_Pull_FullMethodName    = "/holdfast.peer.v1.Peer/Pull"
-	Peer_Health_FullMethodName  = "/holdfast.peer.v1.Peer/Health"
-	Peer_Scrub_FullMethodName   = "/holdfast.peer.v1.Peer/Scrub"
+	Peer_Push_FullMethodName          = "/holdfast.peer.v1.Peer/Push"
+	Peer_Fetch_FullMethodName         = "/holdfast.peer.v1.Peer/Fetch"
+	Peer_Propose_FullMethodName       = "/holdfast.peer.v1.Peer/Propose"
+	Peer_Pull_FullMethodName          = "/holdfast.peer.v1.Peer/Pull"
+	Peer_Health_FullMethodName        = "/holdfast.peer.v1.Peer/Health"
+	Peer_Scrub_FullMethodName         = "/holdfast.peer.v1.Peer/Scrub"
+	Peer_ChangeServers_FullMethodName = "/holdfast.peer.v1.Peer/ChangeServers"
 )
 
 // PeerClient is the client API for Peer service.
@@ -72,6 +73,9 @@ type PeerClient interface {
 	// Scrub has the node read all live bodies that it holds, or stop doing so. It is
 	// answered at once, and tells how far the node is.
 	Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubReport, error)
+	// ChangeServers has the leader add a node to the cluster's servers, or remove
+	// one. A call that fails leaves the outcome unknown.
+	ChangeServers(ctx context.Context, in *ChangeServersRequest, opts ...grpc.CallOption) (*ChangeServersReply, error)
 }
 
 type peerClient struct {
@@ -154,6 +158,16 @@ func (c *peerClient) Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *peerClient) ChangeServers(ctx context.Context, in *ChangeServersRequest, opts ...grpc.CallOption) (*ChangeServersReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChangeServersReply)
+	err := c.cc.Invoke(ctx, Peer_ChangeServers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -184,6 +198,9 @@ type PeerServer interface {
 	// Scrub has the node read all live bodies that it holds, or stop doing so. It is
 	// answered at once, and tells how far the node is.
 	Scrub(context.Context, *ScrubRequest) (*ScrubReport, error)
+	// ChangeServers has the leader add a node to the cluster's servers, or remove
+	// one. A call that fails leaves the outcome unknown.
+	ChangeServers(context.Context, *ChangeServersRequest) (*ChangeServersReply, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -211,6 +228,9 @@ func (UnimplementedPeerServer) Health(context.Context, *HealthRequest) (*HealthR
 }
 func (UnimplementedPeerServer) Scrub(context.Context, *ScrubRequest) (*ScrubReport, error) {
 	return nil, status.Error(codes.Unimplemented, "method Scrub not implemented")
+}
+func (UnimplementedPeerServer) ChangeServers(context.Context, *ChangeServersRequest) (*ChangeServersReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangeServers not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -323,6 +343,24 @@ func _Peer_Scrub_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_ChangeServers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangeServersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).ChangeServers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_ChangeServers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).ChangeServers(ctx, req.(*ChangeServersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -345,6 +383,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Scrub",
 			Handler:    _Peer_Scrub_Handler,
+		},
+		{
+			MethodName: "ChangeServers",
+			Handler:    _Peer_ChangeServers_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

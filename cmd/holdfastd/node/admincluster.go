@@ -31,10 +31,15 @@ func (a adminCluster) View() *fsm.State { return a.n.member.View() }
 
 func (a adminCluster) Do(ctx context.Context, action fsm.Action) (fsm.Result, error) {
 	result, err := a.n.member.Do(ctx, action)
+	return result, adminError(err)
+}
+
+// adminError is an error of the cluster in the service's words.
+func adminError(err error) error {
 	if errors.Is(err, cluster.ErrNotAccepted) {
-		err = fmt.Errorf("%w: %w", admin.ErrNotAccepted, err)
+		return fmt.Errorf("%w: %w", admin.ErrNotAccepted, err)
 	}
-	return result, err
+	return err
 }
 
 func (a adminCluster) Status(context.Context) admin.Status {
@@ -134,6 +139,15 @@ func (a adminCluster) Scrub(ctx context.Context, name fsm.NodeName, what admin.S
 		return admin.Scrub{}, fmt.Errorf("%w: %w", admin.ErrUnreachable, err)
 	}
 	return scrubOf(got), nil
+}
+
+func (a adminCluster) ChangeMember(ctx context.Context, c admin.MemberChange) (string, error) {
+	action := peer.MemberAdd
+	if c.Remove {
+		action = peer.MemberRemove
+	}
+	refusal, err := a.n.member.ChangeServers(ctx, peer.Membership{Action: action, Name: string(c.Name), Force: c.Force})
+	return refusal, adminError(err)
 }
 
 // timeOf is a time in Unix seconds, zero where that is 0.
