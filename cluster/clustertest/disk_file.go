@@ -46,6 +46,9 @@ func (f *file) WriteAt(p []byte, off int64) (n int, err error) {
 	return int(n64), err
 }
 
+// Forget does nothing: a page cache shows in no content.
+func (f *file) Forget(int64, int64) {}
+
 // WritevAt is one operation: a power failure tears it as it tears one long
 // write.
 func (f *file) WritevAt(pieces [][]byte, off int64) (written int64, err error) {

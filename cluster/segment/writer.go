@@ -25,6 +25,18 @@ const (
 // again at once.
 const trimBytes = 4 << 20
 
+// What was written last stays in the page cache, keptBytes of it: a body is often
+// read at once, by its delivery. Of a segment that grows, what is older is
+// forgotten, in steps of forgetBytes, which hold whole folios of the page cache.
+// A growing segment is a sign of a queue that grows, and nobody reads that soon.
+// Without it each page that is written takes a page that was free for long, which
+// the host of a virtual machine may first have to find: several times what the
+// write itself costs.
+const (
+	keptBytes   = 4 << 20
+	forgetBytes = 2 << 20
+)
+
 // A writer is what is written to.
 type writer struct {
 	active *segment // nil until something is written
@@ -35,6 +47,12 @@ type writer struct {
 	// Invariant: synced <= flushed <= end.
 	end, flushed, synced int64
 	index                []byte // of the records up to end
+	// grows: the file was not written ahead. forgotten is how far it has been
+	// forgotten.
+	//
+	// Invariant: forgotten is a multiple of forgetBytes.
+	grows     bool
+	forgotten int64
 
 	// arena holds the small pieces of what is between flushed and end; open is
 	// where in it the piece begins that may still grow.
@@ -173,11 +191,20 @@ func (s *Set) sync() error {
 		return fmt.Errorf("sync segment %d: %w", w.active.number, err)
 	}
 	w.synced = w.end
+	w.forget(keptBytes)
 	s.mu.Lock()
 	w.active.size = max(w.active.size, w.end)
 	s.counts.syncs++
 	s.mu.Unlock()
 	return nil
+}
+
+// forget has the page cache forget what is synced, all but the last octets.
+func (w *writer) forget(kept int64) {
+	if upTo := (w.synced - kept) / forgetBytes * forgetBytes; w.grows && upTo > w.forgotten {
+		w.file.Forget(w.forgotten, upTo-w.forgotten)
+		w.forgotten = upTo
+	}
 }
 
 // Roll syncs and seals the active segment, if there is one. The next record
@@ -233,6 +260,7 @@ func (s *Set) finish() error {
 	if err := writeSeal(w.file, h, sealed); err != nil {
 		return fmt.Errorf("seal segment %d: %w", w.active.number, err)
 	}
+	w.forget(0)
 	s.mu.Lock()
 	w.active.size, w.active.seal = size, sealed
 	s.mu.Unlock()
@@ -291,6 +319,7 @@ func (s *Set) begin() error {
 	g.size = max(size, headBytes)
 	w.active, w.file, w.last = g, f, g.number
 	w.end, w.flushed, w.synced = headBytes, headBytes, headBytes
+	w.grows, w.forgotten = size < s.limit, 0
 	if w.arena == nil {
 		w.arena = make([]byte, 0, arenaBytes)
 		w.pieces = make([][]byte, 0, piecesMax)

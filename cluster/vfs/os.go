@@ -145,6 +145,10 @@ func (f osFile) WritevAt(pieces [][]byte, off int64) (n int64, err error) {
 	return n, nil
 }
 
+func (f osFile) Forget(off, n int64) {
+	_ = onDescriptor(f.File, func(fd int) error { return uncache(fd, off, n) })
+}
+
 func (f osFile) Size() (int64, error) {
 	info, err := f.Stat()
 	if err != nil {

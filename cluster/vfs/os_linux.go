@@ -13,3 +13,6 @@ const writevMax = 1024
 func writev(fd int, pieces [][]byte, off int64) (int, error) {
 	return unix.Pwritev(fd, pieces[:min(len(pieces), writevMax)], off)
 }
+
+// uncache takes the clean pages of a range out of the page cache.
+func uncache(fd int, off, n int64) error { return unix.Fadvise(fd, off, n, unix.FADV_DONTNEED) }

@@ -9,3 +9,6 @@ func datasync(fd int) error { return unix.Fsync(fd) }
 
 // writev writes the first piece, where many cannot be written at once.
 func writev(fd int, pieces [][]byte, off int64) (int, error) { return unix.Pwrite(fd, pieces[0], off) }
+
+// uncache does nothing where the page cache takes no advice.
+func uncache(int, int64, int64) error { return nil }

@@ -57,6 +57,34 @@ func TestWritev(t *testing.T) {
 	}
 }
 
+// Forget changes nothing, of what is synced and of what is not.
+func TestForget(t *testing.T) {
+	f, err := OS().Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 6<<20)
+	for i := range want {
+		want[i] = byte(i>>12 ^ i)
+	}
+	half := len(want)/2 + 333
+	_, err = f.WriteAt(want[:half], 0)
+	err = errors.Join(err, f.Sync())
+	_, werr := f.WriteAt(want[half:], int64(half))
+	if err := errors.Join(err, werr); err != nil {
+		t.Fatal(err)
+	}
+	f.Forget(0, int64(len(want)))
+	f.Forget(5<<20, 5<<20)
+	got := make([]byte, len(want))
+	if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the file has other octets: %v", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // What is read of a file that was opened for reading cannot be written.
 func TestWritevFails(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "f")

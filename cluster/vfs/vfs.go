@@ -57,6 +57,11 @@ type File interface {
 	// Sync makes everything written to the file so far durable, its length
 	// included (fdatasync).
 	Sync() error
+	// Forget says that n octets from off on will hardly be read soon, so that the
+	// memory in which the host keeps a copy of them is better used for what is
+	// written next. What is not synced yet is kept. It changes nothing that anyone
+	// can read, and may do nothing.
+	Forget(off, n int64)
 	// Truncate sets the length. Durable only after Sync.
 	Truncate(size int64) error
 	// Size returns the length.
