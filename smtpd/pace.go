@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
 // A pace keeps short the time between a final dot and its reply, in which a
@@ -13,10 +15,12 @@ import (
 // messages of this server are under way, the 354 to the next one waits.
 //
 // How many are enough is measured, not configured: by Little's law as many as are
-// committed in the shortest time that a commit takes. So few are enough on one
-// fast network, and many where the nodes are far apart or the disks slow.
+// committed in the shortest time that a commit takes, and slack more, so that a
+// server that can commit faster finds out. So few are enough on one fast network,
+// and many where the nodes are far apart or the disks slow.
 type pace struct {
-	now func() time.Time
+	now   func() time.Time
+	slack int
 
 	mu         sync.Mutex
 	committing int
@@ -27,6 +31,7 @@ type pace struct {
 
 // A turn is one message's place.
 type turn struct {
+	pace    *pace
 	begun   chan struct{} // closed when it may be asked for
 	granted time.Time
 }
@@ -39,9 +44,6 @@ type paceWindow struct {
 }
 
 const (
-	// paceSlack is how many more than are needed may be under way, so that a
-	// server that can commit faster finds out.
-	paceSlack = 16
 	// pacePatience is how long a 354 waits at most. A sender's own patience is
 	// two minutes (RFC 5321 section 4.5.3.2.5).
 	pacePatience = time.Second
@@ -53,12 +55,39 @@ const (
 	paceWindows    = 40
 )
 
-func newPace(now func() time.Time) *pace { return &pace{now: now} }
+func newPace(now func() time.Time, slack int) *pace { return &pace{now: now, slack: slack} }
+
+// paces are one pace for small messages and one for large ones. What a small one
+// costs is a share of a batch: with many under way batches are larger, and each
+// message waits longer. What a large one costs is its octets: with many under way
+// the disk and the network are never idle, and memory has its own bound. With one
+// pace for both, the small ones' patience would be the large ones' speed.
+type paces struct{ small, large *pace }
+
+const (
+	// A message is large if its sender declares this much (RFC 1870).
+	paceLarge mail.ByteSize = 32 << 10
+	// The slacks were measured: see docs/performance.md.
+	paceSlackSmall = 5
+	paceSlackLarge = 16
+)
+
+func newPaces(now func() time.Time) paces {
+	return paces{small: newPace(now, paceSlackSmall), large: newPace(now, paceSlackLarge)}
+}
+
+// of returns the pace of a message, which is small if its size was not declared.
+func (p paces) of(declared mail.ByteSize) *pace {
+	if declared >= paceLarge {
+		return p.large
+	}
+	return p.small
+}
 
 // goAhead returns when a message may be asked for, after pacePatience at the
 // latest, or when ctx ends. Commit or giveUp ends the turn.
 func (p *pace) goAhead(ctx context.Context) *turn {
-	t := &turn{begun: make(chan struct{})}
+	t := &turn{pace: p, begun: make(chan struct{})}
 	p.mu.Lock()
 	p.waiting = append(p.waiting, t)
 	p.grantLocked()
@@ -157,5 +186,5 @@ func (p *pace) limitLocked() int {
 			shortest = w.shortest
 		}
 	}
-	return paceSlack + int(float64(most)*shortest.Seconds()/paceWindowTime.Seconds())
+	return p.slack + int(float64(most)*shortest.Seconds()/paceWindowTime.Seconds())
 }

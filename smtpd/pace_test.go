@@ -6,13 +6,15 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
 // TestPaceKeepsCommitsFew: many senders, commits that take the longer the more
 // there are: few are under way at once, and none is left waiting.
 func TestPaceKeepsCommitsFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPace(time.Now)
+		p := newPace(time.Now, paceSlackSmall)
 		var mu sync.Mutex
 		var now, most, done int
 		var senders sync.WaitGroup
@@ -36,7 +38,7 @@ func TestPaceKeepsCommitsFew(t *testing.T) {
 			})
 		}
 		senders.Wait()
-		if done != 2000 || most > 4*paceSlack {
+		if done != 2000 || most > 4*paceSlackSmall {
 			t.Errorf("%d committed, up to %d at once, want 2000 and few", done, most)
 		}
 	})
@@ -46,7 +48,7 @@ func TestPaceKeepsCommitsFew(t *testing.T) {
 // between distant nodes, so many go ahead that the line is full.
 func TestPaceFindsWhatIsNeeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPace(time.Now)
+		p := newPace(time.Now, paceSlackSmall)
 		var senders sync.WaitGroup
 		begin, count := time.Now(), 0
 		var mu sync.Mutex
@@ -75,8 +77,8 @@ func TestPaceFindsWhatIsNeeded(t *testing.T) {
 // their places for a moment only, and nobody waits longer than the patience.
 func TestPaceIsNotHeldUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPace(time.Now)
-		stalled := make([]*turn, 10*paceSlack)
+		p := newPace(time.Now, paceSlackSmall)
+		stalled := make([]*turn, 10*paceSlackSmall)
 		var stalling sync.WaitGroup
 		for i := range stalled {
 			stalling.Go(func() { stalled[i] = p.goAhead(t.Context()) })
@@ -107,13 +109,37 @@ func TestPaceIsNotHeldUp(t *testing.T) {
 	})
 }
 
+// TestPacesAreApart: small messages that wait for each other hold up no large
+// one, nor the other way round.
+func TestPacesAreApart(t *testing.T) {
+	for _, sizes := range [][2]mail.ByteSize{{0, paceLarge}, {paceLarge, 0}, {paceLarge - 1, 10 << 20}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPaces(time.Now)
+			busy, other := p.of(sizes[0]), p.of(sizes[1])
+			release := make(chan struct{})
+			var committing sync.WaitGroup
+			for range 2 * paceSlackLarge {
+				committing.Go(func() { busy.commit(busy.goAhead(t.Context()), func() { <-release }) })
+			}
+			synctest.Wait()
+			begin := time.Now()
+			other.commit(other.goAhead(t.Context()), func() {})
+			if time.Since(begin) > 0 {
+				t.Errorf("%d octets wait for %d", sizes[1], sizes[0])
+			}
+			close(release)
+			committing.Wait()
+		})
+	}
+}
+
 // TestPaceEndsWithItsServer: who waits is let go when the server ends.
 func TestPaceEndsWithItsServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPace(time.Now)
+		p := newPace(time.Now, paceSlackSmall)
 		release := make(chan struct{})
 		var committing sync.WaitGroup
-		for range 2 * paceSlack {
+		for range 2 * paceSlackSmall {
 			committing.Go(func() { p.commit(p.goAhead(t.Context()), func() { <-release }) })
 		}
 		synctest.Wait()
