@@ -62,7 +62,11 @@ func (b *Backend) StoreBodies(bodies []peer.Arrived) []error {
 	}
 	var storing sync.WaitGroup
 	for i, a := range bodies {
-		storing.Go(func() { errs[i] = b.spool.Put(a.Ref, a.Body) })
+		storing.Add(1)
+		b.spool.PutThen(a.Ref, a.Body, func(err error) {
+			errs[i] = err
+			storing.Done()
+		})
 	}
 	storing.Wait()
 	return errs

@@ -94,7 +94,7 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body) 
 			}
 		}
 	}()
-	go func() { acks <- ack{c.self, m.spool.Put(ref, body)} }()
+	m.spool.PutThen(ref, body, func(err error) { acks <- ack{c.self, err} })
 	for _, name := range others {
 		pushes = append(pushes, m.peers.Push(ref, body, name, func(err error) { acks <- ack{name, err} }))
 	}

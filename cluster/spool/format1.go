@@ -196,12 +196,19 @@ func (s *Spool) takeOverSegment(t *takeOver1, n uint32) (taken, lost int, err er
 	var batch []*job
 	var size int64
 	put := func() error {
-		s.commit(batch)
+		var failed error
 		for _, j := range batch {
-			if err := <-j.done; err != nil {
-				return fmt.Errorf("put body %s: %w", j.body.ref, err)
+			j.done = func(err error) {
+				if err != nil {
+					failed = fmt.Errorf("put body %s: %w", j.body.ref, err)
+					return
+				}
+				taken++
 			}
-			taken++
+		}
+		s.commit(batch) // answers before it returns
+		if failed != nil {
+			return failed
 		}
 		batch, size = nil, 0
 		return nil

@@ -152,7 +152,7 @@ func (s *Spool) compact(n segment.Number) bool {
 	err := c.run(n)
 	if err == nil {
 		// The tombstones of the old records, and with them the segment.
-		err = s.do(&job{kind: jobDelete, done: make(chan error, 1)})
+		err = s.do(&job{kind: jobDelete})
 	}
 	s.mu.Lock()
 	if u := s.uses[n]; u != nil {
@@ -248,7 +248,7 @@ func (c *compaction) flush() error {
 		return nil
 	}
 	s := c.spool
-	if err := s.do(&job{kind: jobCopy, copies: c.step, done: make(chan error, 1)}); err != nil {
+	if err := s.do(&job{kind: jobCopy, copies: c.step}); err != nil {
 		return err
 	}
 	pause := time.Duration(c.bytes) * time.Second / compactRate

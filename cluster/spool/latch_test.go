@@ -23,8 +23,10 @@ func TestWriterRefusesAfterAFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	j := newPut(b.Ref(mail.QueueID{1}), b)
-	s.jobs <- j
-	if err := <-j.done; !errors.Is(err, broken) {
+	answer := make(chan error, 1)
+	j.done = func(err error) { answer <- err }
+	s.line.join(j)
+	if err := <-answer; !errors.Is(err, broken) {
 		t.Errorf("put: %v", err)
 	}
 	if err := s.fail(errors.New("another")); !errors.Is(err, broken) {

@@ -21,26 +21,43 @@ import (
 // is ErrConflict, ErrMismatch or ErrTooLarge, which leave the spool as it was,
 // ErrClosed, or what Err returns.
 func (s *Spool) Put(ref mail.BodyRef, b *mail.Body) error {
-	if s.Held(ref) {
-		return nil
-	}
-	if ref.Size > BodyBytesMax {
-		return fmt.Errorf("put body %s: %w", ref, ErrTooLarge)
-	}
-	// The body was hashed when it was received. To hash it again here would find
-	// only memory that changed in between.
-	if b.Ref(ref.ID) != ref {
-		return fmt.Errorf("put body %s: %w", ref, ErrMismatch)
+	done := make(chan error, 1)
+	s.PutThen(ref, b, func(err error) { done <- err })
+	return <-done
+}
+
+// PutThen begins a Put, and calls done once with what it came to: at once where
+// nothing has to be written, otherwise from the goroutine that writes for
+// everybody, which done must not hold up.
+func (s *Spool) PutThen(ref mail.BodyRef, b *mail.Body, done func(error)) {
+	fail := func(err error) { done(fmt.Errorf("put body %s: %w", ref, err)) }
+	switch {
+	case s.Held(ref):
+		done(nil)
+		return
+	case ref.Size > BodyBytesMax:
+		fail(ErrTooLarge)
+		return
+	case b.Ref(ref.ID) != ref:
+		// The body was hashed when it was received. To hash it again here would find
+		// only memory that changed in between.
+		fail(ErrMismatch)
+		return
 	}
 	j := newPut(ref, b)
 	if j.body.payload.Len() != int64(ref.Size) {
 		// Its memory was given back: whoever did that has not got it any more.
-		return fmt.Errorf("put body %s of %d octets: %w", ref, j.body.payload.Len(), ErrMismatch)
+		fail(fmt.Errorf("%d octets: %w", j.body.payload.Len(), ErrMismatch))
+		return
 	}
-	if err := s.do(j); err != nil {
-		return fmt.Errorf("put body %s: %w", ref, err)
+	j.done = func(err error) {
+		if err != nil {
+			fail(err)
+			return
+		}
+		done(nil)
 	}
-	return nil
+	s.begin(j)
 }
 
 // Delete makes it durable that the doomed ones of these bodies are gone, and
@@ -51,7 +68,7 @@ func (s *Spool) Delete(refs []mail.BodyRef) error {
 	if len(refs) == 0 {
 		return nil
 	}
-	if err := s.do(&job{kind: jobDelete, deletes: refs, done: make(chan error, 1)}); err != nil {
+	if err := s.do(&job{kind: jobDelete, deletes: refs}); err != nil {
 		return fmt.Errorf("delete %d bodies: %w", len(refs), err)
 	}
 	return nil
@@ -65,7 +82,8 @@ type job struct {
 	copies  []written      // of a copy forward
 	deletes []mail.BodyRef // of a Delete
 
-	done chan error // gets exactly one answer once the writer has the job
+	// done is called exactly once, mostly by the writer, which it must not hold up.
+	done func(error)
 }
 
 type jobKind uint8
@@ -86,7 +104,7 @@ type written struct {
 }
 
 func newPut(ref mail.BodyRef, b *mail.Body) *job {
-	return &job{body: written{ref: ref, payload: segment.NewPayload(b.Chunks()...)}, done: make(chan error, 1)}
+	return &job{body: written{ref: ref, payload: segment.NewPayload(b.Chunks()...)}}
 }
 
 // size is what the job adds to a batch.
@@ -98,22 +116,23 @@ func (j *job) size() (n int64) {
 	return n
 }
 
-// do gives j to the writer and waits for its answer. The writer answers every
-// job that it has taken.
+// do has the writer do j, and returns its answer.
 func (s *Spool) do(j *job) error {
+	done := make(chan error, 1)
+	j.done = func(err error) { done <- err }
+	s.begin(j)
+	return <-done
+}
+
+// begin gives j to the writer, which answers every job that it was given.
+func (s *Spool) begin(j *job) {
 	select {
-	case <-s.stop: // a writer that is about to end may still win the race below
-		return ErrClosed
 	case <-s.failed:
-		return s.Err()
+		j.done(s.Err())
+		return
 	default:
 	}
-	select {
-	case s.jobs <- j:
-		return <-j.done
-	case <-s.stop:
-		return ErrClosed
-	case <-s.failed:
-		return s.Err()
+	if !s.line.join(j) {
+		j.done(ErrClosed)
 	}
 }

@@ -68,7 +68,7 @@ type Spool struct {
 	log      *slog.Logger
 	opened   time.Time
 
-	jobs   chan *job
+	line   line
 	stop   chan struct{} // closed by Close
 	failed chan struct{} // closed with the first error of a write
 	// run waits for the writer and the keeper.
@@ -206,7 +206,7 @@ func Open(fs vfs.FS, dir string, o Options) (_ *Spool, err error) {
 		now:      o.Now,
 		spacious: o.Spacious,
 		log:      o.Log,
-		jobs:     make(chan *job),
+		line:     newLine(),
 		stop:     make(chan struct{}),
 		failed:   make(chan struct{}),
 		wake:     make(chan struct{}, 1),

@@ -2,6 +2,7 @@ package spool
 
 import (
 	"fmt"
+	"runtime"
 
 	"github.com/holdfast-mx/holdfast/cluster/segment"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
@@ -18,27 +19,19 @@ const (
 func (s *Spool) write() {
 	for {
 		select {
-		case j := <-s.jobs:
-			s.commit(s.gather(j))
+		case <-s.line.wake:
+			// Whoever is about to join goes first: one sync then covers it all.
+			runtime.Gosched()
+			if batch := s.line.take(); len(batch) > 0 {
+				s.commit(batch)
+			}
 		case <-s.stop:
+			for _, j := range s.line.close() {
+				j.done(ErrClosed)
+			}
 			return
 		}
 	}
-}
-
-// gather returns first and all jobs that wait behind it, up to the bounds.
-func (s *Spool) gather(first *job) []*job {
-	batch := []*job{first}
-	for size := first.size(); len(batch) < batchJobsMax && size < batchBytesMax; {
-		select {
-		case j := <-s.jobs:
-			batch = append(batch, j)
-			size += j.size()
-		default:
-			return batch
-		}
-	}
-	return batch
 }
 
 // A plan is what a batch comes to.
@@ -61,7 +54,7 @@ func (s *Spool) commit(batch []*job) {
 	s.batches.Add(1)
 	if err := s.Err(); err != nil {
 		for _, j := range batch {
-			j.done <- err
+			j.done(err)
 		}
 		return
 	}
@@ -69,13 +62,13 @@ func (s *Spool) commit(batch []*job) {
 	if err := s.store(p); err != nil {
 		err = s.fail(err)
 		for _, a := range append(p.answers, p.deletes...) {
-			a.job.done <- err
+			a.job.done(err)
 		}
 		return
 	}
 	s.publish(p)
 	for _, a := range p.answers {
-		a.job.done <- a.err
+		a.job.done(a.err)
 	}
 	if began := s.began(); began || len(p.deletions) > 0 || len(p.deletes) > 0 {
 		defer s.nudge()
@@ -88,7 +81,7 @@ func (s *Spool) commit(batch []*job) {
 		err = s.fail(err)
 	}
 	for _, a := range p.deletes {
-		a.job.done <- err
+		a.job.done(err)
 	}
 }
 
