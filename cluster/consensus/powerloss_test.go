@@ -1,0 +1,202 @@
+//go:build linux
+
+package consensus
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-mx/holdfast/cluster/clustertest"
+)
+
+const (
+	// powerLossDir tells a child process which directory to write to.
+	powerLossDir = "HOLDFAST_TEST_POWER_LOSS"
+	// powerLossRounds is how often the power fails.
+	powerLossRounds = 30
+	// powerLossAcks is how many writes a child may acknowledge before, at most.
+	powerLossAcks = 25
+	imageBytes    = 96 << 20
+
+	unsyncedContent = "nobody syncs this"
+)
+
+// TestPowerLossChild is the process whose host loses its power, not a test: it
+// writes entries, terms and votes, and says each number once it is durable.
+func TestPowerLossChild(t *testing.T) {
+	dir := os.Getenv(powerLossDir)
+	if dir == "" {
+		t.Skip("only for TestPowerLoss")
+	}
+	s, err := OpenStores(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := s.Stable.GetUint64([]byte("CurrentTerm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := from + 1; ; n++ {
+		// In the order in which Raft does it.
+		for _, err := range []error{
+			s.Stable.SetUint64([]byte("CurrentTerm"), n),
+			s.Stable.SetUint64([]byte("LastVoteTerm"), n),
+			s.Stable.Set([]byte("LastVoteCand"), candidate(n)),
+			s.Log.StoreLogs([]*raft.Log{{Index: n, Term: n, Data: []byte("entry " + strconv.FormatUint(n, 10))}}),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		fmt.Println("durable", n)
+	}
+}
+
+func candidate(n uint64) []byte { return fmt.Appendf(nil, "n%d/%d", n%3, n) }
+
+// TestPowerLoss: the power of a real process on a real file system fails, again
+// and again: whatever raft-boltdb and the log had said was durable is there when
+// the file system is mounted again. What nobody synced is not: that shows that
+// the power really failed.
+func TestPowerLoss(t *testing.T) {
+	d := newPowerDisk(t)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var acknowledged uint64
+	forgotten := 0
+	random := rand.New(rand.NewPCG(1, 2))
+	for round := range powerLossRounds {
+		must(d.Mount())
+		child := exec.Command("/proc/self/exe", "-test.run=^TestPowerLossChild$")
+		child.Env = append(os.Environ(), powerLossDir+"="+filepath.Join(d.Dir, "raft"))
+		out, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		child.Stderr = os.Stderr
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		unsynced := filepath.Join(d.Dir, "unsynced")
+		err = errors.Join(os.RemoveAll(unsynced), syncOf(d.Dir), os.WriteFile(unsynced, []byte(unsyncedContent), 0o600))
+		said := bufio.NewScanner(out)
+		before := acknowledged
+		next := func() bool {
+			for said.Scan() {
+				if n, ok := strings.CutPrefix(said.Text(), "durable "); ok {
+					if acknowledged, err = strconv.ParseUint(n, 10, 64); err == nil {
+						return true
+					}
+				}
+			}
+			return false
+		}
+		for range 1 + random.IntN(powerLossAcks) {
+			if err == nil && !next() {
+				err = errors.New("the child ended by itself")
+			}
+		}
+		time.Sleep(time.Duration(random.IntN(3000)) * time.Microsecond) // anywhere in a write
+		err = errors.Join(err, d.Cut())
+		_ = child.Process.Kill()
+		for next() { // what it said before it knew
+		}
+		_ = child.Wait()
+		must(d.Unmount())
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		must(d.Mount())
+		// Its name may be there, since the journal is everybody's; not its content.
+		if content, _ := os.ReadFile(unsynced); string(content) != unsyncedContent {
+			forgotten++
+		}
+		if err := durable(filepath.Join(d.Dir, "raft"), acknowledged); err != nil {
+			t.Fatalf("round %d, %d to %d acknowledged: %v", round, before+1, acknowledged, err)
+		}
+		must(d.Unmount())
+	}
+	t.Logf("%d power failures, %d writes acknowledged, %d times unsynced content was gone", powerLossRounds, acknowledged, forgotten)
+	if forgotten < powerLossRounds/2 {
+		t.Errorf("unsynced content was gone only %d times of %d: this is no power failure", forgotten, powerLossRounds)
+	}
+}
+
+// durable opens the stores and compares them with the last number that was said
+// to be durable. They may have more.
+func durable(dir string, n uint64) error {
+	s, err := OpenStores(dir)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	term, err := s.Stable.GetUint64([]byte("CurrentTerm"))
+	if err != nil || term < n {
+		return fmt.Errorf("term %d, %w", term, err)
+	}
+	voted, err := s.Stable.GetUint64([]byte("LastVoteTerm"))
+	if err != nil || voted < n || voted > term {
+		return fmt.Errorf("vote in term %d of %d, %w", voted, term, err)
+	}
+	// A kill between the two leaves the vote of the term before.
+	whom, err := s.Stable.Get([]byte("LastVoteCand"))
+	if err != nil || string(whom) != string(candidate(voted)) && (voted == n || string(whom) != string(candidate(voted-1))) {
+		return fmt.Errorf("vote in term %d for %q, %w", voted, whom, err)
+	}
+	last, err := s.Log.LastIndex()
+	if err != nil || last < n || last > term {
+		return fmt.Errorf("the log ends at %d, %w", last, err)
+	}
+	for index := uint64(1); index <= last; index++ {
+		var l raft.Log
+		if err := s.Log.GetLog(index, &l); err != nil || string(l.Data) != "entry "+strconv.FormatUint(index, 10) || l.Term != index {
+			return fmt.Errorf("entry %d: %q of term %d, %w", index, l.Data, l.Term, err)
+		}
+	}
+	// The child goes on behind its term, and a log has no gaps.
+	if last < term {
+		return s.Stable.SetUint64([]byte("CurrentTerm"), last)
+	}
+	return nil
+}
+
+// newPowerDisk makes a file system whose power can be cut, or skips the test
+// where there can be none. With CI=true there must be.
+func newPowerDisk(t *testing.T) *clustertest.PowerDisk {
+	t.Helper()
+	d, err := clustertest.NewPowerDisk(t.TempDir(), imageBytes)
+	if errors.Is(err, clustertest.ErrNoPowerDisk) && os.Getenv("CI") == "" {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Unmount(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+func syncOf(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
