@@ -36,7 +36,7 @@ func TestLowDisks(t *testing.T) {
 					low = others[0]
 				}
 				term := s.node(low).node.Member().Node().Term()
-				s.fill(low, 9)
+				s.fill(low, 14)
 				now, _ := s.leader()
 				if (now != leader) != leads {
 					t.Errorf("%s led, %s leads, low is %s", leader, now, low)
@@ -53,7 +53,7 @@ func TestLowDisks(t *testing.T) {
 				s.await(time.Minute, "three copies", func() bool { return len(s.holders("through "+othersThan(low)[0])) == 3 })
 
 				second := othersThan(low)[0]
-				s.fill(second, 9)
+				s.fill(second, 14)
 				for _, name := range nodeNames {
 					s.mustRefuse(name)
 				}
@@ -76,7 +76,7 @@ func TestFullDisks(t *testing.T) {
 		leader, others := s.leader()
 		s.mustGive(leader, letterTo{to: "dora@example.org", text: "before"}, thenVanish)
 		full := others[0]
-		s.fill(full, 4)
+		s.fill(full, 9)
 		text := "without the full one"
 		s.mustGive(leader, letterTo{to: "eve@example.org", text: text}, thenVanish)
 		time.Sleep(time.Minute)
@@ -84,7 +84,7 @@ func TestFullDisks(t *testing.T) {
 			t.Errorf("on %v", on)
 		}
 		for _, name := range nodeNames {
-			s.fill(name, 4)
+			s.fill(name, 9)
 		}
 		for _, name := range nodeNames {
 			s.mustRefuse(name)

@@ -79,7 +79,7 @@ type Config struct {
 	BytesInFlight          mail.ByteSize
 	ConnectionsPerClient   int            // per IPv4 address or IPv6 /64
 	ExemptNetworks         []netip.Prefix // from ConnectionsPerClient; loopback always is
-	DiskFreeMinPercent     int
+	DiskFreeMinPercent     int            // kept for Raft
 	CommitPatience         time.Duration
 	LeaseDuration          time.Duration
 	LeaseBatch             int

@@ -188,7 +188,7 @@ func (n *Node) alarms() []admin.Alarm {
 	}
 	if n.space.low.Load() {
 		all = append(all, admin.Alarm{Name: "disk-low", Scope: scope,
-			Cause:  fmt.Sprintf("less than %d %% of the disk below %s is free; mail is answered 452 here", n.config.DiskFreeMinPercent, n.config.DataDir),
+			Cause:  fmt.Sprintf("less than %d %% of the disk below %s is free; mail is answered 452 here", lowPercent(n.config.DiskFreeMinPercent), n.config.DataDir),
 			Remedy: "free space, or move data_dir to a larger disk"})
 	}
 	stats := n.member.Node().Stats()
