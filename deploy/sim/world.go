@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
 	"github.com/holdfast-mx/holdfast/cluster/transport"
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/letter"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sender"
@@ -55,6 +56,9 @@ type World struct {
 	disks    map[string]*disks
 	ledger   *ledger.Ledger
 	faults   *sink.Faults
+	// inFiles names the node that keeps all that it keeps in real files, as the
+	// daemon does. It ends by Stop only.
+	inFiles string
 	// adjust, if not nil, changes the configuration of nodes that are started.
 	adjust func(*config.Config)
 	// record, if not nil, takes the place of the ledger for what Send records.
@@ -89,7 +93,7 @@ type disks struct {
 type process struct {
 	name  string
 	node  *node.Node
-	raft  *clustertest.RaftStore
+	raft  *clustertest.RaftStore // nil where it is in files
 	dead  atomic.Bool
 	ended chan struct{} // closed when nothing of it runs any more
 }
@@ -127,8 +131,14 @@ func NewWorld(seed uint64, dir string, log *slog.Logger) (*World, error) {
 func (w *World) Start(ctx context.Context, name string) error {
 	d := w.disks[name]
 	host := w.network.Host(name)
-	p := &process{name: name, raft: d.raft.Open(), ended: make(chan struct{})}
-	fs := d.spool.Mount()
+	p := &process{name: name, ended: make(chan struct{})}
+	fs, pool, stores := vfs.OS(), 1, consensus.OpenStores
+	if name != w.inFiles {
+		p.raft, fs, pool = d.raft.Open(), d.spool.Mount(), 0
+		stores = func(string) (consensus.Stores, error) {
+			return consensus.Stores{Log: p.raft, Stable: p.raft, Snapshots: p.raft}, nil
+		}
+	}
 	listen := func(address string) (net.Listener, error) {
 		if p.dead.Load() {
 			return nil, net.ErrClosed
@@ -156,10 +166,7 @@ func (w *World) Start(ctx context.Context, name string) error {
 	n, err := node.Start(ctx, w.config(name), node.Seams{
 		Log:    w.log.With("node", name),
 		Listen: listen, Dial: dial, DialSMTP: dial, Resolver: noResolver{},
-		Spool: fs,
-		Stores: func(string) (consensus.Stores, error) {
-			return consensus.Stores{Log: p.raft, Stable: p.raft, Snapshots: p.raft}, nil
-		},
+		Spool: fs, SpoolPool: pool, Stores: stores,
 		Directory: func(c node.DirectoryConfig) (node.Directory, error) {
 			return &directory{registry: w.registry, self: cluster.Sighting{
 				Name: name, Incarnation: c.ServerID.Incarnation(), Address: net.JoinHostPort(name, clusterPort), Alive: true,
