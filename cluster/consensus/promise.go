@@ -147,6 +147,9 @@ const witnessesMax = 64
 type witness struct {
 	mu   sync.Mutex
 	seen map[ServerID]Promises
+	// acknowledged is how far the last request reached to which a server said yes,
+	// and the term of the leader, this node, that sent it.
+	acknowledged map[ServerID]position
 }
 
 // note takes in what a server has shown of itself. Its numbers only grow.
@@ -177,11 +180,47 @@ func (w *witness) of(id ServerID) Promises {
 func (w *witness) appended(id raft.ServerID, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) {
 	p := Promises{Term: resp.Term}
 	if resp.Success {
-		p.Index = min(args.LeaderCommitIndex, args.PrevLogEntry+uint64(len(args.Entries)))
+		last := args.PrevLogEntry + uint64(len(args.Entries))
+		p.Index = min(args.LeaderCommitIndex, last)
+		if last > 0 { // no heartbeat
+			w.noteAcknowledged(ServerID(id), position{args.Term, last})
+		}
 	}
 	w.note(ServerID(id), p)
 }
 
+func (w *witness) noteAcknowledged(id ServerID, p position) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, known := w.acknowledged[id]; !known && len(w.acknowledged) >= witnessesMax {
+		return
+	}
+	if w.acknowledged == nil {
+		w.acknowledged = make(map[ServerID]position)
+	}
+	w.acknowledged[id] = p
+}
+
+func (w *witness) lastAcknowledged(id ServerID) position {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.acknowledged[id]
+}
+
 // Witnessed returns what this node has seen a server promise since it started.
 // The number of the start is not in it.
-func (n *Node) Witnessed(id ServerID) Promises { return n.witness.of(id) }
+//
+// A leader also knows of what was committed since it sent it: a follower that
+// had the entry keeps it for good. That holds as long as it leads in the same
+// term, from before the commit index is read to after it; later, what commits at
+// that index may be another entry.
+func (n *Node) Witnessed(id ServerID) Promises {
+	p, last := n.witness.of(id), n.witness.lastAcknowledged(id)
+	leads := func() bool { return n.IsLeader() && n.Term() == last.term }
+	if leads() {
+		if committed := n.raft.CommitIndex(); leads() {
+			p.Index = max(p.Index, min(committed, last.index))
+		}
+	}
+	return p
+}

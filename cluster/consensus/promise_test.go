@@ -165,6 +165,35 @@ func TestOldCopyWithinATerm(t *testing.T) {
 	})
 }
 
+// TestPromiseBehindACommit: an old copy of a follower's disk is noticed from the
+// moment on at which what it acknowledged is committed: that is when somebody may
+// have been told so.
+func TestPromiseBehindACommit(t *testing.T) {
+	inCluster(t, 3, clusterOptions{}, func(t *testing.T, c *testCluster) {
+		c.up()
+		c.bootstrap()
+		leader := c.leader()
+		c.commit(leader)
+		c.must("all level", c.level)
+		for range 20 {
+			old := make(map[string]Promises)
+			for _, other := range c.others(leader.name) {
+				old[other] = c.members[other].promised()
+			}
+			c.commit(leader)
+			noticed := 0
+			for _, other := range c.others(leader.name) {
+				if old[other].Outdated(leader.node().Witnessed(c.members[other].id())) != nil {
+					noticed++
+				}
+			}
+			if noticed == 0 {
+				t.Fatal("committed, and the leader knows of nobody that has it")
+			}
+		}
+	})
+}
+
 // TestUncommittedIsNoPromise: an entry that a follower acknowledged and then had
 // to cut off again is not missed.
 func TestUncommittedIsNoPromise(t *testing.T) {
