@@ -137,6 +137,14 @@ func (d *Disk) Kill() {
 	d.killLocked()
 }
 
+// Killed reports whether no process has the disk mounted: the last one was
+// killed, or the power failed.
+func (d *Disk) Killed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mounted == nil
+}
+
 func (d *Disk) killLocked() {
 	if d.mounted != nil {
 		d.mounted.dead = true
@@ -148,22 +156,22 @@ func (d *Disk) killLocked() {
 // apply, under the lock, makes its effect. An operation whose process dies while
 // it is delayed has no effect.
 func (m *mount) do(op Op, name string, bytes int, apply func(hit *fault) error) error {
-	return m.doTo(op, nil, name, bytes, apply)
+	return m.doTo(Event{Op: op, Name: name, Bytes: bytes}, nil, apply)
 }
 
 // doTo is do for an operation on an open file, which goes by the name that the
-// file has now.
-func (m *mount) doTo(op Op, to *inode, name string, bytes int, apply func(hit *fault) error) error {
+// file has now. What is traced is traced in the order of the effects.
+func (m *mount) doTo(e Event, to *inode, apply func(hit *fault) error) error {
 	d := m.disk
 	d.mu.Lock()
 	if to != nil {
-		name = to.name
+		e.Name = to.name
 	}
 	if m.dead {
 		d.mu.Unlock()
-		return &fs.PathError{Op: op.String(), Path: name, Err: ErrKilled}
+		return &fs.PathError{Op: e.Op.String(), Path: e.Name, Err: ErrKilled}
 	}
-	hit, delay := d.enterLocked(op, name, bytes)
+	hit, delay := d.enterLocked(e.Op, e.Name)
 	d.mu.Unlock()
 	if delay > 0 {
 		time.Sleep(delay)
@@ -171,15 +179,17 @@ func (m *mount) doTo(op Op, to *inode, name string, bytes int, apply func(hit *f
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if m.dead {
-		return &fs.PathError{Op: op.String(), Path: name, Err: ErrKilled}
+		return &fs.PathError{Op: e.Op.String(), Path: e.Name, Err: ErrKilled}
 	}
 	err := apply(hit)
 	if hit != nil && hit.Crash {
 		d.killLocked()
 		err = ErrKilled
 	}
+	e.Failed = err != nil
+	d.traceLocked(e)
 	if err != nil {
-		return &fs.PathError{Op: op.String(), Path: name, Err: err}
+		return &fs.PathError{Op: e.Op.String(), Path: e.Name, Err: err}
 	}
 	return nil
 }
@@ -281,7 +291,7 @@ func (m *mount) open(name string, write bool) (vfs.File, error) {
 }
 
 func (m *mount) Rename(from, to string) error {
-	return m.do(OpRename, to, 0, func(hit *fault) error {
+	return m.doTo(Event{Op: OpRename, Name: to, Was: from}, nil, func(hit *fault) error {
 		if err := hit.err(); err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ func (d *Disk) Crash() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.killLocked()
+	d.traceLocked(Event{Op: OpCrash})
 	// Some crashes come right after the kernel wrote everything back, some before
 	// it wrote anything.
 	kept := []float64{0, 0.25, 0.75, 1}[d.random.IntN(4)]
@@ -22,11 +23,11 @@ func (d *Disk) Crash() {
 	}
 	slices.Sort(dirs)
 	for _, name := range dirs {
-		d.crashDirectory(d.dirs[name], kept)
+		d.crashDirectory(name, d.dirs[name], kept)
 	}
 }
 
-func (d *Disk) crashDirectory(dir *directory, kept float64) {
+func (d *Disk) crashDirectory(path string, dir *directory, kept float64) {
 	for _, c := range dir.pending {
 		if d.random.Float64() < kept {
 			c.apply(dir.durable)
@@ -45,6 +46,7 @@ func (d *Disk) crashDirectory(dir *directory, kept float64) {
 		// both. One name per file is what every change leaves.
 		f := dir.durable[name]
 		dir.names[name] = f
+		f.name = filepath.Join(path, name) // its latest may have been lost
 		if !seen[f] {
 			seen[f] = true
 			d.crashFile(f, kept)

@@ -26,10 +26,13 @@ const (
 	OpRemove
 	OpSyncDir
 	OpLock
+	// OpCrash and OpNote are only in traces: a power failure, and what Note said.
+	OpCrash
+	OpNote
 )
 
 func (o Op) String() string {
-	names := [...]string{"any", "mkdir", "readdir", "create", "open", "read", "write", "truncate", "sync", "size", "rename", "remove", "syncdir", "lock"}
+	names := [...]string{"any", "mkdir", "readdir", "create", "open", "read", "write", "truncate", "sync", "size", "rename", "remove", "syncdir", "lock", "crash", "note"}
 	return names[o]
 }
 
@@ -99,11 +102,13 @@ func (d *Disk) SetLatency(latency func(Op) time.Duration) {
 	d.latency = latency
 }
 
-// An Event is an operation that a process asked for.
+// An Event is an operation that had its effect, or failed.
 type Event struct {
-	Op    Op
-	Name  string
-	Bytes int
+	Op     Op
+	Name   string // of a note, its text
+	Was    string // the name before, of a rename
+	Bytes  int
+	Failed bool
 }
 
 // Trace turns recording on, or off, and returns what was recorded before.
@@ -115,6 +120,19 @@ func (d *Disk) Trace(on bool) []Event {
 	return t
 }
 
+// Note puts a remark in the trace.
+func (d *Disk) Note(text string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.traceLocked(Event{Op: OpNote, Name: text})
+}
+
+func (d *Disk) traceLocked(e Event) {
+	if d.tracing {
+		d.trace = append(d.trace, e)
+	}
+}
+
 // Count returns how many operations of that kind there were; OpAny is all that
 // change the disk.
 func (d *Disk) Count(op Op) int {
@@ -124,13 +142,10 @@ func (d *Disk) Count(op Op) int {
 }
 
 // enterLocked counts an operation and finds its fault and its duration.
-func (d *Disk) enterLocked(op Op, name string, bytes int) (hit *fault, delay time.Duration) {
+func (d *Disk) enterLocked(op Op, name string) (hit *fault, delay time.Duration) {
 	d.counts[op]++
 	if op.changes() {
 		d.counts[OpAny]++
-	}
-	if d.tracing {
-		d.trace = append(d.trace, Event{Op: op, Name: name, Bytes: bytes})
 	}
 	if d.latency != nil {
 		delay = d.latency(op)

@@ -15,7 +15,7 @@ type file struct {
 }
 
 func (f *file) do(op Op, bytes int, apply func(hit *fault) error) error {
-	return f.mount.doTo(op, f.inode, "", bytes, func(hit *fault) error {
+	return f.mount.doTo(Event{Op: op, Bytes: bytes}, f.inode, func(hit *fault) error {
 		if f.closed {
 			return fs.ErrClosed
 		}

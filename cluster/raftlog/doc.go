@@ -18,6 +18,14 @@
 //
 //	kind 1, entry     label: 0-7 index, 8-15 term   payload: the octets
 //	kind 2, deletion  label: 0-7 lowest, 8-15 highest index deleted   no payload
+//	kind 3, next      as kind 1, for an entry that was appended in one batch with
+//	                  the one before it
 //
 // Numbers are big endian. A deletion is about the records before it.
+//
+// What a torn write looks like: cluster/segment cuts or covers what is not whole.
+// Of a batch whose sync did not return, a record may be whole while one before it
+// is not. The records behind it in that batch are of kind 3, follow no entry, and
+// count for nothing. An entry of kind 1 that follows none is damage: the one
+// before it was durable when it was written.
 package raftlog

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -13,11 +14,19 @@ import (
 	"github.com/holdfast-mx/holdfast/cluster/vfs"
 )
 
-// A model knows what it wrote to a set and what it was promised about it.
+// crashPoints is how many power failures TestCrashPoints tries; CI says 10,000.
+const crashPoints = 1000
+
+var order = clustertest.Order{Lasting: func(base string) bool { return strings.HasSuffix(base, ".seg") }}
+
+// A model is a workload that knows what it wrote to a set and what it was
+// promised about it.
 type model struct {
 	options segment.Options
+	disk    *clustertest.Disk
 	set     *segment.Set
 	random  *rand.Rand
+	lift    func() // takes back an injected error
 
 	next  int
 	size  map[int]int
@@ -28,29 +37,64 @@ type model struct {
 	durable map[int]bool
 	freed   map[int]bool
 	pending []int // appended since the last sync
+
+	lives, torn, failures *int
 }
 
-func newModel(seed uint64) *model {
+func newModel(seed uint64, disk *clustertest.Disk) *model {
 	m := &model{
-		random: rand.New(rand.NewPCG(seed, 3)),
-		size:   make(map[int]int), place: make(map[int]segment.Place),
+		random: rand.New(rand.NewPCG(seed, 3)), disk: disk, lift: func() {},
+		size: make(map[int]int), place: make(map[int]segment.Place),
 		durable: make(map[int]bool), freed: make(map[int]bool),
+		lives: new(int), torn: new(int), failures: new(int),
 	}
 	m.options = segment.Options{
-		SegmentBytes: int64(12<<10 + m.random.IntN(80<<10)),
+		SegmentBytes: int64(12<<10 + m.random.IntN(40<<10)),
 		PoolFiles:    m.random.IntN(3),
+		Random:       rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}),
 	}
 	return m
 }
 
-// open opens the set and holds it to its promises.
-func (m *model) open(fs vfs.FS) error {
+// fail lets one of the next operations fail, once in a while.
+func (m *model) fail(one int) {
+	if m.random.IntN(one) != 0 {
+		return
+	}
+	m.lift() // one at a time, or the older one could not be taken back
+	m.lift = m.disk.Inject(clustertest.Fault{
+		Skip: m.random.IntN(8), Err: []error{syscall.EIO, syscall.ENOSPC}[m.random.IntN(2)], Short: m.random.IntN(2) == 0,
+	})
+}
+
+func injected(err error) bool { return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.ENOSPC) }
+
+// Open opens the set and holds it to its promises.
+func (m *model) Open(fs vfs.FS) error {
+	m.lift()
+	m.fail(8)
 	s, d, err := openSet(fs, m.options)
+	if injected(err) {
+		*m.failures++
+		m.lift()
+		s, d, err = openSet(fs, m.options)
+	}
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
 	m.set, m.pending = s, nil
-	if st := s.Stats(); st.Damage != 0 {
+	*m.lives++
+	if err := m.check(d); err != nil {
+		m.Close()
+		return err
+	}
+	return nil
+}
+
+func (m *model) check(d *delivery) error {
+	st := m.set.Stats()
+	*m.torn += st.Torn
+	if st.Damage != 0 {
 		return fmt.Errorf("a crash passes for damage: %+v", st)
 	}
 	if !slices.IsSorted(d.order) {
@@ -66,12 +110,13 @@ func (m *model) open(fs vfs.FS) error {
 		case !here:
 			continue
 		}
-		if r.Place != m.place[n] || r.Length != int64(m.size[n]) || r.Damaged {
+		if at, known := m.place[n]; known && r.Place != at || r.Length != int64(m.size[n]) || r.Damaged {
 			return fmt.Errorf("record %d of %d octets at %+v is delivered as %+v", n, m.size[n], m.place[n], r)
 		}
-		if err := read(s, r.Place, n, m.size[n]); err != nil {
+		if err := read(m.set, r.Place, n, m.size[n]); err != nil {
 			return fmt.Errorf("record %d is delivered, but: %w", n, err)
 		}
+		m.place[n] = r.Place
 		m.durable[n] = true // it has been delivered: it must stay
 		delete(d.records, n)
 	}
@@ -81,41 +126,61 @@ func (m *model) open(fs vfs.FS) error {
 	return nil
 }
 
-// step does one thing with the set. Its errors are the disk's.
-func (m *model) step() error {
+func (m *model) Close() { _ = m.set.Close() }
+
+// Step does one thing with the set.
+func (m *model) Step() (clustertest.Next, error) {
+	switch m.random.IntN(30) {
+	case 0:
+		if m.set.Close() == nil { // it seals
+			m.settle()
+		}
+		return clustertest.Restart, nil
+	case 1:
+		return clustertest.Kill, nil
+	case 2:
+		m.fail(1)
+	}
+	err := m.do()
+	if injected(err) {
+		*m.failures++
+		return clustertest.Kill, nil
+	}
+	return clustertest.Continue, err
+}
+
+func (m *model) do() error {
 	switch m.random.IntN(12) {
 	case 0, 1, 2, 3, 4, 5:
-		n, size := m.next, m.random.IntN(1<<(1+m.random.IntN(16)))
+		n, size := m.next, m.random.IntN(1<<(1+m.random.IntN(15)))
 		b := octets(n, size)
 		cut := m.random.IntN(size + 1)
 		m.next++
 		m.size[n] = size
 		at, err := m.set.Append(kindThing, label(n), segment.NewPayload(b[:cut], b[cut:]))
-		if err != nil {
+		if err == nil {
 			m.place[n] = at
-			return err
+			m.pending = append(m.pending, n)
 		}
-		m.place[n] = at
-		m.pending = append(m.pending, n)
-		return nil
+		return err
 	case 6, 7, 8:
-		if err := m.set.Sync(); err != nil {
-			return err
-		}
-		m.settle()
-		return nil
+		return m.acknowledged(m.set.Sync())
 	case 9:
 		m.set.Prewrite()
 		return nil
 	case 10:
-		if err := m.set.Roll(); err != nil {
-			return err
-		}
-		m.settle()
-		return nil
+		return m.acknowledged(m.set.Roll())
 	default:
 		return m.free()
 	}
+}
+
+func (m *model) acknowledged(err error) error {
+	if err == nil {
+		m.disk.Note(clustertest.Acknowledged)
+		m.settle()
+	}
+	return err
 }
 
 func (m *model) settle() {
@@ -136,7 +201,7 @@ func (m *model) free() error {
 	}
 	var gone []int
 	for n := range m.next {
-		if slices.Contains(numbers, m.place[n].Segment) && !m.freed[n] {
+		if at, known := m.place[n]; known && slices.Contains(numbers, at.Segment) && !m.freed[n] {
 			m.durable[n] = false
 			gone = append(gone, n)
 		}
@@ -151,59 +216,60 @@ func (m *model) free() error {
 	return nil
 }
 
-// TestCrashHistories cuts the power at any operation of random histories, of
-// Open too, or lets one fail. After each restart every record that was synced is delivered and
-// reads well, and none whose segment was freed is back.
-func TestCrashHistories(t *testing.T) {
-	lives, torn, failed := 0, 0, 0
-	for seed := range uint64(300) {
-		disk, m := clustertest.NewDisk(seed), newModel(seed)
-		for life := range 8 {
-			if life < 7 && m.random.IntN(3) > 0 {
-				f := clustertest.Fault{Skip: m.random.IntN(40), Crash: true}
-				if m.random.IntN(4) == 0 {
-					f.Crash, f.Err, f.Short = false, syscall.EIO, m.random.IntN(2) == 0
+func explorer() clustertest.Explorer {
+	return clustertest.Explorer{
+		Start:   func(seed uint64, disk *clustertest.Disk) clustertest.Workload { return newModel(seed, disk) },
+		Steps:   50,
+		Ordered: order.Check,
+	}
+}
+
+// TestCrashPoints cuts the power at any operation of random workloads, of Open
+// too, and lets some fail. After each restart every record that was synced is
+// delivered and reads well, and none whose segment was freed is back; and
+// everything is done in an order that says so.
+func TestCrashPoints(t *testing.T) {
+	explorer().Check(t, crashPoints)
+}
+
+// The points must find a set that leaves out what its promises rest on.
+func TestCrashPointsFindControls(t *testing.T) {
+	for name, control := range controls {
+		t.Run(name, func(t *testing.T) {
+			e := explorer()
+			control(&e)
+			for _, ordered := range []bool{true, false} {
+				if !ordered {
+					e.Ordered = nil
 				}
-				disk.Inject(f)
-			}
-			err := m.open(disk.Mount())
-			if errors.Is(err, clustertest.ErrKilled) {
-				disk.Crash()
-				continue
-			}
-			if errors.Is(err, syscall.EIO) {
-				failed++
-				disk.Kill()
-				continue
-			}
-			if err != nil {
-				t.Fatalf("seed %d, life %d: %v", seed, life, err)
-			}
-			lives++
-			torn += m.set.Stats().Torn
-			for range m.random.IntN(60) {
-				if err = m.step(); err != nil {
-					break
+				at, tried, err := e.Explore(t, crashPoints)
+				if err == nil && (ordered || name != "the old mark") {
+					t.Fatalf("not found in %d points", tried)
 				}
+				t.Logf("checking the order %v: found after %d points: %v: %v", ordered, tried, at, err)
 			}
-			if errors.Is(err, syscall.EIO) {
-				failed++
-			} else if err != nil && !errors.Is(err, clustertest.ErrKilled) {
-				t.Fatalf("seed %d, life %d: %v", seed, life, err)
-			}
-			switch m.random.IntN(3) {
-			case 0:
-				_ = m.set.Close()
-				disk.Kill()
-			case 1:
-				disk.Kill()
-			default:
-				disk.Crash()
-			}
+		})
+	}
+}
+
+// controls leave out one thing each.
+var controls = map[string]func(*clustertest.Explorer){
+	"no sync of files":         func(e *clustertest.Explorer) { e.Wrap = clustertest.Lie{Files: true}.Wrap },
+	"no sync of the directory": func(e *clustertest.Explorer) { e.Wrap = clustertest.Lie{Dirs: true}.Wrap },
+	"promised before the sync": func(e *clustertest.Explorer) { e.Wrap = clustertest.Lie{Late: true}.Wrap },
+	"the old mark": func(e *clustertest.Explorer) {
+		e.Start = func(seed uint64, disk *clustertest.Disk) clustertest.Workload {
+			m := newModel(seed, disk)
+			m.options.Random = zeros{}
+			return m
 		}
-	}
-	t.Logf("%d lives, %d torn, %d errors", lives, torn, failed)
-	if torn == 0 || failed == 0 {
-		t.Error("no crash tore anything, or no error was met")
-	}
+	},
+}
+
+// zeros is a source of marks that are all alike.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }

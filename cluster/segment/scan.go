@@ -204,9 +204,9 @@ func (w *window) read(off int64, n int) ([]byte, error) {
 
 func (w *window) fill(off int64) error {
 	if w.buf == nil {
-		w.buf = make([]byte, windowBytes)
+		w.buf = make([]byte, min(windowBytes, w.size))
 	}
-	w.buf = w.buf[:min(windowBytes, w.size-off)]
+	w.buf = w.buf[:min(int64(cap(w.buf)), w.size-off)]
 	w.at = off
 	err := readFull(w.file, w.buf, off)
 	if err == nil || !vfs.Unreadable(err) {

@@ -10,11 +10,13 @@ import (
 )
 
 const (
-	// arenaBytes is the buffer of headers, labels, padding and short pieces, which
-	// are gathered there: copying them costs less than naming each to the kernel.
-	// Pieces longer than copyBytesMax are written from where they lie.
-	arenaBytes   = 1 << 20
-	copyBytesMax = 8 << 10
+	// Headers, labels, padding and short pieces are gathered in a buffer: copying
+	// them costs less than naming each to the kernel. It begins at arenaBytesMin,
+	// since many sets never need more, and grows up to arenaBytesMax. Pieces longer
+	// than copyBytesMax are written from where they lie.
+	arenaBytesMin = 64 << 10
+	arenaBytesMax = 1 << 20
+	copyBytesMax  = 8 << 10
 	// piecesMax and writeBytesMax bound one write.
 	piecesMax     = 512
 	writeBytesMax = 16 << 20
@@ -105,7 +107,7 @@ func (s *Set) appendRecord(r record, payload Payload) error {
 	r.attested = w.synced
 	need := recordHeaderBytes + len(r.label)
 	if cap(w.arena)-len(w.arena) < need {
-		if err := s.flush(); err != nil {
+		if err := s.moreArena(); err != nil {
 			return err
 		}
 	}
@@ -125,7 +127,12 @@ var zeros [recordAlign]byte
 func (s *Set) appendBytes(p []byte) error {
 	w := &s.writer
 	small := len(p) <= copyBytesMax
-	if len(w.pieces)+2 >= piecesMax || small && len(p) > cap(w.arena)-len(w.arena) || w.end-w.flushed >= writeBytesMax {
+	if small && len(p) > cap(w.arena)-len(w.arena) {
+		if err := s.moreArena(); err != nil {
+			return err
+		}
+	}
+	if len(w.pieces)+2 >= piecesMax || w.end-w.flushed >= writeBytesMax {
 		if err := s.flush(); err != nil {
 			return err
 		}
@@ -146,6 +153,18 @@ func (w *writer) closePiece() {
 		w.pieces = append(w.pieces, w.arena[w.open:])
 		w.open = len(w.arena)
 	}
+}
+
+// moreArena makes room in the arena: another one, twice as long, up to the bound;
+// then what is in it is written. The pieces in the old one stay where they are.
+func (s *Set) moreArena() error {
+	w := &s.writer
+	if cap(w.arena) >= arenaBytesMax {
+		return s.flush()
+	}
+	w.closePiece()
+	w.arena, w.open = make([]byte, 0, min(2*cap(w.arena), arenaBytesMax)), 0
+	return nil
 }
 
 // flush writes what was appended.
@@ -321,7 +340,7 @@ func (s *Set) begin() error {
 	w.end, w.flushed, w.synced = headBytes, headBytes, headBytes
 	w.grows, w.forgotten = size < s.limit, 0
 	if w.arena == nil {
-		w.arena = make([]byte, 0, arenaBytes)
+		w.arena = make([]byte, 0, arenaBytesMin)
 		w.pieces = make([][]byte, 0, piecesMax)
 	}
 	s.mu.Lock()

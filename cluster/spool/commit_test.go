@@ -86,22 +86,22 @@ func TestPutWaitsForTheSync(t *testing.T) {
 // and before any body in it counts as held. The same test fails when one of the
 // steps is missing; TestOrderFindsMissingSteps shows it.
 func TestOrderOfANewSegment(t *testing.T) {
-	if err := orderOfANewSegment(honest); err != nil {
+	if err := orderOfANewSegment(clustertest.Lie{}); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestOrderFindsMissingSteps(t *testing.T) {
-	for name, l := range map[string]lie{"file": {files: true}, "directory": {dirs: true}} {
+	for name, l := range map[string]clustertest.Lie{"file": {Files: true}, "directory": {Dirs: true}} {
 		if err := orderOfANewSegment(l); err == nil {
 			t.Errorf("without the sync of the %s nothing is found", name)
 		}
 	}
 }
 
-func orderOfANewSegment(l lie) error {
+func orderOfANewSegment(l clustertest.Lie) error {
 	disk := clustertest.NewDisk(1)
-	s, err := spool.Open(lyingFS{disk.Mount(), l}, dir, spool.Options{})
+	s, err := spool.Open(l.Wrap(disk.Mount()), dir, spool.Options{})
 	if err != nil {
 		return err
 	}

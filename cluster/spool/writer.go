@@ -1,8 +1,11 @@
 package spool
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"runtime"
+	"slices"
 
 	"github.com/holdfast-mx/holdfast/cluster/segment"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
@@ -41,6 +44,13 @@ type plan struct {
 	deletions []deletion
 	answers   []answer // jobs that wait for the sync
 	deletes   []answer // Deletes, which wait for the freeing of segments too
+}
+
+// copying returns what is copied forward, in the order in which it lies.
+func (p *plan) copying() []*written {
+	return slices.SortedFunc(maps.Values(p.copies), func(a, b *written) int {
+		return cmp.Or(cmp.Compare(a.from.Segment, b.from.Segment), cmp.Compare(a.from.Offset(), b.from.Offset()))
+	})
 }
 
 type answer struct {
@@ -189,7 +199,7 @@ func (s *Spool) store(p *plan) error {
 			return err
 		}
 	}
-	for _, b := range p.copies {
+	for _, b := range p.copying() {
 		if err := s.appendBody(b); err != nil {
 			return err
 		}
@@ -221,7 +231,8 @@ func (s *Spool) publish(p *plan) {
 		s.counts.puts++
 		s.waiters.arrive(b.ref)
 	}
-	for id, b := range p.copies {
+	for _, b := range p.copying() {
+		id := b.ref.ID
 		old := s.index[id]
 		s.placeLocked(b, old.since)
 		s.counts.compacted += b.ref.Size
