@@ -159,6 +159,41 @@ func TestOneBodyDoesNotKeepASegment(t *testing.T) {
 	})
 }
 
+// A segment is copied forward when less than a quarter of it is live, and not
+// before, as long as the directory is short.
+func TestCompactionBeginsBelowAQuarter(t *testing.T) {
+	const size, room = 8000, 80 + 8000 + 60 // of a body: DESIGN.md, "Format"
+	copied := 0
+	for live := 1; live <= 6; live++ {
+		synctest.Test(t, func(t *testing.T) {
+			disk := clustertest.NewDisk(1)
+			s := open(t, disk.Mount(), sparseOptions)
+			var refs []mail.BodyRef
+			for n := range 14 {
+				refs = append(refs, put(t, s, n, size))
+			}
+			put(t, s, 50, 100<<10) // in the next segment
+			first, err := disk.ReadFile(dir + "/00000001.seg")
+			if err != nil {
+				t.Fatal(err)
+			}
+			remove(t, s, refs[live:]...)
+			time.Sleep(time.Minute)
+			want := live*room*4 < len(first)
+			if got := !firstSegment(disk); got != want {
+				t.Errorf("%d of %d octets are live: copied forward is %v", live*room, len(first), got)
+			}
+			if want {
+				copied++
+			}
+			_ = s.Close()
+		})
+	}
+	if copied == 0 || copied == 6 {
+		t.Errorf("%d of 6 were copied", copied)
+	}
+}
+
 // What rots is not copied: it becomes bad, its segment stays, and a Put of it
 // heals both.
 func TestDamagedBodyIsNotCopied(t *testing.T) {
