@@ -43,19 +43,34 @@ func OpenStores(dir string) (Stores, error) { return OpenStoresOn(vfs.OS(), dir)
 // rest is on the host's: raft.db and the snapshots are others' code.
 func OpenStoresOn(fs vfs.FS, dir string) (Stores, error) {
 	return openStores(dir, func(db *raftboltdb.BoltStore, stable raft.StableStore) (raft.LogStore, func() error, error) {
-		logDir := filepath.Join(dir, logDirectory)
-		l, err := openSegmentLog(fs, logDir, raftlog.Options{PoolFiles: logPoolFiles})
-		if err != nil {
-			return nil, nil, fmt.Errorf("open the log: %w", err)
-		}
-		if err = migrateLog(db, l); err == nil {
-			err = bindLog(fs, logDir, stable)
-		}
-		if err != nil {
-			return nil, nil, errors.Join(err, l.Close())
-		}
-		return l, l.Close, nil
+		return openLog(fs, filepath.Join(dir, logDirectory), db, stable, raftlog.Options{PoolFiles: logPoolFiles})
 	})
+}
+
+// OpenLog opens, or makes, the log in dir on any file system, as OpenStores does
+// on the host's: simulations lay it on disks that crash. The log must be the one
+// that the stable store belongs to; ErrDamaged says that it is not, or that what
+// lies there cannot be what was written.
+func OpenLog(files vfs.FS, dir string, stable raft.StableStore, o raftlog.Options) (_ raft.LogStore, end func() error, err error) {
+	return openLog(files, dir, nil, stable, o)
+}
+
+// openLog opens the log, and moves into it what an older version has in old.
+func openLog(files vfs.FS, dir string, old *raftboltdb.BoltStore, stable raft.StableStore, o raftlog.Options) (_ raft.LogStore, end func() error, err error) {
+	l, err := openSegmentLog(files, dir, o)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the log: %w", err)
+	}
+	if old != nil {
+		err = migrateLog(old, l)
+	}
+	if err == nil {
+		err = bindLog(files, dir, stable)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, l.Close())
+	}
+	return l, l.Close, nil
 }
 
 // OpenBoltStores is OpenStores with the log in raft.db too, for comparison: each
