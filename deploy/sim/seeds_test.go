@@ -73,6 +73,7 @@ func runSeed(t *testing.T, seed uint64) {
 			t.Fatal(err)
 		}
 		defer w.Close()
+		w.segments = true
 		seen := new(copies)
 		w.arriving = seen.see
 		ctx := t.Context()

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cluster"
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
+	"github.com/holdfast-mx/holdfast/cluster/raftlog"
 	"github.com/holdfast-mx/holdfast/cluster/transport"
 	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
@@ -54,11 +55,17 @@ type World struct {
 	certs    string // directory of the CA and the nodes' certificates
 	wipes    int
 	disks    map[string]*disks
-	ledger   *ledger.Ledger
-	faults   *sink.Faults
 	// inFiles names the node that keeps all that it keeps in real files, as the
 	// daemon does. It ends by Stop only.
 	inFiles string
+	// host: all nodes keep all that they keep in real files.
+	host bool
+	// segments: Raft's log lies in segment files on the disk that bodies lie on,
+	// and both are in short files, many of which come and go. Otherwise the log is
+	// a map, which stories look into and hold up.
+	segments bool
+	ledger   *ledger.Ledger
+	faults   *sink.Faults
 	// adjust, if not nil, changes the configuration of nodes that are started.
 	adjust func(*config.Config)
 	// record, if not nil, takes the place of the ledger for what Send records.
@@ -84,7 +91,7 @@ type World struct {
 
 // disks outlive the processes that use them.
 type disks struct {
-	spool *clustertest.Disk
+	spool *clustertest.Disk // and Raft's log, where it lies in segments
 	raft  *clustertest.RaftDisk
 	free  atomic.Int64 // per cent
 }
@@ -132,12 +139,23 @@ func (w *World) Start(ctx context.Context, name string) error {
 	d := w.disks[name]
 	host := w.network.Host(name)
 	p := &process{name: name, ended: make(chan struct{})}
-	fs, pool, stores := vfs.OS(), 1, consensus.OpenStores
+	var fs vfs.FS
+	var spoolSegment mail.ByteSize
+	var spoolPool int
+	switch {
+	case name == w.inFiles:
+		fs, spoolPool = vfs.OS(), 1
+	case w.host:
+		fs, spoolSegment = vfs.OS(), 16*mail.KiB
+	case w.segments:
+		spoolSegment, spoolPool = spoolSegmentBytes, poolFiles
+		d.spool.SetLatency(w.latency())
+		fs = d.spool.Mount()
+	default:
+		fs = d.spool.Mount()
+	}
 	if name != w.inFiles {
-		p.raft, fs, pool = d.raft.Open(), d.spool.Mount(), 0
-		stores = func(string) (consensus.Stores, error) {
-			return consensus.Stores{Log: p.raft, Stable: p.raft, Snapshots: p.raft}, nil
-		}
+		p.raft = d.raft.Open()
 	}
 	listen := func(address string) (net.Listener, error) {
 		if p.dead.Load() {
@@ -166,7 +184,19 @@ func (w *World) Start(ctx context.Context, name string) error {
 	n, err := node.Start(ctx, w.config(name), node.Seams{
 		Log:    w.log.With("node", name),
 		Listen: listen, Dial: dial, DialSMTP: dial, Resolver: noResolver{},
-		Spool: fs, SpoolPool: pool, Stores: stores,
+		Spool: fs, SpoolSegment: spoolSegment, SpoolPool: spoolPool,
+		Stores: func(dir string) (consensus.Stores, error) {
+			if w.host || name == w.inFiles {
+				return consensus.OpenStores(dir)
+			}
+			stores := consensus.Stores{Log: p.raft, Stable: p.raft, Snapshots: p.raft}
+			if !w.segments {
+				return stores, nil
+			}
+			var err error
+			stores.Log, stores.Close, err = consensus.OpenLog(fs, filepath.Join(dir, "log"), p.raft, raftlog.Options{SegmentBytes: logSegmentBytes, PoolFiles: poolFiles})
+			return stores, err
+		},
 		Directory: func(c node.DirectoryConfig) (node.Directory, error) {
 			return &directory{registry: w.registry, self: cluster.Sighting{
 				Name: name, Incarnation: c.ServerID.Incarnation(), Address: net.JoinHostPort(name, clusterPort), Alive: true,
@@ -187,6 +217,15 @@ func (w *World) Start(ctx context.Context, name string) error {
 	return nil
 }
 
+// In worlds with segments they are so short that a seed fills many.
+const (
+	logSegmentBytes   = 256 << 10
+	spoolSegmentBytes = 1 * mail.MiB
+	poolFiles         = 1
+	// syncMax is how long a sync takes at most.
+	syncMax = 4 * time.Millisecond
+)
+
 // watch notes when a node fails that nobody killed.
 func (w *World) watch(p *process) {
 	select {
@@ -197,6 +236,17 @@ func (w *World) watch(p *process) {
 			w.fellLock.Unlock()
 		}
 	case <-p.ended:
+	}
+}
+
+// latency returns how long the operations of a disk take.
+func (w *World) latency() func(clustertest.Op) time.Duration {
+	random := rand.New(rand.NewPCG(w.random.Uint64(), 0x73796e63)) // the disk asks for one at a time
+	return func(op clustertest.Op) time.Duration {
+		if op != clustertest.OpSync {
+			return 0
+		}
+		return time.Duration(random.Int64N(int64(syncMax)))
 	}
 }
 

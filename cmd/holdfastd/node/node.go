@@ -148,7 +148,7 @@ func (n *Node) openSpool(context.Context) error {
 		min:  n.config.DiskFreeMinPercent,
 	}
 	n.spool, err = spool.Open(n.disk, filepath.Join(n.config.DataDir, spoolDir), spool.Options{
-		PoolFiles: n.seams.SpoolPool, Spacious: n.space.ample,
+		SegmentBytes: n.seams.SpoolSegment, PoolFiles: n.seams.SpoolPool, Spacious: n.space.ample,
 		Now: n.seams.Now, Random: n.seams.Entropy, Log: n.log.With("room", "spool"),
 	})
 	if err != nil {

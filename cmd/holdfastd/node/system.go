@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cluster/transport"
 	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/delivery/route"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
 // Seams are everything through which a node touches the world. System returns
@@ -33,6 +34,8 @@ type Seams struct {
 	// SpoolPool is how many segments of bodies are kept written ahead: disk for
 	// speed, 64 MiB each.
 	SpoolPool int
+	// SpoolSegment is the length of a segment of bodies; 0 is the spool's own.
+	SpoolSegment mail.ByteSize
 	// Stores opens Raft's log, votes and snapshots in a directory.
 	Stores func(dir string) (consensus.Stores, error)
 	// Directory starts gossip.
