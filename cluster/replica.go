@@ -166,6 +166,13 @@ func (r *replica) Restore(from io.Reader) error {
 	return nil
 }
 
+// Messages implements consensus.FSM.
+func (r *replica) Messages() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state.Totals().Messages
+}
+
 // view returns a snapshot that stays as it is while the queue goes on.
 func (r *replica) view() *fsm.State {
 	r.mu.Lock()

@@ -96,7 +96,7 @@ func TestOpenStores(t *testing.T) {
 	}
 	defer s.Close()
 	var n names
-	if err := n.scan(s.Log, nil); err != nil || len(n.entries) != 1 || n.entries[0] != (namedBody{1, ref}) {
+	if _, err := n.scan(s.Log, 0, nil); err != nil || len(n.entries) != 1 || n.entries[0] != (namedBody{1, ref}) {
 		t.Errorf("scan: %v, %v", n.entries, err)
 	}
 	if f, err := openFloor(s.Stable, newLatch()); err != nil || f.atStart != 7 {

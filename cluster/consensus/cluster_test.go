@@ -68,6 +68,8 @@ type testMember struct {
 	controls controls
 	// heartbeat is the member's HeartbeatTimeout, the default where it is zero.
 	heartbeat time.Duration
+	// logger is where it logs to; nil is testLogger.
+	logger *slog.Logger
 	// stalled is the member's DiskStalled.
 	stalled func(time.Duration) bool
 	// open opens other stores than the disk's.
@@ -197,13 +199,17 @@ func (m *testMember) startWithin(ctx context.Context) error {
 			return err
 		}
 	}
+	logger := m.logger
+	if logger == nil {
+		logger = testLogger(m.name)
+	}
 	controls := m.controls
 	controls.stored = func(logs []*raft.Log) { c.oracle.storing(m, logs) }
 	p.node, err = Start(ctx, Config{
 		ID: m.id(), FSM: p.fsm, Bodies: testBodies{p.bodies},
 		Stream:            testStream{listener, c.net.Host(m.name)},
 		Stores:            stores,
-		Logger:            testLogger(m.name),
+		Logger:            logger,
 		HeartbeatTimeout:  m.heartbeat,
 		TrailingLogs:      c.options.trailing,
 		SnapshotThreshold: c.options.threshold,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"strings"
 	"time"
@@ -71,6 +72,9 @@ type FSM interface {
 	Snapshot() (io.WriterTo, error)
 	// Restore replaces the state by what a snapshot wrote.
 	Restore(io.Reader) error
+	// Messages returns how many messages the state has: a snapshot's size grows
+	// with them. It may be called from any goroutine.
+	Messages() int
 }
 
 // StreamLayer carries Raft's connections. Accept returns only connections
@@ -99,6 +103,13 @@ const (
 	HeartbeatTimeoutLAN = 1500 * time.Millisecond
 	HeartbeatTimeoutWAN = 5 * time.Second
 )
+
+// DefaultSnapshotThreshold is how many entries there are between two snapshots,
+// at the least.
+const DefaultSnapshotThreshold = 8192
+
+// never is longer than any process runs.
+const never = 100 * 365 * 24 * time.Hour
 
 // Limits.
 const (
@@ -178,10 +189,11 @@ type Config struct {
 	// Default: 10240.
 	TrailingLogs uint64
 	// SnapshotThreshold is how many entries there must be since the last
-	// snapshot for a new one. Default: 8192.
+	// snapshot for a new one, at the least; more where the state is large.
+	// Default: DefaultSnapshotThreshold.
 	SnapshotThreshold uint64
-	// SnapshotInterval is how often that is checked, with a jitter of the same
-	// size. Default: 2 minutes.
+	// SnapshotInterval is how often that is looked at, with a jitter of the same
+	// size. Default: 5 seconds.
 	SnapshotInterval time.Duration
 
 	// controls breaks single rules on purpose, so that tests can show that
@@ -222,10 +234,10 @@ func (c Config) withDefaults() (Config, error) {
 		c.TrailingLogs = 10240
 	}
 	if c.SnapshotThreshold == 0 {
-		c.SnapshotThreshold = 8192
+		c.SnapshotThreshold = DefaultSnapshotThreshold
 	}
 	if c.SnapshotInterval == 0 {
-		c.SnapshotInterval = 2 * time.Minute
+		c.SnapshotInterval = 5 * time.Second
 	}
 	if c.controls == nil {
 		c.controls = &controls{}
@@ -249,8 +261,10 @@ func (c Config) raftConfig(notify chan<- bool) *raft.Config {
 	r.CommitTimeout = commitInterval
 	r.MaxAppendEntries = appendEntriesMax
 	r.TrailingLogs = c.TrailingLogs
-	r.SnapshotThreshold = c.SnapshotThreshold
-	r.SnapshotInterval = c.SnapshotInterval
+	// Raft takes snapshots when it is asked to, see snapshotter: it would count
+	// the entries and nothing else.
+	r.SnapshotThreshold = math.MaxUint64
+	r.SnapshotInterval = never
 	// A removed server may be added again without a restart.
 	r.ShutdownOnRemove = false
 	// So that what is proposed together is written together. An Apply after

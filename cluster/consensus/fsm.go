@@ -3,6 +3,7 @@ package consensus
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -11,6 +12,8 @@ import (
 type fsmAdapter struct {
 	fsm   FSM
 	latch *latch
+	// snapshots measures what is done meanwhile.
+	snapshots *snapshotter
 	// stopped is the entry that could not be understood. Nothing is applied
 	// after it, and no snapshot is taken that would claim it was. Only Raft's
 	// FSM goroutine uses it.
@@ -37,6 +40,9 @@ func (a *fsmAdapter) Apply(l *raft.Log) any {
 	if x.term != 0 && x.term != l.Term {
 		return void{}
 	}
+	if a.snapshots.watching.Load() {
+		defer a.snapshots.apply(time.Now())
+	}
 	return result{a.fsm.Apply(l.Index, l.Data, x.body)}
 }
 
@@ -51,11 +57,11 @@ func (a *fsmAdapter) Snapshot() (raft.FSMSnapshot, error) {
 	if a.stopped != nil {
 		return nil, a.stopped
 	}
-	w, err := a.fsm.Snapshot()
+	s, err := a.snapshots.capture(a.fsm)
 	if err != nil {
 		return nil, fmt.Errorf("capture the state: %w", err)
 	}
-	return snapshot{w}, nil
+	return s, nil
 }
 
 // Restore replaces the state. At the start the first snapshot that fails is the
@@ -67,18 +73,8 @@ func (a *fsmAdapter) Restore(r io.ReadCloser) error {
 	err := a.fsm.Restore(r)
 	if !a.latch.running.Load() {
 		a.restored = err
+	} else if err == nil {
+		a.snapshots.restored()
 	}
 	return err
 }
-
-type snapshot struct{ state io.WriterTo }
-
-// Persist writes the state. Raft closes the sink after it, or cancels it.
-func (s snapshot) Persist(sink raft.SnapshotSink) error {
-	if _, err := s.state.WriteTo(sink); err != nil {
-		return fmt.Errorf("write the state: %w", err)
-	}
-	return nil
-}
-
-func (s snapshot) Release() {}

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 )
@@ -16,6 +17,10 @@ type logStore struct {
 	latchOff bool
 	names    names
 	stored   func([]*raft.Log)
+
+	// octets is how much was stored behind the snapshot from which this node
+	// started: entries, and the bodies that they name.
+	octets atomic.Int64
 
 	writing, deleting stopwatch // Raft deletes from another goroutine, too
 }
@@ -54,7 +59,8 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if err := s.latch.Err(); err != nil {
 		return err
 	}
-	if err := s.names.add(logs); err != nil {
+	octets, err := s.names.add(logs)
+	if err != nil {
 		return err
 	}
 	if s.stored != nil {
@@ -64,6 +70,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		// The names stay: the entries may have reached the disk.
 		return s.failed(fmt.Errorf("store %d log entries from %d: %w", len(logs), logs[0].Index, err))
 	}
+	s.octets.Add(octets)
 	return nil
 }
 

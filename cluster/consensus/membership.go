@@ -2,7 +2,6 @@ package consensus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -89,18 +88,5 @@ func (n *Node) change(ctx context.Context, ask func(timeout time.Duration) raft.
 		return notAppended(err)
 	}
 	_, err = p.wait(ctx)
-	return err
-}
-
-// Snapshot takes a snapshot now and drops the log behind it, but for the
-// trailing entries. It returns nil where there is nothing new.
-func (n *Node) Snapshot(ctx context.Context) error {
-	p, err := start(n, ctx, func(time.Duration) raft.Future { return n.raft.Snapshot() })
-	if err != nil {
-		return err
-	}
-	if _, err = p.wait(ctx); errors.Is(err, raft.ErrNothingNewToSnapshot) {
-		return nil
-	}
 	return err
 }

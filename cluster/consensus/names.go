@@ -42,16 +42,18 @@ func (n *names) at(index uint64) int {
 }
 
 // add records what the entries name. When one cannot be read, none is
-// recorded.
-func (n *names) add(logs []*raft.Log) error {
+// recorded. It returns how many octets the entries take, their bodies included.
+func (n *names) add(logs []*raft.Log) (octets int64, err error) {
 	named := make([]namedBody, 0, len(logs))
 	for _, l := range logs {
 		ref, err := bodyOf(l)
 		if err != nil {
-			return err
+			return 0, err
 		}
+		octets += int64(len(l.Data) + len(l.Extensions) + entryOverheadBytes)
 		if ref != nil {
 			named = append(named, namedBody{l.Index, *ref})
+			octets += int64(ref.Size)
 		}
 	}
 	n.mu.Lock()
@@ -66,7 +68,7 @@ func (n *names) add(logs []*raft.Log) error {
 			n.entries = slices.Insert(n.entries, i, b)
 		}
 	}
-	return nil
+	return octets, nil
 }
 
 // drop forgets the entries from lowest to highest, both included.
@@ -100,32 +102,37 @@ func (n *names) has(b namedBody) bool {
 	return i < len(n.entries) && n.entries[i] == b
 }
 
-// scan fills the index from a store, and shows the commands that are in it.
-func (n *names) scan(store raft.LogStore, observe func(data []byte)) error {
+// scan fills the index from a store, and shows the commands that are in it. It
+// returns how many octets the entries above index take, their bodies included.
+func (n *names) scan(store raft.LogStore, above uint64, observe func(data []byte)) (octets int64, err error) {
 	first, err := store.FirstIndex()
 	if err != nil {
-		return fmt.Errorf("first index of the log: %w", err)
+		return 0, fmt.Errorf("first index of the log: %w", err)
 	}
 	last, err := store.LastIndex()
 	if err != nil {
-		return fmt.Errorf("last index of the log: %w", err)
+		return 0, fmt.Errorf("last index of the log: %w", err)
 	}
 	if first == 0 {
-		return nil
+		return 0, nil
 	}
 	for index := first; index <= last; index++ {
 		var l raft.Log
 		if err := store.GetLog(index, &l); errors.Is(err, raft.ErrLogNotFound) {
 			continue // a gap that a snapshot left
 		} else if err != nil {
-			return fmt.Errorf("entry %d of the log: %w", index, err)
+			return 0, fmt.Errorf("entry %d of the log: %w", index, err)
 		}
-		if err := n.add([]*raft.Log{&l}); err != nil {
-			return err
+		takes, err := n.add([]*raft.Log{&l})
+		if err != nil {
+			return 0, err
+		}
+		if index > above {
+			octets += takes
 		}
 		if observe != nil && l.Type == raft.LogCommand {
 			observe(l.Data)
 		}
 	}
-	return nil
+	return octets, nil
 }

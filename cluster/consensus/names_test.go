@@ -74,7 +74,7 @@ func TestNames(t *testing.T) {
 				}
 				var anew names
 				if last >= first {
-					if err := anew.scan(store, nil); err != nil {
+					if _, err := anew.scan(store, 0, nil); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -27,6 +27,7 @@ type Node struct {
 	latch      *latch
 	rot        *rotWatch
 	witness    *witness
+	snapshots  *snapshotter
 	leadership leadership
 	notify     chan bool
 	proposals  chan struct{} // one token per pending
@@ -85,9 +86,12 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 		ended:      make(chan struct{}),
 		stopped:    make(chan struct{}),
 	}
-	if err := n.log.names.scan(n.log, c.Observe); err != nil {
+	n.snapshots = &snapshotter{threshold: c.SnapshotThreshold, octets: n.log.octets.Load}
+	octets, err := n.log.names.scan(n.log, newestSnapshot(c.Stores.Snapshots), c.Observe)
+	if err != nil {
 		return nil, fmt.Errorf("read the log: %w", err)
 	}
+	n.log.octets.Store(octets)
 	if !c.controls.startCheckOff {
 		if err := checkBodies(ctx, c, n.log, f); err != nil {
 			return nil, err
@@ -100,7 +104,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	// What a peer sends before Raft runs waits in the gate.
 	t = newTransport(c, n.gate, n.sender)
 	n.transport = t
-	adapter := &fsmAdapter{fsm: c.FSM, latch: l}
+	adapter := &fsmAdapter{fsm: c.FSM, latch: l, snapshots: n.snapshots}
 	n.raft, err = newRaft(c.raftConfig(n.notify), adapter, n.log, n.stable, c.Stores.Snapshots, t)
 	if err != nil {
 		// Raft keeps for itself why it could not load a snapshot.
@@ -113,7 +117,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	l.running.Store(true)
 	n.rot.committed = n.raft.CommitIndex
 	n.running.Go(n.watchLeadership)
-	for _, watch := range []func(context.Context){n.rot.run, n.watchDisk} {
+	for _, watch := range []func(context.Context){n.rot.run, n.watchDisk, n.takeSnapshots} {
 		n.running.Go(func() {
 			ctx, cancel := n.lifetime()
 			defer cancel()
@@ -312,6 +316,7 @@ type Stats struct {
 	// StoreStalled: a write to this node's disk hangs.
 	StoreStalled bool
 	Proposals    int // pending, of proposalsMax
+	Snapshots    SnapshotStats
 }
 
 // Stats returns the counts.
@@ -325,6 +330,7 @@ func (n *Node) Stats() Stats {
 		FloorRaises:  n.sender.raised.Load(),
 		StoreStalled: n.Stalled(),
 		Proposals:    len(n.proposals),
+		Snapshots:    n.snapshots.counts(),
 	}
 	if since := n.gate.stats.refusingSince.Load(); since != 0 {
 		s.RefusingSince = time.Unix(0, since)

@@ -91,6 +91,13 @@ func (f *testFSM) count() int {
 	return f.commands
 }
 
+// Messages returns how many messages the state has.
+func (f *testFSM) Messages() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.messages)
+}
+
 // restores returns how often the state was replaced by a snapshot.
 func (f *testFSM) restores() int {
 	f.mu.Lock()

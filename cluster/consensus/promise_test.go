@@ -123,7 +123,7 @@ func TestObserve(t *testing.T) {
 	}
 	var seen []string
 	var n names
-	if err := n.scan(s, func(data []byte) { seen = append(seen, string(data)) }); err != nil || !slices.Equal(seen, []string{"a", "b"}) {
+	if _, err := n.scan(s, 0, func(data []byte) { seen = append(seen, string(data)) }); err != nil || !slices.Equal(seen, []string{"a", "b"}) {
 		t.Errorf("%q, %v", seen, err)
 	}
 }
