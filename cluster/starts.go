@@ -59,6 +59,9 @@ func (s *Starts) ReportOutdated(cause error) {
 
 // observe takes in a command of the log.
 func (s *Starts) observe(data []byte) {
+	if !fsm.MayRecordStart(data) {
+		return // nearly all
+	}
 	c, err := fsm.DecodeCommand(data)
 	if err != nil {
 		return // Apply will say what is wrong with it

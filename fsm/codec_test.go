@@ -80,6 +80,12 @@ func TestCommandsGoThroughTheirEncoding(t *testing.T) {
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%T\n got %+v\nwant %+v", a, got, want)
 		}
+		if _, is := a.(fsm.RecordStart); fsm.MayRecordStart(b) != is {
+			t.Errorf("%T: may be a start: %v", a, !is)
+		}
+	}
+	if !fsm.MayRecordStart(nil) {
+		t.Error("nothing is certainly no start")
 	}
 	if _, err := fsm.EncodeCommand(fsm.Command{}); !errors.Is(err, fsm.ErrUnknownCommand) {
 		t.Errorf("no action: %v", err)

@@ -133,6 +133,14 @@ func DecodeCommand(b []byte) (Command, error) {
 	return c, nil
 }
 
+// MayRecordStart reports whether an encoded command may be a RecordStart, without
+// decoding it: who looks for starts in a long log decodes nearly nothing. Those
+// have version 2 or later, and the version, field 1, is what EncodeCommand writes
+// first.
+func MayRecordStart(b []byte) bool {
+	return len(b) < 2 || b[0] != 1<<3 || b[1] != 1
+}
+
 func commandFromProto(p *queuepb.Command) (Command, error) {
 	if err := known(p); err != nil {
 		return Command{}, err

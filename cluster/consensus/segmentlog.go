@@ -27,6 +27,7 @@ import (
 type segmentLog struct {
 	log   *raftlog.Log
 	cache entryCache
+	runs  runCache
 
 	wrote   atomic.Int64 // Unix nanoseconds of the last write
 	stop    chan struct{}
@@ -101,7 +102,7 @@ func (s *segmentLog) LastIndex() (uint64, error) {
 // GetLog reads an entry. What it returns is not to be changed. The error is
 // raft.ErrLogNotFound itself where there is none.
 func (s *segmentLog) GetLog(index uint64, l *raft.Log) error {
-	if s.cache.get(index, l) {
+	if s.cache.get(index, l) || s.runs.get(s.log, index, l) {
 		return nil
 	}
 	term, octets, err := s.log.Read(index, nil)
@@ -136,7 +137,9 @@ func (s *segmentLog) StoreLogs(logs []*raft.Log) error {
 // DeleteRange deletes entries at one end, or all.
 func (s *segmentLog) DeleteRange(lowest, highest uint64) error {
 	s.cache.drop(lowest, highest)
-	return s.log.Delete(lowest, highest)
+	err := s.log.Delete(lowest, highest)
+	s.runs.clear() // behind it: what is read until then is in the log
+	return err
 }
 
 func appendEntryHead(b []byte, l *raft.Log) []byte {

@@ -286,6 +286,31 @@ func (l *Log) Read(index uint64, buf []byte) (term uint64, octets []byte, err er
 	}
 }
 
+// ReadRun reads entries from index on with one look at the disk, as many as lie
+// whole in buf and in one segment, limit at the most. What yield gets is a part of
+// buf. It yields none where the first one is not there, damaged, or longer than
+// buf: Read says more.
+func (l *Log) ReadRun(index uint64, limit int, buf []byte, yield func(index, term uint64, octets []byte)) {
+	_, r, err := l.reader(index)
+	if err != nil {
+		return
+	}
+	l.mu.Lock()
+	var places []segment.Place
+	if index >= l.first && index-l.first < uint64(len(l.places)) {
+		places = l.places[index-l.first:]
+		places = slices.Clone(places[:min(limit, len(places))])
+	}
+	l.mu.Unlock()
+	for _, run := range r.ReadRun(places, buf) {
+		if run.Kind != kindEntry && run.Kind != kindNext || len(run.Label) != labelBytes || binary.BigEndian.Uint64(run.Label) != index {
+			return
+		}
+		yield(index, binary.BigEndian.Uint64(run.Label[8:]), run.Payload)
+		index++
+	}
+}
+
 // reader returns where an entry lies and a reader on that segment.
 func (l *Log) reader(index uint64) (segment.Place, *segment.Reader, error) {
 	for {

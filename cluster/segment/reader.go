@@ -76,6 +76,48 @@ func (r *Reader) Read(at Place, buf []byte) (Record, []byte, error) {
 	return Record{Place: at, Kind: rec.kind, Label: rec.label, Length: rec.length}, payload, nil
 }
 
+// A Run is a record of ReadRun and its payload.
+type Run struct {
+	Record
+	Payload []byte
+}
+
+// ReadRun reads the records at these places of this segment, which follow one
+// another, with one look at the file: as many as lie whole in buf, of which
+// everything it returns is a part. It stops in front of a record that is not
+// whole, or damaged: Read says what is wrong with it.
+func (r *Reader) ReadRun(places []Place, buf []byte) []Run {
+	if len(places) == 0 {
+		return nil
+	}
+	from := places[0].Offset()
+	n, err := r.file.ReadAt(buf, from)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil
+	}
+	runs := make([]Run, 0, len(places))
+	for _, at := range places {
+		off := at.Offset() - from
+		if at.Segment != r.segment.number || off < 0 || off >= int64(n) {
+			break
+		}
+		rec, ok := decodeRecord(buf[off:n], r.segment.mark, at.Offset())
+		if !ok {
+			break
+		}
+		begin := off + recordHeaderBytes + int64(len(rec.label))
+		end := begin + rec.length
+		if end > int64(n) || checksum(buf[begin:end]) != rec.sum {
+			break
+		}
+		runs = append(runs, Run{
+			Record:  Record{Place: at, Kind: rec.kind, Label: rec.label, Length: rec.length},
+			Payload: buf[begin:end:end],
+		})
+	}
+	return runs
+}
+
 // Records delivers the records of a sealed segment in order, as Open does, and
 // reads none of them. An error of deliver ends it.
 func (r *Reader) Records(deliver func(Record) error) error {
