@@ -26,6 +26,8 @@ type replica struct {
 	progressed notice
 	// restores counts the snapshots that replaced the state.
 	restores atomic.Uint64
+	// finished is whose bodies nobody needs any more, for the reclaimer.
+	finished finishedQueue
 
 	mu      sync.Mutex
 	state   *fsm.State
@@ -80,7 +82,9 @@ func (r *replica) Apply(index uint64, data []byte, body *mail.BodyRef) any {
 		switch e := e.(type) {
 		case fsm.NextHopChanged:
 			r.log.Info("next hop changed", "domain", e.Domain, "from", e.From, "to", e.To)
-		case fsm.Queued, fsm.Finished:
+		case fsm.Finished:
+			r.finished.add(e.ID)
+		case fsm.Queued:
 		}
 	}
 	if wakesAgents(command.Action, effects) {

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -92,28 +93,66 @@ func (s *Spool) spareLocked(ref mail.BodyRef) {
 	}
 }
 
-// Bodies lists what is held, in the order of the queue ids. Doomed and damaged
-// bodies are left out.
-func (s *Spool) Bodies() []Held {
-	bodies := s.bodies()
-	slices.SortFunc(bodies, func(a, b Held) int { return a.Ref.ID.Compare(b.Ref.ID) })
-	return bodies
-}
-
-func (s *Spool) bodies() []Held {
+// Pinned returns those of the bodies that are pinned now.
+func (s *Spool) Pinned(ids []mail.QueueID) (pinned []mail.QueueID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	bodies := make([]Held, 0, len(s.index))
-	for id, e := range s.index {
-		// Both maps are small: this loop runs under the pin lock, over the whole
-		// queue.
-		_, bad := s.bad[id]
-		_, doomed := s.doomed[id]
-		if !bad && !doomed {
-			bodies = append(bodies, Held{Ref: e.ref(id), Since: s.opened.Add(time.Duration(e.since) * time.Second)})
+	for _, id := range ids {
+		if s.pins[id] > 0 {
+			pinned = append(pinned, id)
 		}
 	}
-	return bodies
+	return pinned
+}
+
+// Bodies lists what is held, in the order of the queue ids. Doomed and damaged
+// bodies are left out. It takes memory for all of them: Walk does not.
+func (s *Spool) Bodies() []Held {
+	return slices.SortedFunc(s.Walk(), func(a, b Held) int { return a.Ref.ID.Compare(b.Ref.ID) })
+}
+
+// walkStep is how many bodies a walk looks at while it has the pin lock.
+const walkStep = 256
+
+// Walk yields what is held, in no order, without doomed and damaged bodies. The
+// pin lock is free whenever a body is yielded, so a walk may take its time. What
+// was held before it and still is behind it is yielded exactly once; what came
+// meanwhile may be.
+func (s *Spool) Walk() iter.Seq[Held] {
+	return func(yield func(Held) bool) {
+		step := make([]Held, 0, walkStep)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		// A map may be changed by others between two steps of a range over it; the
+		// lock is taken back before the next one.
+		looked := 0
+		for id, e := range s.index {
+			_, bad := s.bad[id]
+			_, doomed := s.doomed[id]
+			if !bad && !doomed {
+				step = append(step, Held{Ref: e.ref(id), Since: s.opened.Add(time.Duration(e.since) * time.Second)})
+			}
+			if looked++; looked%walkStep == 0 {
+				if !s.yieldUnlocked(step, yield) {
+					return
+				}
+				step = step[:0]
+			}
+		}
+		s.yieldUnlocked(step, yield)
+	}
+}
+
+// yieldUnlocked yields a step of a walk without the pin lock.
+func (s *Spool) yieldUnlocked(step []Held, yield func(Held) bool) bool {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	for _, b := range step {
+		if !yield(b) {
+			return false
+		}
+	}
+	return true
 }
 
 // Arrived returns a channel that is closed when the body is held, by whatever
