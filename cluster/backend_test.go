@@ -223,3 +223,28 @@ func TestBackendThatDoesNotLead(t *testing.T) {
 		}
 	}
 }
+
+// counted counts the chunks that bodies have borrowed.
+type counted struct{ lent *int }
+
+func (c counted) Take(n int) []byte { *c.lent++; return make([]byte, 0, n) }
+func (c counted) Give([]byte)       { *c.lent-- }
+
+// TestSubmitGivesMemoryBack when nobody reads the body any more.
+func TestSubmitGivesMemoryBack(t *testing.T) {
+	leading(t, func(t *testing.T, _ *Backend, m *Member) {
+		lent := 0
+		body := mail.NewBodyIn(counted{&lent}, 100<<10)
+		_, _ = body.Write(make([]byte, 100<<10)) // Never fails.
+		if lent == 0 {
+			t.Fatal("nothing was borrowed")
+		}
+		accept, _ := acceptOf(t, 1)
+		if _, err := m.Submit(t.Context(), accept.Envelope, body); err != nil {
+			t.Fatal(err)
+		}
+		if lent != 0 {
+			t.Errorf("%d chunks were not given back", lent)
+		}
+	})
+}

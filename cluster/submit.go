@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
@@ -44,14 +45,19 @@ func (m *Member) Submit(ctx context.Context, e mail.Envelope, body *mail.Body) (
 		return id, fmt.Errorf("%w: %w", ErrNotAccepted, err)
 	}
 	defer func() {
-		// The body is not needed in memory any more where all peers have it.
-		reading := false
+		// The last peer that has it ends the body's need of memory: after a majority
+		// had it, and often after the 250.
+		var readers atomic.Int64
+		readers.Store(int64(len(pushes)) + 1)
+		unread := func() {
+			if readers.Add(-1) == 0 {
+				body.Free()
+			}
+		}
 		for _, p := range pushes {
-			reading = !p.Detach() || reading
+			p.Detach(unread)
 		}
-		if !reading {
-			body.Free()
-		}
+		unread()
 	}()
 	release, held := m.spool.Pin(ref)
 	if !held {

@@ -57,6 +57,7 @@ type Push struct {
 
 	// The rest is guarded by pusher.mu.
 	chunks    [][]byte
+	unread    func() // of a detached one: see Detach
 	number    uint64
 	abandoned bool // nobody wants it any more
 	detached  bool // nobody waits for it any more
@@ -116,32 +117,49 @@ func (c *Push) Abandon() {
 }
 
 // Detach says that nobody waits for a push any more. It goes on as long as its
-// peer is not too far behind: see laggingBytesMax. It reports whether the peer
-// has answered, so that the body is not read any more.
-func (c *Push) Detach() (ended bool) {
+// peer is not too far behind: see laggingBytesMax. Unread is called once its
+// peer has answered, or the push was given up, and so nothing here reads the body
+// any more; at once where that is so already. It is never called where a stream
+// broke that may still read the body. It must not block.
+func (c *Push) Detach(unread func()) {
 	if c == nil {
-		return true
+		unread()
+		return
 	}
+	for _, unread := range c.detach(unread) {
+		unread()
+	}
+}
+
+// detach returns what is to be called once the lock is free.
+func (c *Push) detach(unread func()) (calls []func()) {
 	p := c.pusher
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c.answered {
-		return !c.again
-	}
 	if c.detached || c.abandoned {
-		return false
+		return nil
 	}
 	c.detached = true
+	if c.answered {
+		if c.again {
+			return nil
+		}
+		return []func(){unread}
+	}
+	c.unread = unread
 	if !slices.Contains(p.line, c) {
-		return false
+		return nil
 	}
 	p.laggingOctets += c.ref.Size
 	for p.laggingOctets > laggingBytesMax {
 		oldest := p.line[slices.IndexFunc(p.line, func(c *Push) bool { return c.detached })]
 		oldest.abandoned = true
 		p.dropLocked(oldest)
+		if !oldest.again {
+			calls = append(calls, oldest.unread)
+		}
 	}
-	return false
+	return calls
 }
 
 // dropLocked takes a push out of the line, if it is there.
@@ -366,6 +384,10 @@ func (p *pusher) acknowledged(ack *pb.PushAck) error {
 		c.done(fmt.Errorf("%w: %s", ErrMismatch, clip(ack.GetDetail())))
 	default:
 		c.done(fmt.Errorf("%w: %s", ErrNotStored, clip(ack.GetDetail())))
+	}
+	// It was answered: nobody else changes these two any more.
+	if c.unread != nil && !c.again {
+		c.unread()
 	}
 	return nil
 }

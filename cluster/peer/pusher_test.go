@@ -17,6 +17,15 @@ type pushed struct {
 	done     int // how often done was called
 	gone     bool
 	detached bool
+	broken   bool // a stream broke that carried it
+	unread   int  // how often Detach's function was called
+}
+
+func (one *pushed) detach() {
+	if !one.detached {
+		one.detached = true
+		one.push.Detach(func() { one.unread++ })
+	}
 }
 
 // A line is a pusher without a network: the test takes its frames, gives them
@@ -41,6 +50,11 @@ func newLine(t *testing.T, seed uint64) *line {
 }
 
 func (l *line) reconnect() {
+	for _, one := range l.all {
+		if one.push != nil && one.push.number > 0 && l.p.window[one.push.number] == one.push {
+			one.broken = true
+		}
+	}
 	l.p.recall()
 	l.in = &inbox{arriving: make(map[uint64]*arrival), sizes: make(map[uint64]mail.ByteSize)}
 	l.there = nil
@@ -48,7 +62,10 @@ func (l *line) reconnect() {
 
 // push pushes a body, most of them small ones.
 func (l *line) push() {
-	b := l.bodies[min(l.random.IntN(len(l.bodies)), l.random.IntN(len(l.bodies)+3))]
+	l.pushThis(l.bodies[min(l.random.IntN(len(l.bodies)), l.random.IntN(len(l.bodies)+3))])
+}
+
+func (l *line) pushThis(b *mail.Body) *pushed {
 	one := &pushed{ref: b.Ref(mail.MintQueueID(uint64(len(l.all)+1), [10]byte{}))}
 	one.push = l.p.push(one.ref, b, func(err error) {
 		if one.done++; one.done > 1 || one.gone {
@@ -56,6 +73,7 @@ func (l *line) push() {
 		}
 	})
 	l.all = append(l.all, one)
+	return one
 }
 
 // send takes one message across.
@@ -131,8 +149,12 @@ func (l *line) check() {
 			l.t.Fatalf("%s is active and not in the window", c.ref)
 		}
 	}
-	// Nobody keeps the octets of a body that is neither in line nor in the window.
+	// Nobody keeps the octets of a body that is neither in line nor in the window,
+	// nor reads one that was given back.
 	for _, one := range l.all {
+		if one.unread > 1 || one.unread > 0 && (somewhere[one.push] || one.broken) {
+			l.t.Fatalf("%s: called unread %d times; in line or window: %v, on a stream that broke: %v", one.ref, one.unread, somewhere[one.push], one.broken)
+		}
 		if c := one.push; c != nil && c.chunks != nil && !somewhere[c] && !c.abandoned {
 			l.t.Fatalf("%s is nowhere, and kept in memory", c.ref)
 		}
@@ -164,8 +186,7 @@ func TestPusherKeepsItsBounds(t *testing.T) {
 					one.push.Abandon()
 				case action < 18+leavers && len(l.all) > 0:
 					one := l.all[len(l.all)-1-l.random.IntN(min(len(l.all), 8))]
-					one.detached = true
-					one.push.Detach()
+					one.detach()
 				case action == 19 && l.random.IntN(8) == 0:
 					l.reconnect()
 				}
@@ -181,6 +202,13 @@ func TestPusherKeepsItsBounds(t *testing.T) {
 				if one.done == 0 && !one.gone && !one.detached {
 					t.Errorf("%s: nobody was told", one.ref)
 				}
+				want := 0
+				if one.detached && !one.broken {
+					want = 1
+				}
+				if one.unread != want && !one.gone {
+					t.Errorf("%s: called unread %d times; detached: %v, on a stream that broke: %v", one.ref, one.unread, one.detached, one.broken)
+				}
 			}
 		})
 	}
@@ -195,7 +223,8 @@ func TestStoppedPeerIsBounded(t *testing.T) {
 	for i := range 300 {
 		one := &pushed{ref: waited.Ref(mail.MintQueueID(uint64(i+1), [10]byte{}))}
 		one.push = l.p.push(one.ref, waited, func(error) {})
-		one.push.Detach()
+		one.detach()
+		l.all = append(l.all, one)
 		if i == 100 {
 			first.push = l.p.push(first.ref, waited, func(error) { first.done++ })
 		}
@@ -205,6 +234,12 @@ func TestStoppedPeerIsBounded(t *testing.T) {
 	}
 	if held := l.p.lineOctets + l.p.windowOctets; held > windowBytesMax+laggingBytesMax+mail.MiB {
 		t.Errorf("%d octets are held for a peer that is stopped", held)
+	}
+	for _, one := range l.all {
+		inWindow := l.p.window[one.push.number] == one.push
+		if waits := one.unread == 0; waits != (inWindow || one.push.detached && !one.push.abandoned) {
+			t.Errorf("%s: called unread %d times; in the window: %v, given up: %v", one.ref, one.unread, inWindow, one.push.abandoned)
+		}
 	}
 	l.reconnect() // what was in the window is not waited for either
 	if held := l.p.lineOctets + l.p.windowOctets; held > laggingBytesMax+mail.MiB {
@@ -263,5 +298,50 @@ func TestAcksOfStrangers(t *testing.T) {
 	}
 	if err := ack(2, partRef, 77); err != nil || told != 2 {
 		t.Errorf("of an unknown kind: %v, %d were told", err, told)
+	}
+}
+
+// TestBodyOfABrokenStream is never said to be unread: what the stream had queued may
+// read it still, whatever becomes of the push afterwards.
+func TestBodyOfABrokenStream(t *testing.T) {
+	for what, then := range map[string]func(l *line, one *pushed){
+		"detached when it was answered": func(l *line, one *pushed) {
+			l.send()
+			l.acknowledge()
+			one.detach()
+		},
+		"detached in line, and answered": func(l *line, one *pushed) {
+			one.detach()
+			l.send()
+			l.acknowledge()
+		},
+		"detached in line, and dropped": func(l *line, one *pushed) {
+			one.detach()
+			for !one.push.abandoned {
+				l.pushThis(mail.NewBody(make([]byte, laggingBytesMax/2))).detach()
+			}
+		},
+	} {
+		l := newLine(t, 1)
+		one := l.pushThis(mail.NewBody([]byte("octets")))
+		l.send()
+		l.reconnect()
+		then(l, one)
+		if one.unread != 0 || !one.push.again {
+			t.Errorf("%s: called unread %d times", what, one.unread)
+		}
+	}
+}
+
+// TestDetachOfAnAbandonedPush, or a second one, calls nothing.
+func TestDetachOfAnAbandonedPush(t *testing.T) {
+	l := newLine(t, 1)
+	one := l.pushThis(mail.NewBody([]byte("octets")))
+	one.push.Abandon()
+	one.detach()
+	again := false
+	one.push.Detach(func() { again = true })
+	if one.unread > 0 || again {
+		t.Error("it was called")
 	}
 }

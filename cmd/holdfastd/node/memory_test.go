@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"runtime"
 	"testing"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
@@ -34,5 +35,48 @@ func TestMemoryIsLentAgain(t *testing.T) {
 	}
 	if got := len(m.kept); got != chunksKept {
 		t.Errorf("%d chunks kept, want %d", got, chunksKept)
+	}
+}
+
+// TestMemoryBeyondWhatIsKept is lent again, too, and goes when nobody needs it.
+func TestMemoryBeyondWhatIsKept(t *testing.T) {
+	const chunks = 4 * chunksKept
+	m := newMemory()
+	lent := make(map[*byte]bool)
+	var all [][]byte
+	for range chunks {
+		c := m.Take(chunkBytes)
+		lent[&c[:1][0]] = true
+		all = append(all, c)
+	}
+	for _, c := range all {
+		m.Give(append(c, 1))
+	}
+	all = nil
+	again := 0
+	for range chunks {
+		c := m.Take(chunkBytes)
+		if len(c) != 0 || cap(c) != chunkBytes {
+			t.Fatalf("lent %d octets of %d", len(c), cap(c))
+		}
+		if lent[&c[:1][0]] {
+			again++
+		}
+		all = append(all, c)
+	}
+	// The race detector has a pool forget some.
+	if again < 2*chunksKept {
+		t.Errorf("of %d chunks %d were lent again", chunks, again)
+	}
+	for _, c := range all {
+		m.Give(c)
+	}
+	runtime.GC()
+	runtime.GC()
+	for range chunksKept {
+		m.Take(chunkBytes)
+	}
+	if m.rest.Get() != nil {
+		t.Error("the collector has run twice, and more is kept than the bound")
 	}
 }
