@@ -33,7 +33,7 @@ type Config struct {
 	// CommitPatience is how long a Submit may take; 60 s. Senders wait for ten
 	// minutes (RFC 5321 section 4.5.3.2.6).
 	CommitPatience time.Duration
-	// BytesInFlight bounds the bodies in memory; 256 MiB. A message waits for
+	// BytesInFlight bounds the bodies in memory; 128 MiB. A message waits for
 	// room for at most MemoryPatience, 30 s, each time it has to grow.
 	BytesInFlight  mail.ByteSize
 	MemoryPatience time.Duration
@@ -78,7 +78,7 @@ func New(c Config) (*Server, error) {
 	setDefault(&c.MaxMessageSize, 50*mail.MiB)
 	setDefault(&c.RecipientsMax, 1000)
 	setDefault(&c.CommitPatience, 60*time.Second)
-	setDefault(&c.BytesInFlight, 256*mail.MiB)
+	setDefault(&c.BytesInFlight, 128*mail.MiB)
 	setDefault(&c.MemoryPatience, 30*time.Second)
 	if c.Now == nil {
 		c.Now = time.Now

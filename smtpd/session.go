@@ -161,9 +161,14 @@ func (s *session) Data(io.Reader) (err error) {
 }
 
 // receive reads the message. Each piece is taken in only when it was reserved.
-func (s *session) receive(tx *transaction, share *reservation) (*mail.Body, mail.Reply) {
+func (s *session) receive(tx *transaction, share *reservation) (_ *mail.Body, refusal mail.Reply) {
 	want := max(tx.mail.size+gate.BodyRunMax, reservationStep/2)
 	body, seen := mail.NewBodyIn(s.server.config.Memory, tx.mail.size), hops{mark: []byte(s.server.config.TraceMark)}
+	defer func() {
+		if refusal.Code != 0 {
+			body.Free() // nobody else has seen it
+		}
+	}()
 	for {
 		if need := body.Size() + gate.BodyRunMax; need > want {
 			want = max(need, want+reservationStep)
@@ -188,7 +193,6 @@ func (s *session) receive(tx *transaction, share *reservation) (*mail.Body, mail
 			return nil, replyAborted()
 		case body.Size()+mail.ByteSize(len(piece)) > s.server.config.MaxMessageSize:
 			s.server.stats.Refused.Add(1)
-			body.Free()
 			return nil, replyTooLarge()
 		}
 		seen.write(piece)

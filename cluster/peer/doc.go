@@ -15,7 +15,7 @@
 //     proposal is ErrOutcomeUnknown;
 //   - a slow or dead peer costs the callers that wait for it nothing but their
 //     own wait, and other peers' traffic nothing at all. What lies in line for
-//     one peer is bounded by queueBytesMax.
+//     one peer is bounded by Config.LineBytesMax.
 //
 // It assumes that a body handed to Push is not changed any more, and that the
 // Backend's StoreBody returns after fsync. An acknowledgement is a hint all the

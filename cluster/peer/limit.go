@@ -70,9 +70,8 @@ const (
 const (
 	peersMax = 64 // names ever asked for
 
-	// queueBytesMax bounds what lies in line for one peer, unless it is a single
-	// body. It does not count what is in the window.
-	queueBytesMax = 64 * mail.MiB
+	// lineBytesMax is the default of Config.LineBytesMax.
+	lineBytesMax = 64 * mail.MiB
 
 	// laggingBytesMax bounds the bodies that lie in line for one peer although
 	// nobody waits for them any more: a majority has them without it. What is

@@ -26,7 +26,12 @@ type Config struct {
 	// Address tells where the named node listens now. It is asked anew for each
 	// connection, so a node may move. It must not block.
 	Address func(name string) (string, bool)
-	Log     *slog.Logger
+	// LineBytesMax bounds what lies in line for one peer, unless it is a single
+	// body, and does not count what is in the window; 64 MiB. Somebody waits for
+	// each body in line, or laggingBytesMax bounds it: where those who wait have a
+	// budget, give that, or bodies are refused for which there is memory.
+	LineBytesMax mail.ByteSize
+	Log          *slog.Logger
 }
 
 // Peers are the other nodes, as this one calls them. A node's name is enough
@@ -55,6 +60,9 @@ type remote struct {
 func NewPeers(c Config) *Peers {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.LineBytesMax == 0 {
+		c.LineBytesMax = lineBytesMax
 	}
 	p := &Peers{config: c, byName: make(map[string]*remote)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
@@ -106,7 +114,7 @@ func (p *Peers) remote(name string) (*remote, error) {
 	if err != nil {
 		return nil, errors.Join(err, calls.Close())
 	}
-	r := &remote{name: name, calls: calls, bodies: bodies, pusher: newPusher(name, bodies, p.config.Log)}
+	r := &remote{name: name, calls: calls, bodies: bodies, pusher: newPusher(name, bodies, p.config.LineBytesMax, p.config.Log)}
 	p.byName[name] = r
 	p.loops.Go(func() { r.pusher.run(p.ctx) })
 	return r, nil

@@ -199,7 +199,7 @@ func TestPushQueueIsBounded(t *testing.T) {
 						t.Errorf("%v, want ErrQueueFull", err)
 					}
 				}
-				want := 200 - 64 // queueBytesMax in MiB
+				want := 200 - 64 // lineBytesMax in MiB
 				if to == "stuck" {
 					want -= 16 // windowBytesMax in MiB
 				}

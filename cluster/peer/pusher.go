@@ -26,11 +26,13 @@ type pusher struct {
 	log  *slog.Logger
 	wake chan struct{} // capacity 1: the sender should look again
 
+	lineBytesMax mail.ByteSize
+
 	mu sync.Mutex
 	// line is what nothing has been sent of on this stream.
 	//
 	// Invariant: lineOctets is the sum of the sizes in it, and at most
-	// queueBytesMax when something was added, or there was nothing else.
+	// lineBytesMax when something was added, or there was nothing else.
 	line       []*Push
 	lineOctets mail.ByteSize
 	// laggingOctets are those of the detached ones in line.
@@ -68,8 +70,8 @@ type Push struct {
 	offset    int
 }
 
-func newPusher(name string, conn *grpc.ClientConn, log *slog.Logger) *pusher {
-	return &pusher{name: name, conn: conn, log: log, wake: make(chan struct{}, 1), window: make(map[uint64]*Push)}
+func newPusher(name string, conn *grpc.ClientConn, most mail.ByteSize, log *slog.Logger) *pusher {
+	return &pusher{name: name, conn: conn, lineBytesMax: most, log: log, wake: make(chan struct{}, 1), window: make(map[uint64]*Push)}
 }
 
 // push puts a body in line.
@@ -93,7 +95,7 @@ func (p *pusher) enqueue(c *Push) error {
 	switch {
 	case p.closed:
 		return ErrClosed
-	case len(p.line) > 0 && p.lineOctets+c.ref.Size > queueBytesMax:
+	case len(p.line) > 0 && p.lineOctets+c.ref.Size > p.lineBytesMax:
 		return fmt.Errorf("%w: %d octets in line", ErrQueueFull, p.lineOctets)
 	}
 	p.line = append(p.line, c)

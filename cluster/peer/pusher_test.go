@@ -41,7 +41,7 @@ type line struct {
 }
 
 func newLine(t *testing.T, seed uint64) *line {
-	l := &line{t: t, random: rand.New(rand.NewPCG(seed, 77)), p: newPusher("b", nil, slog.New(slog.DiscardHandler))}
+	l := &line{t: t, random: rand.New(rand.NewPCG(seed, 77)), p: newPusher("b", nil, lineBytesMax, slog.New(slog.DiscardHandler))}
 	for _, size := range []mail.ByteSize{0, 1, 700, 40 << 10, 300 << 10, 3 * mail.MiB, windowBytesMax + 1} {
 		l.bodies = append(l.bodies, mail.NewBody(make([]byte, size)))
 	}
@@ -141,7 +141,7 @@ func (l *line) check() {
 	if lagging > laggingBytesMax || len(p.window) > windowBodiesMax || len(p.window) > 1 && inWindow > windowBytesMax || len(p.active) > activeBodiesMax {
 		l.t.Fatalf("lagging %d, window %d bodies of %d, %d active", lagging, len(p.window), inWindow, len(p.active))
 	}
-	if len(p.line) > 1 && inLine > queueBytesMax+windowBytesMax {
+	if len(p.line) > 1 && inLine > lineBytesMax+windowBytesMax {
 		l.t.Fatalf("%d octets in line", inLine)
 	}
 	for _, c := range p.active {

@@ -116,7 +116,7 @@ func Default() *Config {
 		LogFormat:              LogText,
 		MaxMessageSize:         50 * mail.MiB,
 		RecipientsMax:          1000,
-		BytesInFlight:          256 * mail.MiB,
+		BytesInFlight:          128 * mail.MiB,
 		ConnectionsPerClient:   50,
 		DiskFreeMinPercent:     10,
 		CommitPatience:         60 * time.Second,

@@ -210,6 +210,7 @@ func (n *Node) openDirectory(context.Context) error {
 	n.closers.add(func(context.Context) error { return n.directory.Close() })
 	n.peers = peer.NewPeers(peer.Config{
 		Dial: n.port.DialPeer, Address: n.directory.Address, Log: n.log.With("room", "peer"),
+		LineBytesMax: n.config.BytesInFlight,
 	})
 	n.closers.add(func(context.Context) error { return n.peers.Close() })
 	return nil
