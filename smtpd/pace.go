@@ -68,7 +68,7 @@ const (
 	// A message is large if its sender declares this much (RFC 1870).
 	paceLarge mail.ByteSize = 32 << 10
 	// The slacks were measured: see docs/performance.md.
-	paceSlackSmall = 5
+	paceSlackSmall = 6
 	paceSlackLarge = 16
 )
 
