@@ -405,6 +405,7 @@ func bubbleWith(t *testing.T, p *deliverytest.Primary, before func(*cluster), ch
 			before(c)
 		}
 		a := c.agent("a", 0, 3, change)
+		synctest.Wait() // Its first look is over: what is accepted at one moment is leased at once.
 		test(c, a)
 		shutdown(t, a, time.Minute)
 	})
