@@ -87,6 +87,16 @@ func (d *RaftDisk) Entry(index uint64) (raft.Log, bool) {
 	return l, ok
 }
 
+// Covers reports whether that entry is stored, or a snapshot that is behind it.
+func (d *RaftDisk) Covers(index, term uint64, data []byte) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if l, ok := d.logs[index]; ok {
+		return l.Term == term && bytes.Equal(l.Data, data)
+	}
+	return slices.ContainsFunc(d.snapshots, func(s *storedSnapshot) bool { return s.meta.Index >= index })
+}
+
 // Bounds returns the first and the last index of the log.
 func (d *RaftDisk) Bounds() (first, last uint64) {
 	d.mu.Lock()

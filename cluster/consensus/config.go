@@ -211,6 +211,7 @@ type controls struct {
 	latchOff          bool // a failed write does not end the node
 	startCheckOff     bool // start with whatever the log names
 	pipelined         bool // Raft's pipelining
+	tailCounts        bool // what a leader has not written yet counts as if it had
 	// stored is told of each write of entries to the log before it happens.
 	stored func([]*raft.Log)
 }

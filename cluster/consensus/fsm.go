@@ -12,6 +12,7 @@ import (
 type fsmAdapter struct {
 	fsm   FSM
 	latch *latch
+	log   *logStore
 	// snapshots measures what is done meanwhile.
 	snapshots *snapshotter
 	// stopped is the entry that could not be understood. Nothing is applied
@@ -30,6 +31,10 @@ var _ raft.FSM = (*fsmAdapter)(nil)
 // version wrote: a node that cannot understand a committed entry stops.
 func (a *fsmAdapter) Apply(l *raft.Log) any {
 	if a.stopped != nil {
+		return a.stopped
+	}
+	if err := a.log.await(l.Index); err != nil {
+		a.stopped = err
 		return a.stopped
 	}
 	x, err := extensionOf(l)
@@ -56,6 +61,11 @@ type void struct{}
 func (a *fsmAdapter) Snapshot() (raft.FSMSnapshot, error) {
 	if a.stopped != nil {
 		return nil, a.stopped
+	}
+	// Raft's index of the snapshot counts entries that are never applied here:
+	// no-ops, barriers, configurations.
+	if err := a.log.awaitAll(); err != nil {
+		return nil, err
 	}
 	s, err := a.snapshots.capture(a.fsm)
 	if err != nil {

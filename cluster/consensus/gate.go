@@ -34,7 +34,7 @@ const doomedRetry = 20 * time.Millisecond
 type gate struct {
 	bodies   Bodies
 	floor    *floor
-	log      raft.LogStore
+	log      *logStore
 	passed   chan raft.RPC
 	waiting  chan struct{} // one token per request at the gate
 	stop     <-chan struct{}
@@ -63,7 +63,7 @@ func raise(v *atomic.Uint64, n uint64) {
 	}
 }
 
-func newGate(c Config, f *floor, log raft.LogStore) *gate {
+func newGate(c Config, f *floor, log *logStore) *gate {
 	return &gate{
 		bodies:   c.Bodies,
 		floor:    f,
@@ -157,6 +157,13 @@ func (g *gate) relay(rpc raft.RPC) (raft.RPCResponse, bool) {
 		return raft.RPCResponse{}, false
 	}
 	a := <-answered
+	// What this node proposed itself, when it led, may be in its log and not on
+	// its disk.
+	if r, ok := a.Response.(*raft.AppendEntriesResponse); ok && r.Success {
+		if err := g.log.awaitAll(); err != nil {
+			a = raft.RPCResponse{Error: err}
+		}
+	}
 	answer <- a
 	return a, true
 }

@@ -193,7 +193,7 @@ func TestCommittedEntryThatCannotBeUnderstoodStopsTheNode(t *testing.T) {
 			t.Errorf("start: %v", err)
 		}
 		p := &process{member: a}
-		fsm := &fsmAdapter{fsm: newTestFSM(p), latch: newLatch()}
+		fsm := &fsmAdapter{fsm: newTestFSM(p), latch: newLatch(), log: &logStore{}}
 		fsm.Apply(&raft.Log{Index: 1, Type: raft.LogCommand, Data: []byte{commandNothing}, Extensions: []byte{9}})
 		if fsm.latch.Err() == nil {
 			t.Error("the adapter went on")
@@ -255,7 +255,7 @@ func (f *fakeBodies) pinned() int {
 
 func testGate(b Bodies) (*gate, chan struct{}) {
 	stop := make(chan struct{})
-	g := newGate(Config{Bodies: b, controls: &controls{}}, &floor{latch: newLatch(), writing: make(chan struct{}, 1)}, raft.NewInmemStore())
+	g := newGate(Config{Bodies: b, controls: &controls{}}, &floor{latch: newLatch(), writing: make(chan struct{}, 1)}, &logStore{store: raft.NewInmemStore(), latch: newLatch()})
 	g.floor.store = raft.NewInmemStore()
 	g.stop = stop
 	return g, stop

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -11,30 +12,84 @@ import (
 // that its entries name, a watch on hanging writes, and a latch: after the
 // first failed write nothing is written any more, since what the failed one
 // left on the disk is not known.
+//
+// What a leader appends it has before it is on this node's disk: the tail. So the
+// followers get it, and write it, while the leader does (section 10.2.1 of
+// Ongaro's dissertation, "Writing to the leader's disk in parallel"). Raft counts
+// the leader's own copy at once, so nothing that follows from that count may be
+// seen before it is true:
+//
+//   - no entry is applied (fsmAdapter), no proposal or change of the
+//     configuration answered (start), and no snapshot taken before the entries up
+//     to it are durable here;
+//   - no follower is told of a commit index beyond what is durable here (sender);
+//   - a leader that was deposed acknowledges nothing to the next one while
+//     entries of its own are in the tail (gate).
 type logStore struct {
 	store    raft.LogStore
 	latch    *latch
 	latchOff bool
-	names    names
-	stored   func([]*raft.Log)
+	// leads reports whether this node leads: then Raft's main goroutine, the only
+	// one that stores, stores what the node itself proposed.
+	leads  func() bool
+	names  names
+	stored func([]*raft.Log)
+	// tailCounts is a control.
+	tailCounts bool
 
 	// octets is how much was stored behind the snapshot from which this node
 	// started: entries, and the bodies that they name.
 	octets atomic.Int64
 
 	writing, deleting stopwatch // Raft deletes from another goroutine, too
+
+	mu sync.Mutex
+	// Invariant: the tail follows the last entry of the store, without a hole.
+	// Invariant: there is a goroutine that writes the tail as long as there is
+	// one, unless the latch is closed.
+	tail       []raft.Log
+	tailOctets int
+	flushing   bool
+	moved      chan struct{} // closed and replaced when the tail becomes shorter, or its writer ends
 }
+
+// tailOctetsMax bounds the tail. When it is full, Raft's main goroutine waits for
+// the disk, as it does on a follower.
+const tailOctetsMax = 4 << 20
 
 var _ raft.MonotonicLogStore = (*logStore)(nil)
 
-func (s *logStore) FirstIndex() (uint64, error) { return s.store.FirstIndex() }
-func (s *logStore) LastIndex() (uint64, error)  { return s.store.LastIndex() }
+// FirstIndex returns the index of the first entry, zero where there is none.
+func (s *logStore) FirstIndex() (uint64, error) {
+	s.mu.Lock()
+	tail := s.tail
+	s.mu.Unlock()
+	first, err := s.store.FirstIndex()
+	if err == nil && first == 0 && len(tail) > 0 {
+		first = tail[0].Index
+	}
+	return first, err
+}
+
+// LastIndex returns the index of the last entry, zero where there is none.
+func (s *logStore) LastIndex() (uint64, error) {
+	s.mu.Lock()
+	tail := s.tail
+	s.mu.Unlock()
+	if n := len(tail); n > 0 {
+		return tail[n-1].Index, nil
+	}
+	return s.store.LastIndex()
+}
 
 // GetLog returns ErrLogNotFound as it is: Raft compares it by ==. Over any other
 // error, which is an entry that cannot be read any more, Raft would panic. The
 // node ends instead; what Raft does with the empty entry that it gets then,
 // nobody hears.
 func (s *logStore) GetLog(index uint64, l *raft.Log) error {
+	if s.inTail(index, l) {
+		return nil
+	}
 	err := s.store.GetLog(index, l)
 	if err == nil || err == raft.ErrLogNotFound {
 		return err
@@ -46,6 +101,16 @@ func (s *logStore) GetLog(index uint64, l *raft.Log) error {
 	return nil
 }
 
+func (s *logStore) inTail(index uint64, l *raft.Log) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.tail) == 0 || index < s.tail[0].Index || index-s.tail[0].Index >= uint64(len(s.tail)) {
+		return false
+	}
+	*l = s.tail[index-s.tail[0].Index]
+	return true
+}
+
 // IsMonotonic makes Raft drop the whole log when a snapshot is installed,
 // instead of keeping what may conflict with it behind a gap.
 func (s *logStore) IsMonotonic() bool { return true }
@@ -53,8 +118,9 @@ func (s *logStore) IsMonotonic() bool { return true }
 // StoreLog stores one entry.
 func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
-// StoreLogs stores entries. Only Raft's main goroutine calls it. It never
-// waits for a body: that would stop elections and heartbeats with it.
+// StoreLogs stores entries: durably on return, unless this node leads. Only
+// Raft's main goroutine calls it. It never waits for a body: that would stop
+// elections and heartbeats with it.
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if err := s.latch.Err(); err != nil {
 		return err
@@ -66,17 +132,160 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if s.stored != nil {
 		s.stored(logs)
 	}
+	if s.leads != nil && s.leads() && !s.latchOff {
+		err = s.extend(logs)
+	} else if err = s.await(logs[len(logs)-1].Index); err == nil { // what this node proposed when it led
+		err = s.write(logs)
+	}
+	if err == nil {
+		s.octets.Add(octets)
+	}
+	return err
+}
+
+// extend puts entries into the tail, once it has room.
+func (s *logStore) extend(logs []*raft.Log) error {
+	for {
+		s.mu.Lock()
+		if len(s.tail) == 0 || s.tailOctets < tailOctetsMax {
+			break
+		}
+		moved := s.movedLocked()
+		s.mu.Unlock()
+		select {
+		case <-moved:
+		case <-s.latch.failed:
+			return s.latch.Err()
+		}
+	}
+	defer s.mu.Unlock()
+	for _, l := range logs {
+		s.tail = append(s.tail, *l) // a copy, since Raft goes on using its own
+		s.tailOctets += entryCost(l)
+	}
+	if !s.flushing {
+		s.flushing = true
+		go s.flush()
+	}
+	return nil
+}
+
+// flush writes the tail until there is none. What is put in while it writes goes
+// together.
+func (s *logStore) flush() {
+	for {
+		s.mu.Lock()
+		batch := s.tail
+		if len(batch) == 0 || s.latch.Err() != nil {
+			s.flushing = false
+			s.movedNowLocked()
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		logs, octets := make([]*raft.Log, len(batch)), 0
+		for i := range batch {
+			logs[i] = &batch[i]
+			octets += entryCost(logs[i])
+		}
+		err := s.write(logs)
+		s.mu.Lock()
+		if err == nil {
+			if s.tail = s.tail[len(batch):]; len(s.tail) == 0 {
+				s.tail = nil
+			}
+			s.tailOctets -= octets
+			s.movedNowLocked()
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (s *logStore) movedLocked() <-chan struct{} {
+	if s.moved == nil {
+		s.moved = make(chan struct{})
+	}
+	return s.moved
+}
+
+func (s *logStore) movedNowLocked() {
+	if s.moved != nil {
+		close(s.moved)
+		s.moved = nil
+	}
+}
+
+// write stores entries durably.
+func (s *logStore) write(logs []*raft.Log) error {
 	if err := s.writing.time(func() error { return s.store.StoreLogs(logs) }); err != nil {
 		// The names stay: the entries may have reached the disk.
 		return s.failed(fmt.Errorf("store %d log entries from %d: %w", len(logs), logs[0].Index, err))
 	}
-	s.octets.Add(octets)
 	return nil
+}
+
+// durable returns index, or the last index before it up to which nothing is in
+// the tail.
+func (s *logStore) durable(index uint64) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.tail) > 0 && s.tail[0].Index <= index && !s.tailCounts {
+		return s.tail[0].Index - 1
+	}
+	return index
+}
+
+// await waits until no entry up to index is in the tail. An error means that it
+// will not leave it: the node has failed.
+func (s *logStore) await(index uint64) error {
+	for {
+		s.mu.Lock()
+		if len(s.tail) == 0 || s.tail[0].Index > index || s.tailCounts {
+			s.mu.Unlock()
+			return nil
+		}
+		moved := s.movedLocked()
+		s.mu.Unlock()
+		select {
+		case <-moved:
+		case <-s.latch.failed:
+			return s.latch.Err()
+		}
+	}
+}
+
+// awaitAll is await for what is in the tail now.
+func (s *logStore) awaitAll() error { return s.await(s.lastOfTail()) }
+
+func (s *logStore) lastOfTail() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.tail); n > 0 {
+		return s.tail[n-1].Index
+	}
+	return 0
+}
+
+// end waits until nothing is written any more. Raft has ended.
+func (s *logStore) end() {
+	for {
+		s.mu.Lock()
+		if !s.flushing {
+			s.mu.Unlock()
+			return
+		}
+		moved := s.movedLocked()
+		s.mu.Unlock()
+		<-moved
+	}
 }
 
 // DeleteRange deletes the entries from lowest to highest, both included.
 func (s *logStore) DeleteRange(lowest, highest uint64) error {
 	if err := s.latch.Err(); err != nil {
+		return err
+	}
+	if err := s.await(highest); err != nil {
 		return err
 	}
 	if err := s.deleting.time(func() error { return s.store.DeleteRange(lowest, highest) }); err != nil {

@@ -74,7 +74,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	f.off = c.controls.floorOff
 	n := &Node{
 		config:     c,
-		log:        &logStore{store: c.Stores.Log, latch: l, latchOff: c.controls.latchOff, stored: c.controls.stored},
+		log:        &logStore{store: c.Stores.Log, latch: l, latchOff: c.controls.latchOff, stored: c.controls.stored, tailCounts: c.controls.tailCounts},
 		stable:     &stableStore{store: c.Stores.Stable, latch: l},
 		floor:      f,
 		latch:      l,
@@ -100,11 +100,12 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	n.rot = newRotWatch(c, n.log, f, l)
 	n.gate = newGate(c, f, n.log)
 	n.gate.hasVote = n.hasVote
-	n.sender = &sender{floor: f, latch: l, stalled: n.Stalled, live: c.controls.liveFloor, refused: n.suspect, witness: n.witness}
+	n.sender = &sender{floor: f, durable: n.log.durable, latch: l, stalled: n.Stalled, live: c.controls.liveFloor, refused: n.suspect, witness: n.witness}
 	// What a peer sends before Raft runs waits in the gate.
 	t = newTransport(c, n.gate, n.sender)
 	n.transport = t
-	adapter := &fsmAdapter{fsm: c.FSM, latch: l, snapshots: n.snapshots}
+	adapter := &fsmAdapter{fsm: c.FSM, latch: l, log: n.log, snapshots: n.snapshots}
+	n.log.leads = func() bool { return l.running.Load() && n.raft.State() == raft.Leader }
 	n.raft, err = newRaft(c.raftConfig(n.notify), adapter, n.log, n.stable, c.Stores.Snapshots, t)
 	if err != nil {
 		// Raft keeps for itself why it could not load a snapshot.
@@ -115,7 +116,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
 	l.running.Store(true)
-	n.rot.committed = n.raft.CommitIndex
+	n.rot.committed = n.CommitIndex
 	n.running.Go(n.watchLeadership)
 	for _, watch := range []func(context.Context){n.rot.run, n.watchDisk, n.takeSnapshots} {
 		n.running.Go(func() {
@@ -195,6 +196,7 @@ func (n *Node) shutdown() {
 	close(n.latch.released)
 	_ = future.Error()
 	close(n.ended)
+	n.log.end()
 	n.transport.running.Wait()
 	n.running.Wait()
 	var storesErr error
@@ -231,7 +233,7 @@ func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
 
 // CommitIndex returns the greatest index that this node knows to be committed
 // since it started. The FSM may be behind.
-func (n *Node) CommitIndex() uint64 { return n.raft.CommitIndex() }
+func (n *Node) CommitIndex() uint64 { return n.log.durable(n.raft.CommitIndex()) }
 
 // LastIndex returns the index of the last entry here, committed or not.
 func (n *Node) LastIndex() uint64 { return n.raft.LastIndex() }
@@ -258,7 +260,7 @@ func (n *Node) RaiseFloor(index uint64) error {
 	if index <= n.floor.value.Load() {
 		return nil
 	}
-	if known := max(n.raft.CommitIndex(), n.raft.AppliedIndex()); index > known {
+	if known := n.log.durable(max(n.raft.CommitIndex(), n.raft.AppliedIndex())); index > known {
 		return fmt.Errorf("raise the floor to %d, committed is %d: %w", index, known, ErrNotCommitted)
 	}
 	return n.floor.raise(index)

@@ -196,9 +196,9 @@ func (f *testFSM) Restore(r io.Reader) error {
 
 // The oracle watches all members and knows what must hold:
 //
-//   - when an index is first applied anywhere, the body that it names is whole
-//     on the disks of a majority of the voters; the same when a client hears
-//     of it, unless the message is finished;
+//   - when an index is first applied anywhere, the entry, and the body that it
+//     names, are whole on the disks of a majority of the voters; the same of the
+//     body when a client hears of it, unless the message is finished;
 //   - one term and one command per index, whoever applies it;
 //   - I1: what an entry names as it is stored is held, or the floor covers it;
 //   - a floor is never above the greatest commit index that anybody has known;
@@ -289,6 +289,7 @@ func (o *oracle) applying(m *testMember, index uint64, data []byte) {
 		}
 		o.batches[batch] = position + 1
 	}
+	o.stored(m, index, l)
 	kind, ref := readCommand(data)
 	if kind == commandFinish {
 		o.finished[ref.ID] = true
@@ -298,6 +299,26 @@ func (o *oracle) applying(m *testMember, index uint64, data []byte) {
 		if copies, majority := o.copies(ref); copies < majority {
 			o.note("index %d: committed with %d copies of %s, majority is %d", index, copies, ref, majority)
 		}
+	}
+}
+
+// stored checks that an entry which is applied for the first time is on the
+// disks of a majority. A member applies nothing that it has not on its own.
+func (o *oracle) stored(m *testMember, index uint64, l raft.Log) {
+	copies := 0
+	for _, name := range o.voters {
+		v := o.c.members[name]
+		if v.open != nil {
+			return // on another disk than the test's
+		}
+		if v.disk.Covers(index, l.Term, l.Data) {
+			copies++
+		}
+	}
+	if l.Index == 0 {
+		o.note("index %d: applied by %s, which has not got it on its disk", index, m.name)
+	} else if majority := len(o.voters)/2 + 1; copies < majority {
+		o.note("index %d: applied by %s with %d copies of the entry, majority is %d", index, m.name, copies, majority)
 	}
 }
 

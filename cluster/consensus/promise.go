@@ -218,7 +218,7 @@ func (n *Node) Witnessed(id ServerID) Promises {
 	p, last := n.witness.of(id), n.witness.lastAcknowledged(id)
 	leads := func() bool { return n.IsLeader() && n.Term() == last.term }
 	if leads() {
-		if committed := n.raft.CommitIndex(); leads() {
+		if committed := n.CommitIndex(); leads() {
 			p.Index = max(p.Index, min(committed, last.index))
 		}
 	}

@@ -301,7 +301,9 @@ func start[F raft.Future](n *Node, ctx context.Context, ask func(timeout time.Du
 		defer n.running.Done()
 		p.future = ask(timeout)
 		endWith(p.future, n.ended)
-		p.err = p.future.Error()
+		if p.err = p.future.Error(); p.err == nil {
+			p.err = n.log.awaitAll()
+		}
 		<-n.proposals
 		close(p.done)
 	}()

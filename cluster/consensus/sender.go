@@ -9,10 +9,12 @@ import (
 )
 
 // A sender does what has to be done to a leader's requests on their way out:
-// it splits them by bytes, tells what the floor knows, and sends nothing at
-// all while the log cannot be written.
+// it splits them by bytes, tells what the floor knows, holds back what is not
+// committed until it is on this node's disk, and sends nothing at all while the
+// log cannot be written.
 type sender struct {
 	floor   *floor
+	durable func(index uint64) uint64 // of logStore
 	latch   *latch
 	stalled func() bool // a write of this node hangs
 	live    bool        // control: raise with the live floor
@@ -31,7 +33,7 @@ func (s *sender) appendEntries(id raft.ServerID, target raft.ServerAddress, args
 			return err
 		}
 		*resp = raft.AppendEntriesResponse{}
-		part = s.withFloor(part)
+		part = s.withFloor(s.withDurable(part))
 		if err := s.send(id, target, part, resp); err != nil {
 			if strings.HasPrefix(err.Error(), errRefused) {
 				s.refused(part)
@@ -60,6 +62,19 @@ func (s *sender) unfit() error {
 		return errStalled
 	}
 	return nil
+}
+
+// withDurable returns the request with a commit index that counts this node's
+// copies only where they are on its disk. The request is copied: Raft goes on
+// using the one it gave us.
+func (s *sender) withDurable(args *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
+	durable := s.durable(args.LeaderCommitIndex)
+	if durable == args.LeaderCommitIndex {
+		return args
+	}
+	held := *args
+	held.LeaderCommitIndex = durable
+	return &held
 }
 
 // withFloor returns the request with the commit index that we know to be

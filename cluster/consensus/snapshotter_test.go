@@ -124,7 +124,7 @@ func TestSnapshotsAreMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var appended int64
 		f := &slowFSM{capture: 3 * time.Millisecond, write: 50 * time.Millisecond}
-		a := &fsmAdapter{fsm: f, latch: newLatch(), snapshots: &snapshotter{octets: func() int64 { return appended }}}
+		a := &fsmAdapter{fsm: f, latch: newLatch(), log: &logStore{}, snapshots: &snapshotter{octets: func() int64 { return appended }}}
 		apply := func(took time.Duration) {
 			f.apply = took
 			a.Apply(&raft.Log{Index: 1, Type: raft.LogCommand})
