@@ -51,8 +51,9 @@ func (b *Backend) attached() (*Member, bool) {
 	}
 }
 
-// StoreBodies stores bodies that a peer pushed; they are fsynced on return.
-func (b *Backend) StoreBodies(bodies []peer.Arrived) []error {
+// StoreBodies stores bodies that a peer pushed; they are fsynced on return. Those
+// that taken names can be pinned when it is called.
+func (b *Backend) StoreBodies(bodies []peer.Arrived, taken func(places []int)) []error {
 	errs := make([]error, len(bodies))
 	if b.space.Full() {
 		for i := range errs {
@@ -61,13 +62,17 @@ func (b *Backend) StoreBodies(bodies []peer.Arrived) []error {
 		return errs
 	}
 	var storing sync.WaitGroup
+	places := make([]int, 0, len(bodies))
 	for i, a := range bodies {
 		storing.Add(1)
-		b.spool.PutThen(a.Ref, a.Body, func(err error) {
+		if b.spool.PutThen(a.Ref, a.Body, func(err error) {
 			errs[i] = err
 			storing.Done()
-		})
+		}) {
+			places = append(places, i)
+		}
 	}
+	taken(places)
 	storing.Wait()
 	return errs
 }
@@ -75,6 +80,7 @@ func (b *Backend) StoreBodies(bodies []peer.Arrived) []error {
 // OpenBody serves a fetch. A body that cannot be served is looked after: where
 // the log needs it, this node must get it back or make way.
 func (b *Backend) OpenBody(ref mail.BodyRef) (io.ReadSeekCloser, error) {
+	_ = b.spool.Await(ref) // Open says what became of it.
 	r, err := b.spool.Open(ref)
 	if m, ok := b.attached(); ok && err != nil {
 		m.node.ReportLost(ref)

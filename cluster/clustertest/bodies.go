@@ -123,7 +123,7 @@ func (d *BodyDisk) Open(name string, net *BodyNet) *Bodies {
 	b := &Bodies{
 		disk: d, net: net, name: name, ctx: ctx, cancel: cancel, opened: time.Now(),
 		pins: make(map[mail.BodyRef]int), doomed: make(map[mail.BodyRef]bool),
-		arrivals: make(map[mail.BodyRef]chan struct{}), wanted: make(map[mail.BodyRef]bool),
+		arrivals: make(map[mail.BodyRef]chan struct{}), wanted: make(map[mail.BodyRef]bool), coming: make(map[mail.BodyRef]*puts),
 	}
 	net.mu.Lock()
 	net.running[name] = b
@@ -146,6 +146,13 @@ type Bodies struct {
 	doomed   map[mail.BodyRef]bool
 	arrivals map[mail.BodyRef]chan struct{} // not closed: not arrived
 	wanted   map[mail.BodyRef]bool          // fetches that run
+	coming   map[mail.BodyRef]*puts
+}
+
+// puts are the Puts of one body that are under way.
+type puts struct {
+	n     int
+	ended chan struct{} // closed with the last one
 }
 
 // Crash ends the process and takes the member off the channel.
@@ -175,12 +182,18 @@ func (b *Bodies) durable(change func() error) error {
 	return wait(b.ctx, after, nil)
 }
 
-// Put stores a body. It is on the disk when it returns nil.
+// Put stores a body. It is on the disk when it returns nil. It is here from the
+// beginning on, unless the disk is full: only a crash keeps it from the disk.
 func (b *Bodies) Put(ref mail.BodyRef) error {
+	b.disk.mu.Lock()
+	full := b.disk.full
+	b.disk.mu.Unlock()
+	if full && b.ctx.Err() == nil {
+		return fmt.Errorf("store body %s: %w", ref, ErrFull)
+	}
+	b.begin(ref)
+	defer b.end(ref)
 	err := b.durable(func() error {
-		if b.disk.full {
-			return ErrFull
-		}
 		b.disk.bodies[ref] = &storedBody{since: time.Now()}
 		return nil
 	})
@@ -194,6 +207,49 @@ func (b *Bodies) Put(ref mail.BodyRef) error {
 		delete(b.arrivals, ref)
 	}
 	return nil
+}
+
+func (b *Bodies) begin(ref mail.BodyRef) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.coming[ref] == nil {
+		b.coming[ref] = &puts{ended: make(chan struct{})}
+	}
+	b.coming[ref].n++
+}
+
+func (b *Bodies) end(ref mail.BodyRef) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c := b.coming[ref]; c.n > 1 {
+		c.n--
+	} else {
+		delete(b.coming, ref)
+		close(c.ended)
+	}
+}
+
+// Here reports whether the body is on the disk, or on its way.
+func (b *Bodies) Here(ref mail.BodyRef) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.coming[ref] != nil || b.Held(ref)
+}
+
+// Await waits while a body is on its way to the disk.
+func (b *Bodies) Await(ref mail.BodyRef) error {
+	for {
+		b.mu.Lock()
+		c := b.coming[ref]
+		b.mu.Unlock()
+		switch {
+		case b.ctx.Err() != nil:
+			return context.Cause(b.ctx)
+		case c == nil:
+			return nil
+		}
+		<-c.ended
+	}
 }
 
 // Push stores a body at another member, if that is reached.
@@ -218,11 +274,11 @@ func (b *Bodies) Held(ref mail.BodyRef) bool {
 	return b.disk.bodies[ref] != nil
 }
 
-// Pin keeps a body from being deleted.
-func (b *Bodies) Pin(ref mail.BodyRef) (release func(), held bool) {
+// Pin keeps a body from being deleted that is on the disk or on its way.
+func (b *Bodies) Pin(ref mail.BodyRef) (release func(), here bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.doomed[ref] || !b.Held(ref) {
+	if b.doomed[ref] || b.coming[ref] == nil && !b.Held(ref) {
 		return nil, false
 	}
 	b.pins[ref]++

@@ -28,6 +28,7 @@ type RaftDisk struct {
 	logs      map[uint64]raft.Log
 	first     uint64
 	last      uint64
+	attested  uint64 // last before the last batch
 	values    map[string][]byte
 	numbers   map[string]uint64
 	snapshots []*storedSnapshot
@@ -58,7 +59,7 @@ func (d *RaftDisk) Copy() *RaftDisk {
 	defer d.mu.Unlock()
 	return &RaftDisk{
 		rand: rand.New(rand.NewPCG(1, 0x7261667464)), writeMax: d.writeMax,
-		logs: maps.Clone(d.logs), first: d.first, last: d.last,
+		logs: maps.Clone(d.logs), first: d.first, last: d.last, attested: d.attested,
 		values: maps.Clone(d.values), numbers: maps.Clone(d.numbers),
 		snapshots: slices.Clone(d.snapshots), serial: d.serial,
 	}
@@ -252,6 +253,13 @@ func (s *RaftStore) FirstIndex() (uint64, error) {
 	return first, nil
 }
 
+// Attested returns the last entry before the last batch.
+func (s *RaftStore) Attested() uint64 {
+	s.disk.mu.Lock()
+	defer s.disk.mu.Unlock()
+	return s.disk.attested
+}
+
 // LastIndex returns 0 for an empty log.
 func (s *RaftStore) LastIndex() (uint64, error) {
 	_, last := s.disk.Bounds()
@@ -290,6 +298,9 @@ func (s *RaftStore) StoreLogs(logs []*raft.Log) error {
 		return ErrDisk
 	}
 	return s.durable(func(d *RaftDisk) {
+		if len(logs) > 0 {
+			d.attested = logs[0].Index - 1
+		}
 		for _, l := range logs {
 			d.logs[l.Index] = *l
 			if d.first == 0 || l.Index < d.first {

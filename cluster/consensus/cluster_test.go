@@ -204,7 +204,7 @@ func (m *testMember) startWithin(ctx context.Context) error {
 		logger = testLogger(m.name)
 	}
 	controls := m.controls
-	controls.stored = func(logs []*raft.Log) { c.oracle.storing(m, logs) }
+	controls.stored = func(logs []*raft.Log) { c.oracle.storing(m, p.bodies, logs) }
 	p.node, err = Start(ctx, Config{
 		ID: m.id(), FSM: p.fsm, Bodies: testBodies{p.bodies},
 		Stream:            testStream{listener, c.net.Host(m.name)},

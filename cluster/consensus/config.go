@@ -44,10 +44,16 @@ type Server struct {
 type Bodies interface {
 	// Held reports whether the body is here, on stable storage, whole.
 	Held(mail.BodyRef) bool
-	// Pin is Held that lasts: until release the body is not deleted. It is
-	// false for a body that is not held or about to be deleted. It must not
-	// block. Release may be called once.
-	Pin(mail.BodyRef) (release func(), held bool)
+	// Pin keeps a body from being deleted until release, which may be called once.
+	// It is false for a body that is not here or about to be deleted. A body is
+	// here that is held, or that is whole and on its way to stable storage, from
+	// which only the end of the process or an error of the disk can keep it. It
+	// must not block.
+	Pin(mail.BodyRef) (release func(), here bool)
+	// Await waits while a pinned body is on its way. It is held when Await returns
+	// nil. The error says that it never will be: this node's disk has failed, or
+	// the bodies are closed.
+	Await(mail.BodyRef) error
 	// Arrived returns a channel that is closed once the body is held, by
 	// whichever route it came.
 	Arrived(mail.BodyRef) <-chan struct{}
@@ -90,6 +96,9 @@ type StreamLayer interface {
 
 // Stores is where a member keeps its log, term, vote, floor and snapshots. Log
 // and Stable must live and die together: a floor of another history is unsafe.
+//
+// A Log that has the method Attested lets entries and bodies be written at the
+// same time; with another one the bodies are written first.
 type Stores struct {
 	Log       raft.LogStore
 	Stable    raft.StableStore
@@ -211,7 +220,8 @@ type controls struct {
 	latchOff          bool // a failed write does not end the node
 	startCheckOff     bool // start with whatever the log names
 	pipelined         bool // Raft's pipelining
-	tailCounts        bool // what a leader has not written yet counts as if it had
+	writtenCounts     bool // what is not durable yet counts as if it were
+	cutsAll           bool // the start-up check cuts off every entry whose body is missing
 	// stored is told of each write of entries to the log before it happens.
 	stored func([]*raft.Log)
 }

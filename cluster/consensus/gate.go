@@ -157,8 +157,7 @@ func (g *gate) relay(rpc raft.RPC) (raft.RPCResponse, bool) {
 		return raft.RPCResponse{}, false
 	}
 	a := <-answered
-	// What this node proposed itself, when it led, may be in its log and not on
-	// its disk.
+	// Raft says that the entries are in the log. The leader will take it for more.
 	if r, ok := a.Response.(*raft.AppendEntriesResponse); ok && r.Success {
 		if err := g.log.awaitAll(); err != nil {
 			a = raft.RPCResponse{Error: err}

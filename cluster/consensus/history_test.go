@@ -63,17 +63,24 @@ func (h *history) client() {
 			continue
 		}
 		ref := h.c.mint()
-		if p.bodies.Put(ref) != nil {
+		var pushes sync.WaitGroup
+		if h.intn(3) > 0 { // while it is being written
+			pushes.Go(func() { _ = p.bodies.Put(ref) })
+			h.pause(time.Microsecond)
+		} else if p.bodies.Put(ref) != nil {
 			continue
 		}
-		var pushes sync.WaitGroup
 		for _, name := range h.c.names {
 			if name == p.member.name || h.intn(8) == 0 { // a push that got lost
 				continue
 			}
 			pushes.Go(func() { _ = p.bodies.Push(ref, name) })
 		}
-		if h.intn(3) > 0 { // else propose before the others have it
+		switch h.intn(3) {
+		case 0: // before the others have it
+		case 1: // while they write it
+			h.pause(h.between(time.Millisecond, 6*time.Millisecond))
+		default:
 			pushes.Wait()
 		}
 		leader := h.c.currentLeader()
@@ -142,6 +149,7 @@ func (h *history) stop(m *testMember) {
 		h.stats.GateWaits += s.GateWaits
 		h.stats.GateRefusals += s.GateRefusals
 		h.stats.FloorRaises += s.FloorRaises
+		h.stats.CutAtStart += s.CutAtStart
 		h.kills++
 		h.installs += p.fsm.restores() - p.restored
 		h.mu.Unlock()
@@ -292,8 +300,8 @@ func runHistory(t *testing.T, size int, seed uint64, controls controls, judge fu
 }
 
 func (h *history) String() string {
-	return fmt.Sprintf("%d nodes: %d commits, %d acknowledged, %d exempt, %d gate waits, %d refused, %d raised, %d kills, %d full restarts, %d snapshots installed",
-		h.size, h.commits, h.acks, h.stats.Exempt, h.stats.GateWaits, h.stats.GateRefusals, h.stats.FloorRaises, h.kills, h.restarts, h.installs)
+	return fmt.Sprintf("%d nodes: %d commits, %d acknowledged, %d exempt, %d gate waits, %d refused, %d raised, %d kills, %d full restarts, %d snapshots installed, %d entries cut at a start",
+		h.size, h.commits, h.acks, h.stats.Exempt, h.stats.GateWaits, h.stats.GateRefusals, h.stats.FloorRaises, h.kills, h.restarts, h.installs, h.stats.CutAtStart)
 }
 
 // TestRandomHistories is the append rule under everything at once.

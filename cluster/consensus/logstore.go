@@ -13,18 +13,23 @@ import (
 // first failed write nothing is written any more, since what the failed one
 // left on the disk is not known.
 //
-// What a leader appends it has before it is on this node's disk: the tail. So the
-// followers get it, and write it, while the leader does (section 10.2.1 of
-// Ongaro's dissertation, "Writing to the leader's disk in parallel"). Raft counts
-// the leader's own copy at once, so nothing that follows from that count may be
-// seen before it is true:
+// An entry is settled when it is on stable storage and the body that it names is,
+// too. Raft has entries before they are: what a leader appends it has at once, out
+// of memory, so that the followers write it while the leader does (section 10.2.1
+// of Ongaro's dissertation, "Writing to the leader's disk in parallel"); and
+// everybody writes an entry while the spool still writes its body. Raft counts
+// such a copy at once, so nothing that follows from that count may be seen before
+// it is true:
 //
 //   - no entry is applied (fsmAdapter), no proposal or change of the
 //     configuration answered (start), and no snapshot taken before the entries up
-//     to it are durable here;
-//   - no follower is told of a commit index beyond what is durable here (sender);
-//   - a leader that was deposed acknowledges nothing to the next one while
-//     entries of its own are in the tail (gate).
+//     to it are settled here;
+//   - no follower is told of a commit index beyond what is settled here (sender);
+//   - no leader is told that an entry is here before it is settled (gate).
+//
+// A crash may leave entries on the disk that are not settled: those of the last
+// batch, since no batch is written before the one before it is settled. The
+// start-up check cuts off those whose bodies are missing.
 type logStore struct {
 	store    raft.LogStore
 	latch    *latch
@@ -33,9 +38,14 @@ type logStore struct {
 	// one that stores, stores what the node itself proposed.
 	leads  func() bool
 	names  names
+	bodies Bodies
+	floor  *floor // what it covers is settled without its body
 	stored func([]*raft.Log)
-	// tailCounts is a control.
-	tailCounts bool
+	// writtenCounts is a control.
+	writtenCounts bool
+
+	// cut is how many entries the start-up check cut off.
+	cut uint64
 
 	// octets is how much was stored behind the snapshot from which this node
 	// started: entries, and the bodies that they name.
@@ -44,14 +54,25 @@ type logStore struct {
 	writing, deleting stopwatch // Raft deletes from another goroutine, too
 
 	mu sync.Mutex
-	// Invariant: the tail follows the last entry of the store, without a hole.
+	// The tail is what this node appended as leader and has not settled.
+	//
+	// Invariant: it follows the last entry of the store, or is also in it from its
+	// beginning on, without a hole.
 	// Invariant: there is a goroutine that writes the tail as long as there is
 	// one, unless the latch is closed.
 	tail       []raft.Log
 	tailOctets int
 	flushing   bool
 	moved      chan struct{} // closed and replaced when the tail becomes shorter, or its writer ends
+	// unsettled are the bodies that the last batch in the store names, until it is
+	// known that they are held.
+	unsettled []namedBody
 }
+
+// Attested is a method that a log may have: the last index up to which all entries
+// had been settled when the last batch was written. What is behind it nobody may
+// have been told of.
+type attester interface{ Attested() uint64 }
 
 // tailOctetsMax bounds the tail. When it is full, Raft's main goroutine waits for
 // the disk, as it does on a follower.
@@ -119,8 +140,8 @@ func (s *logStore) IsMonotonic() bool { return true }
 func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
 // StoreLogs stores entries: durably on return, unless this node leads. Only
-// Raft's main goroutine calls it. It never waits for a body: that would stop
-// elections and heartbeats with it.
+// Raft's main goroutine calls it. It never waits for a body to arrive: that would
+// stop elections and heartbeats with it. It may wait for the disk of this node.
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if err := s.latch.Err(); err != nil {
 		return err
@@ -134,7 +155,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	}
 	if s.leads != nil && s.leads() && !s.latchOff {
 		err = s.extend(logs)
-	} else if err = s.await(logs[len(logs)-1].Index); err == nil { // what this node proposed when it led
+	} else if err = s.awaitAll(); err == nil { // what this node proposed when it led
 		err = s.write(logs)
 	}
 	if err == nil {
@@ -189,6 +210,9 @@ func (s *logStore) flush() {
 			octets += entryCost(logs[i])
 		}
 		err := s.write(logs)
+		if err == nil {
+			err = s.settle()
+		}
 		s.mu.Lock()
 		if err == nil {
 			if s.tail = s.tail[len(batch):]; len(s.tail) == 0 {
@@ -215,33 +239,87 @@ func (s *logStore) movedNowLocked() {
 	}
 }
 
-// write stores entries durably.
+// write stores a batch of entries durably, once the batch before it is settled.
 func (s *logStore) write(logs []*raft.Log) error {
+	if err := s.settle(); err != nil {
+		return err
+	}
 	if err := s.writing.time(func() error { return s.store.StoreLogs(logs) }); err != nil {
 		// The names stay: the entries may have reached the disk.
 		return s.failed(fmt.Errorf("store %d log entries from %d: %w", len(logs), logs[0].Index, err))
 	}
+	if s.bodies == nil {
+		return nil
+	}
+	var named []namedBody
+	for _, l := range logs {
+		ref, err := bodyOf(l)
+		if err != nil {
+			return err
+		}
+		if ref != nil && l.Index > s.floor.value.Load() {
+			named = append(named, namedBody{l.Index, *ref})
+		}
+	}
+	s.mu.Lock()
+	s.unsettled = named
+	s.mu.Unlock()
 	return nil
 }
 
-// durable returns index, or the last index before it up to which nothing is in
-// the tail.
-func (s *logStore) durable(index uint64) uint64 {
+// settle waits until the bodies that the last batch in the store names are held.
+// The disk that it waits for is this node's.
+func (s *logStore) settle() error {
+	s.mu.Lock()
+	named := s.unsettled
+	s.mu.Unlock()
+	if len(named) == 0 || s.writtenCounts {
+		return nil
+	}
+	for _, b := range named {
+		if err := s.bodies.Await(b.ref); err != nil {
+			return s.failed(fmt.Errorf("body %s of entry %d: %w", b.ref, b.index, err))
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.tail) > 0 && s.tail[0].Index <= index && !s.tailCounts {
-		return s.tail[0].Index - 1
+	if len(s.unsettled) > 0 && s.unsettled[0] == named[0] {
+		s.unsettled = nil
+	}
+	return nil
+}
+
+// settled returns index, or the last index before it up to which everything is
+// settled.
+func (s *logStore) settled(index uint64) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.writtenCounts {
+		return index
+	}
+	if len(s.tail) > 0 {
+		index = min(index, s.tail[0].Index-1)
+	}
+	if len(s.unsettled) > 0 {
+		index = min(index, s.unsettled[0].index-1)
 	}
 	return index
 }
 
-// await waits until no entry up to index is in the tail. An error means that it
-// will not leave it: the node has failed.
+// owes reports whether something in the log is not settled.
+func (s *logStore) owes() bool { return s.settled(^uint64(0)) != ^uint64(0) }
+
+// await waits until everything up to index is settled. An error means that it
+// never will be: the node has failed.
 func (s *logStore) await(index uint64) error {
 	for {
 		s.mu.Lock()
-		if len(s.tail) == 0 || s.tail[0].Index > index || s.tailCounts {
+		if len(s.tail) == 0 || s.tail[0].Index > index || s.writtenCounts {
+			named := len(s.unsettled) > 0 && s.unsettled[0].index <= index
 			s.mu.Unlock()
+			if named {
+				return s.settle()
+			}
 			return nil
 		}
 		moved := s.movedLocked()
@@ -254,16 +332,17 @@ func (s *logStore) await(index uint64) error {
 	}
 }
 
-// awaitAll is await for what is in the tail now.
-func (s *logStore) awaitAll() error { return s.await(s.lastOfTail()) }
-
-func (s *logStore) lastOfTail() uint64 {
+// awaitAll is await for what is in the log now.
+func (s *logStore) awaitAll() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	last := uint64(0)
 	if n := len(s.tail); n > 0 {
-		return s.tail[n-1].Index
+		last = s.tail[n-1].Index
+	} else if n := len(s.unsettled); n > 0 {
+		last = s.unsettled[n-1].index
 	}
-	return 0
+	s.mu.Unlock()
+	return s.await(last)
 }
 
 // end waits until nothing is written any more. Raft has ended.

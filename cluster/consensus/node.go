@@ -66,6 +66,9 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	if c, err = c.withDefaults(); err != nil {
 		return nil, err
 	}
+	if _, ok := c.Stores.Log.(attester); !ok {
+		c.Bodies = heldBodies{c.Bodies}
+	}
 	l := newLatch()
 	f, err := openFloor(c.Stores.Stable, l)
 	if err != nil {
@@ -74,7 +77,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	f.off = c.controls.floorOff
 	n := &Node{
 		config:     c,
-		log:        &logStore{store: c.Stores.Log, latch: l, latchOff: c.controls.latchOff, stored: c.controls.stored, tailCounts: c.controls.tailCounts},
+		log:        &logStore{store: c.Stores.Log, latch: l, bodies: c.Bodies, floor: f, latchOff: c.controls.latchOff, stored: c.controls.stored, writtenCounts: c.controls.writtenCounts},
 		stable:     &stableStore{store: c.Stores.Stable, latch: l},
 		floor:      f,
 		latch:      l,
@@ -100,7 +103,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	n.rot = newRotWatch(c, n.log, f, l)
 	n.gate = newGate(c, f, n.log)
 	n.gate.hasVote = n.hasVote
-	n.sender = &sender{floor: f, durable: n.log.durable, latch: l, stalled: n.Stalled, live: c.controls.liveFloor, refused: n.suspect, witness: n.witness}
+	n.sender = &sender{floor: f, settled: n.log.settled, latch: l, stalled: n.Stalled, live: c.controls.liveFloor, refused: n.suspect, witness: n.witness}
 	// What a peer sends before Raft runs waits in the gate.
 	t = newTransport(c, n.gate, n.sender)
 	n.transport = t
@@ -233,7 +236,7 @@ func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
 
 // CommitIndex returns the greatest index that this node knows to be committed
 // since it started. The FSM may be behind.
-func (n *Node) CommitIndex() uint64 { return n.log.durable(n.raft.CommitIndex()) }
+func (n *Node) CommitIndex() uint64 { return n.log.settled(n.raft.CommitIndex()) }
 
 // LastIndex returns the index of the last entry here, committed or not.
 func (n *Node) LastIndex() uint64 { return n.raft.LastIndex() }
@@ -260,7 +263,7 @@ func (n *Node) RaiseFloor(index uint64) error {
 	if index <= n.floor.value.Load() {
 		return nil
 	}
-	if known := n.log.durable(max(n.raft.CommitIndex(), n.raft.AppliedIndex())); index > known {
+	if known := n.log.settled(max(n.raft.CommitIndex(), n.raft.AppliedIndex())); index > known {
 		return fmt.Errorf("raise the floor to %d, committed is %d: %w", index, known, ErrNotCommitted)
 	}
 	return n.floor.raise(index)
@@ -317,7 +320,8 @@ type Stats struct {
 	RefusingSince time.Time
 	// StoreStalled: a write to this node's disk hangs.
 	StoreStalled bool
-	Proposals    int // pending, of proposalsMax
+	Proposals    int    // pending, of proposalsMax
+	CutAtStart   uint64 // entries that a crash had left unsettled
 	Snapshots    SnapshotStats
 }
 
@@ -332,6 +336,7 @@ func (n *Node) Stats() Stats {
 		FloorRaises:  n.sender.raised.Load(),
 		StoreStalled: n.Stalled(),
 		Proposals:    len(n.proposals),
+		CutAtStart:   n.log.cut,
 		Snapshots:    n.snapshots.counts(),
 	}
 	if since := n.gate.stats.refusingSince.Load(); since != 0 {

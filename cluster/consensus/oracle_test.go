@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/holdfast-mx/holdfast/cluster/clustertest"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -200,7 +201,8 @@ func (f *testFSM) Restore(r io.Reader) error {
 //     names, are whole on the disks of a majority of the voters; the same of the
 //     body when a client hears of it, unless the message is finished;
 //   - one term and one command per index, whoever applies it;
-//   - I1: what an entry names as it is stored is held, or the floor covers it;
+//   - I1: what an entry names as it is stored is here, and as it is applied is
+//     held, or the floor covers it;
 //   - a floor is never above the greatest commit index that anybody has known;
 //   - of a batch, no command is applied unless those before it were.
 type oracle struct {
@@ -274,6 +276,10 @@ func (o *oracle) copies(ref mail.BodyRef) (copies, majority int) {
 
 func (o *oracle) applying(m *testMember, index uint64, data []byte) {
 	l, _ := m.disk.Entry(index)
+	kind, ref := readCommand(data)
+	if floor := m.floor(); kind == commandAccept && floor < index && !m.bodyDisk.Has(ref) {
+		o.violation("I1: %s applies entry %d without %s, floor %d", m.name, index, ref, floor)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if first, seen := o.applied[index]; seen {
@@ -290,7 +296,6 @@ func (o *oracle) applying(m *testMember, index uint64, data []byte) {
 		o.batches[batch] = position + 1
 	}
 	o.stored(m, index, l)
-	kind, ref := readCommand(data)
 	if kind == commandFinish {
 		o.finished[ref.ID] = true
 		return
@@ -364,7 +369,7 @@ func (o *oracle) watchStores(told func(*testMember, []*raft.Log)) {
 }
 
 // storing checks I1.
-func (o *oracle) storing(m *testMember, logs []*raft.Log) {
+func (o *oracle) storing(m *testMember, bodies *clustertest.Bodies, logs []*raft.Log) {
 	o.mu.Lock()
 	told := o.stores
 	o.mu.Unlock()
@@ -377,7 +382,7 @@ func (o *oracle) storing(m *testMember, logs []*raft.Log) {
 			o.violation("%s stores entry %d: %v", m.name, l.Index, err)
 			continue
 		}
-		if floor := m.floor(); ref != nil && !m.bodyDisk.Has(*ref) && floor < l.Index {
+		if floor := m.floor(); ref != nil && !bodies.Here(*ref) && floor < l.Index {
 			o.violation("I1: %s stores entry %d without %s, floor %d", m.name, l.Index, ref, floor)
 		}
 	}

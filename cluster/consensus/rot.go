@@ -69,6 +69,9 @@ func (w *rotWatch) run(ctx context.Context) {
 		if _, recently := whole[b.ref]; recently || !w.matters(b) {
 			continue
 		}
+		if w.bodies.Await(b.ref) != nil {
+			continue // the disk has failed, and says so elsewhere
+		}
 		if err := w.bodies.Verify(b.ref); err != nil {
 			w.lost(ctx, b, err)
 			continue

@@ -89,6 +89,10 @@ func (s *segmentLog) prewrite() {
 
 func (s *segmentLog) IsMonotonic() bool { return true }
 
+// Attested returns the last entry that was settled when the last batch before
+// this start was written.
+func (s *segmentLog) Attested() uint64 { return s.log.Attested() }
+
 func (s *segmentLog) FirstIndex() (uint64, error) {
 	first, _ := s.log.Bounds()
 	return first, nil

@@ -9,12 +9,12 @@ import (
 )
 
 // A sender does what has to be done to a leader's requests on their way out:
-// it splits them by bytes, tells what the floor knows, holds back what is not
-// committed until it is on this node's disk, and sends nothing at all while the
+// it splits them by bytes, tells what the floor knows, tells of no commit
+// that counts what is not settled here, and sends nothing at all while the
 // log cannot be written.
 type sender struct {
 	floor   *floor
-	durable func(index uint64) uint64 // of logStore
+	settled func(index uint64) uint64 // of logStore
 	latch   *latch
 	stalled func() bool // a write of this node hangs
 	live    bool        // control: raise with the live floor
@@ -33,7 +33,7 @@ func (s *sender) appendEntries(id raft.ServerID, target raft.ServerAddress, args
 			return err
 		}
 		*resp = raft.AppendEntriesResponse{}
-		part = s.withFloor(s.withDurable(part))
+		part = s.withFloor(s.withSettled(part))
 		if err := s.send(id, target, part, resp); err != nil {
 			if strings.HasPrefix(err.Error(), errRefused) {
 				s.refused(part)
@@ -64,16 +64,16 @@ func (s *sender) unfit() error {
 	return nil
 }
 
-// withDurable returns the request with a commit index that counts this node's
-// copies only where they are on its disk. The request is copied: Raft goes on
+// withSettled returns the request with a commit index that counts this node's
+// copies only where they are settled. The request is copied: Raft goes on
 // using the one it gave us.
-func (s *sender) withDurable(args *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
-	durable := s.durable(args.LeaderCommitIndex)
-	if durable == args.LeaderCommitIndex {
+func (s *sender) withSettled(args *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
+	settled := s.settled(args.LeaderCommitIndex)
+	if settled == args.LeaderCommitIndex {
 		return args
 	}
 	held := *args
-	held.LeaderCommitIndex = durable
+	held.LeaderCommitIndex = settled
 	return &held
 }
 

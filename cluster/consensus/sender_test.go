@@ -59,7 +59,7 @@ func TestSplit(t *testing.T) {
 }
 
 func testSender(atStart, live uint64) *sender {
-	s := &sender{durable: new(logStore).durable, floor: &floor{atStart: atStart}, latch: newLatch(), stalled: func() bool { return false }, witness: new(witness), refused: func(*raft.AppendEntriesRequest) {}}
+	s := &sender{settled: new(logStore).settled, floor: &floor{atStart: atStart}, latch: newLatch(), stalled: func() bool { return false }, witness: new(witness), refused: func(*raft.AppendEntriesRequest) {}}
 	s.floor.value.Store(live)
 	return s
 }

@@ -27,10 +27,18 @@ type damage struct {
 // acknowledge by its log alone a copy that it has not got, and as a leader
 // could neither commit the entry nor be replaced.
 //
-// What is not here is asked of the peers again and again until repairPatience
+// Of what is behind the entries that the log attests nobody has been told unless
+// its bodies were held. Where one of those is not here at all, the entry and what
+// follows it are cut off: a crash came between the writes of the two. (What a
+// crash tore cannot be told from what rotted since in the last batch before it.)
+//
+// What else is not here is asked of the peers again and again until repairPatience
 // has passed, since the start or the last body that was repaired: after a power
 // cut of all nodes the first one has nobody to ask for a while.
 func checkBodies(ctx context.Context, c Config, s *logStore, f *floor) error {
+	if err := cutUnsettled(c, s, f); err != nil {
+		return err
+	}
 	patience := time.Now().Add(repairPatience)
 	var damaged []damage
 	for _, b := range s.names.above(f.atStart) {
@@ -73,6 +81,36 @@ func checkBodies(ctx context.Context, c Config, s *logStore, f *floor) error {
 	return fmt.Errorf("%w: %s. Start another member that holds them and then this one again; "+
 		"if there is none, remove this member and add it again with an empty data directory",
 		ErrBodyLost, listed(damaged))
+}
+
+// cutUnsettled cuts off the entries that no acknowledgement covers, from the first
+// one on whose body is not here.
+func cutUnsettled(c Config, s *logStore, f *floor) error {
+	log, ok := s.store.(attester)
+	if !ok {
+		return nil
+	}
+	attested := log.Attested()
+	if c.controls.cutsAll {
+		attested = 0
+	}
+	for _, b := range s.names.above(max(f.atStart, attested)) {
+		if c.Bodies.Held(b.ref) {
+			continue
+		}
+		last, err := s.LastIndex()
+		if err != nil {
+			return fmt.Errorf("last index of the log: %w", err)
+		}
+		c.Logger.Warn("start-up check: a crash came before the body of an entry was on the disk, and nobody was told of the entry; cutting it off, with what follows",
+			"queue_id", b.ref.ID.String(), "index", b.index, "last_index", last, "attested", attested)
+		if err := s.DeleteRange(b.index, last); err != nil {
+			return fmt.Errorf("cut off entries %d to %d: %w", b.index, last, err)
+		}
+		s.cut = last - b.index + 1
+		return nil
+	}
+	return nil
 }
 
 // repairRound tries once to repair each body, and returns what is still

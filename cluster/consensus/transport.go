@@ -178,8 +178,8 @@ func (t *transport) pump() {
 			t.hear(rpc.Command)
 			switch cmd := rpc.Command.(type) {
 			case *raft.AppendEntriesRequest:
-				// Without entries it is a heartbeat, or asks for one that is here.
-				if len(cmd.Entries) > 0 || t.gate.log.lastOfTail() > 0 {
+				// Without entries it is a heartbeat, or asks for the entry before.
+				if len(cmd.Entries) > 0 || cmd.PrevLogEntry > 0 && t.gate.log.owes() {
 					t.gate.admit(&t.running, rpc, cmd)
 					continue
 				}

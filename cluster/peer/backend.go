@@ -39,8 +39,10 @@ var (
 type Backend interface {
 	// StoreBodies returns once each of the bodies is on stable storage, or has an
 	// error of its own. Storing a body that is held already succeeds. The bodies
-	// match their references, and are not to be used after the return.
-	StoreBodies(bodies []Arrived) []error
+	// match their references, and are not to be used after the return. Before it
+	// waits for the disk it calls taken, once, with the places of those bodies that
+	// only an error of the disk or the end of the process can keep from it.
+	StoreBodies(bodies []Arrived, taken func(places []int)) []error
 	// OpenBody returns the body for reading. The error wraps ErrNotHeld where it
 	// is not held. An error while reading means that it is damaged.
 	OpenBody(ref mail.BodyRef) (io.ReadSeekCloser, error)

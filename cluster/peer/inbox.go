@@ -25,9 +25,9 @@ type inbox struct {
 	arriving map[uint64]*arrival // by number; the receiving goroutine's own
 	last     uint64              // the greatest number seen
 
-	// acks is what waits to be sent. A body keeps its place in the window until
-	// its ack leaves here, so that a place is always free and storing never
-	// waits for the stream.
+	// acks is what waits to be sent, at most two of each body. A body keeps its
+	// place in the window until its last one leaves here, so that a place is always
+	// free and storing never waits for the stream.
 	acks    chan []*pb.PushAck
 	storing sync.WaitGroup
 
@@ -58,7 +58,7 @@ func (v service) Push(stream grpc.BidiStreamingServer[pb.PushFrames, pb.PushAcks
 		memory:   v.s.memory,
 		done:     make(chan struct{}),
 		arriving: make(map[uint64]*arrival),
-		acks:     make(chan []*pb.PushAck, windowBodiesMax),
+		acks:     make(chan []*pb.PushAck, 2*windowBodiesMax),
 		sizes:    make(map[uint64]mail.ByteSize),
 	}
 	if err := v.s.succeed(stream.Context(), info.name, in); err != nil {
@@ -141,7 +141,7 @@ func (in *inbox) receive(stream grpc.BidiStreamingServer[pb.PushFrames, pb.PushA
 		}
 		if len(complete) > 0 {
 			in.storing.Go(func() {
-				acks := s.store(complete)
+				acks := s.store(complete, func(taken []*pb.PushAck) { in.acks <- taken })
 				for _, a := range complete {
 					if a.body != nil {
 						a.body.Free()
@@ -225,6 +225,9 @@ func (in *inbox) release(acks []*pb.PushAck) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, ack := range acks {
+		if ack.GetCode() == pb.PushAck_TAKEN {
+			continue
+		}
 		n := ack.GetNumber()
 		in.bodies--
 		in.octets -= in.sizes[n]
@@ -233,8 +236,8 @@ func (in *inbox) release(acks []*pb.PushAck) {
 }
 
 // store stores complete bodies, so that they share a sync, and returns their
-// acks.
-func (s *Server) store(complete []*arrival) []*pb.PushAck {
+// acks. Those that it has taken it acknowledges before as such.
+func (s *Server) store(complete []*arrival, taken func([]*pb.PushAck)) []*pb.PushAck {
 	acks := make([]*pb.PushAck, len(complete))
 	var bodies []Arrived
 	var at []int
@@ -247,7 +250,17 @@ func (s *Server) store(complete []*arrival) []*pb.PushAck {
 		}
 		bodies, at = append(bodies, Arrived{a.ref, a.body}), append(at, i)
 	}
-	for k, err := range s.backend.StoreBodies(bodies) {
+	errs := s.backend.StoreBodies(bodies, func(places []int) {
+		if len(places) == 0 {
+			return
+		}
+		early := make([]*pb.PushAck, len(places))
+		for i, k := range places {
+			early[i] = &pb.PushAck{Number: acks[at[k]].Number, QueueId: bodies[k].Ref.ID[:], Code: pb.PushAck_TAKEN}
+		}
+		taken(early)
+	})
+	for k, err := range errs {
 		if err != nil {
 			ack := acks[at[k]]
 			ack.Code, ack.Detail = pb.PushAck_FAILED, reason(err)

@@ -202,8 +202,9 @@ func (p *Peers) Ready(name string) bool {
 }
 
 // Push puts a body in line for the named node and returns at once. Done is
-// called once, with nil when that node has the body on stable storage; it must
-// not block. A connection that breaks is made again and the body sent again, so
+// called once, with nil when that node has the body whole and only an error of its
+// disk or the end of its process can keep it from stable storage; it must not
+// block. A connection that breaks is made again and the body sent again, so
 // a Push to a node that is gone goes on until it is abandoned or detached.
 // ErrQueueFull: too much lies in line for that node already.
 func (p *Peers) Push(ref mail.BodyRef, body *mail.Body, to string, done func(error)) *Push {

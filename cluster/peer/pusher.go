@@ -63,7 +63,8 @@ type Push struct {
 	number    uint64
 	abandoned bool // nobody wants it any more
 	detached  bool // nobody waits for it any more
-	answered  bool // the peer has acknowledged it, or said why not
+	taken     bool // the peer has it whole; done has been called
+	answered  bool // the peer has stored it, or said why not
 	again     bool // it was on another stream before
 	begun     bool // its reference has been sent on this stream
 	chunk     int  // the next octet to send
@@ -223,7 +224,9 @@ func (p *pusher) close() {
 	p.line, p.lineOctets, p.laggingOctets = nil, 0, 0
 	p.mu.Unlock()
 	for _, c := range line {
-		c.done(ErrClosed)
+		if !c.taken {
+			c.done(ErrClosed)
+		}
 	}
 }
 
@@ -375,17 +378,21 @@ func (p *pusher) receive(stream grpc.BidiStreamingClient[pb.PushFrames, pb.PushA
 var errAck = errors.New("acknowledgement of a body that was not sent")
 
 func (p *pusher) acknowledged(ack *pb.PushAck) error {
-	c, err := p.sent(ack)
+	c, told, err := p.sent(ack)
 	if err != nil || c == nil {
 		return err
 	}
-	switch ack.GetCode() {
-	case pb.PushAck_STORED:
+	switch code := ack.GetCode(); {
+	case told: // and whoever was told does not wait any more
+	case code == pb.PushAck_TAKEN, code == pb.PushAck_STORED:
 		c.done(nil)
-	case pb.PushAck_MISMATCH:
+	case code == pb.PushAck_MISMATCH:
 		c.done(fmt.Errorf("%w: %s", ErrMismatch, clip(ack.GetDetail())))
 	default:
 		c.done(fmt.Errorf("%w: %s", ErrNotStored, clip(ack.GetDetail())))
+	}
+	if ack.GetCode() == pb.PushAck_TAKEN {
+		return nil
 	}
 	// It was answered: nobody else changes these two any more.
 	if c.unread != nil && !c.again {
@@ -394,23 +401,27 @@ func (p *pusher) acknowledged(ack *pb.PushAck) error {
 	return nil
 }
 
-// sent takes the push that an ack is about out of the window. It is nil where
-// nobody wants it any more.
-func (p *pusher) sent(ack *pb.PushAck) (*Push, error) {
+// sent takes the push that an ack is about out of the window, if it is the last
+// one. It is nil where nobody wants it any more; told says that an ack before
+// this one has ended the wait for it.
+func (p *pusher) sent(ack *pb.PushAck) (c *Push, told bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c := p.window[ack.GetNumber()]
+	c = p.window[ack.GetNumber()]
 	// A peer that answers for another body, or before the whole body was sent,
 	// cannot be believed about any.
 	if c == nil || slices.Contains(p.active, c) || string(ack.GetQueueId()) != string(c.ref.ID[:]) {
-		return nil, fmt.Errorf("%w: number %d", errAck, ack.GetNumber())
+		return nil, false, fmt.Errorf("%w: number %d", errAck, ack.GetNumber())
 	}
-	p.unwindow(c)
-	c.answered = true
+	told, c.taken = c.taken, true
+	if ack.GetCode() != pb.PushAck_TAKEN {
+		p.unwindow(c)
+		c.answered = true
+	}
 	if c.abandoned {
-		return nil, nil
+		return nil, told, nil
 	}
-	return c, nil
+	return c, told, nil
 }
 
 // recall puts what the broken stream carried back to the head of the line, in

@@ -169,7 +169,8 @@ func (n *node) close() {
 type backend struct {
 	mu     sync.Mutex
 	bodies map[mail.BodyRef][]byte
-	stored int // calls of StoreBody that returned nil
+	stored int   // calls of StoreBody that returned nil
+	early  []int // what StoreBodies says that it has taken
 
 	storeBody func(ref mail.BodyRef) error
 	openBody  func(ref mail.BodyRef) (io.ReadSeekCloser, error)
@@ -179,8 +180,9 @@ type backend struct {
 	servers   func(from string, m Membership) (string, error)
 }
 
-func (b *backend) StoreBodies(bodies []Arrived) []error {
+func (b *backend) StoreBodies(bodies []Arrived, taken func([]int)) []error {
 	errs := make([]error, len(bodies))
+	taken(b.early)
 	var storing sync.WaitGroup
 	for i, a := range bodies {
 		storing.Go(func() { errs[i] = b.store(a) })

@@ -72,9 +72,11 @@ type Log struct {
 	mu sync.Mutex
 	// Invariant: places has one place for each index from first on, in the order
 	// of the records; what it names is durable.
-	first   uint64 // meaningless while places is empty
-	places  []segment.Place
-	readers map[segment.Number]*segment.Reader
+	first  uint64 // meaningless while places is empty
+	places []segment.Place
+	// attested is the last entry before the last batch that was found by Open.
+	attested uint64
+	readers  map[segment.Number]*segment.Reader
 }
 
 // Open opens, or makes, the log in dir. ErrDamaged says that something in it was
@@ -117,6 +119,9 @@ func (l *Log) replay(r segment.Record) error {
 		if a == 0 || len(l.places) > 0 && a != l.first+uint64(len(l.places)) {
 			return fmt.Errorf("entry %d follows entry %d: %w", a, l.first+uint64(len(l.places))-1, ErrDamaged)
 		}
+		if r.Kind == kindEntry {
+			l.attested = a - 1
+		}
 		l.add(a, r.Place)
 		return nil
 	}
@@ -157,6 +162,11 @@ func (l *Log) Bounds() (first, last uint64) {
 	}
 	return l.first, l.first + uint64(len(l.places)) - 1
 }
+
+// Attested returns the last entry before the last batch, as Open found them: when
+// that batch was written, everything up to here was durable. A log that holds one
+// batch, or none, attests nothing.
+func (l *Log) Attested() uint64 { return l.attested }
 
 // Append appends entries behind the last one, with one sync. Into an empty log
 // it may begin at any index.

@@ -37,11 +37,11 @@ func (s *Spool) heldLocked(ref mail.BodyRef) bool {
 
 // Pin keeps the body from being deleted until release is called, which may be
 // done more than once. It reports false, and release does nothing, if the body
-// is not held or is doomed. Pins nest, and end with the process.
-func (s *Spool) Pin(ref mail.BodyRef) (release func(), held bool) {
+// is neither held nor coming (see PutThen). Pins nest, and end with the process.
+func (s *Spool) Pin(ref mail.BodyRef) (release func(), here bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.heldLocked(ref) {
+	if !s.heldLocked(ref) && !s.comingLocked(ref) {
 		return func() {}, false
 	}
 	s.pins[ref.ID]++

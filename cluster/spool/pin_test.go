@@ -176,6 +176,9 @@ func TestPinsAndDoomsRace(t *testing.T) {
 					continue // doomed since
 				}
 				pinned.Add(1)
+				if err := s.Await(ref); err != nil { // somebody else's Put
+					t.Errorf("await %d: %v", n, err)
+				}
 				if err := read(s, ref, n); err != nil {
 					t.Errorf("pinned body %d: %v", n, err)
 				}

@@ -29,35 +29,43 @@ func (s *Spool) Put(ref mail.BodyRef, b *mail.Body) error {
 // PutThen begins a Put, and calls done once with what it came to: at once where
 // nothing has to be written, otherwise from the goroutine that writes for
 // everybody, which done must not hold up.
-func (s *Spool) PutThen(ref mail.BodyRef, b *mail.Body, done func(error)) {
+//
+// It returns true when the body is held or will be, unless the spool fails or is
+// closed first. Then the body can be pinned, and Await says when it is held.
+func (s *Spool) PutThen(ref mail.BodyRef, b *mail.Body, done func(error)) (begun bool) {
 	fail := func(err error) { done(fmt.Errorf("put body %s: %w", ref, err)) }
 	switch {
 	case s.Held(ref):
 		done(nil)
-		return
+		return true
 	case ref.Size > BodyBytesMax:
 		fail(ErrTooLarge)
-		return
+		return false
 	case b.Ref(ref.ID) != ref:
 		// The body was hashed when it was received. To hash it again here would find
 		// only memory that changed in between.
 		fail(ErrMismatch)
-		return
+		return false
 	}
 	j := newPut(ref, b)
 	if j.body.payload.Len() != int64(ref.Size) {
 		// Its memory was given back: whoever did that has not got it any more.
 		fail(fmt.Errorf("%d octets: %w", j.body.payload.Len(), ErrMismatch))
-		return
+		return false
+	}
+	if !s.expect(ref) {
+		fail(ErrConflict)
+		return false
 	}
 	j.done = func(err error) {
+		s.came(ref.ID)
 		if err != nil {
 			fail(err)
 			return
 		}
 		done(nil)
 	}
-	s.begin(j)
+	return s.begin(j)
 }
 
 // Delete makes it durable that the doomed ones of these bodies are gone, and
@@ -124,15 +132,18 @@ func (s *Spool) do(j *job) error {
 	return <-done
 }
 
-// begin gives j to the writer, which answers every job that it was given.
-func (s *Spool) begin(j *job) {
+// begin gives j to the writer, which answers every job that it was given. False
+// means that it was not.
+func (s *Spool) begin(j *job) bool {
 	select {
 	case <-s.failed:
 		j.done(s.Err())
-		return
+		return false
 	default:
 	}
 	if !s.line.join(j) {
 		j.done(ErrClosed)
+		return false
 	}
+	return true
 }

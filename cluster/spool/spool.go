@@ -91,11 +91,15 @@ type Spool struct {
 	mu sync.Mutex
 	// Invariant: what is in index is on stable storage.
 	index map[mail.QueueID]entry
-	// Invariant: bad, doomed and pins name only ids that are in index.
+	// Invariant: bad and doomed name only ids that are in index, pins only those
+	// and what is coming.
 	bad    map[mail.QueueID]struct{} // seen damaged since Open
 	doomed map[mail.QueueID]struct{} // to be deleted unless spared
-	// Invariant: an id in pins is not in doomed.
-	pins    map[mail.QueueID]int
+	// Invariant: an id that is pinned while it is held is not in doomed.
+	pins map[mail.QueueID]int
+	// coming are the bodies that the writer has been given. What is in it will be
+	// in index, or the spool fails.
+	coming  map[mail.QueueID]*coming
 	waiters waiters
 	uses    map[segment.Number]*use
 	err     error // the latch
@@ -214,6 +218,7 @@ func Open(fs vfs.FS, dir string, o Options) (_ *Spool, err error) {
 		bad:      make(map[mail.QueueID]struct{}),
 		doomed:   make(map[mail.QueueID]struct{}),
 		pins:     make(map[mail.QueueID]int),
+		coming:   make(map[mail.QueueID]*coming),
 		waiters:  newWaiters(),
 		uses:     make(map[segment.Number]*use),
 	}

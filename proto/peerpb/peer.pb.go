@@ -46,6 +46,9 @@ const (
 	PushAck_MISMATCH PushAck_Code = 2
 	// The node could not store the body.
 	PushAck_FAILED PushAck_Code = 3
+	// The body is whole here and on its way to stable storage, which only an error
+	// of the disk or the end of the process can prevent.
+	PushAck_TAKEN PushAck_Code = 4
 )
 
 // Enum value maps for PushAck_Code.
@@ -55,12 +58,14 @@ var (
 		1: "STORED",
 		2: "MISMATCH",
 		3: "FAILED",
+		4: "TAKEN",
 	}
 	PushAck_Code_value = map[string]int32{
 		"CODE_UNSPECIFIED": 0,
 		"STORED":           1,
 		"MISMATCH":         2,
 		"FAILED":           3,
+		"TAKEN":            4,
 	}
 )
 
@@ -369,7 +374,8 @@ func (x *PushAcks) GetAcks() []*PushAck {
 	return nil
 }
 
-// A PushAck is the fate of one complete body.
+// A PushAck is the fate of one complete body. TAKEN may come first; the others
+// are the last word, and end the body's place in the window.
 type PushAck struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Number  uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -1800,19 +1806,20 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\x04last\x18\x04 \x01(\bR\x04last\x12\x1c\n" +
 	"\tabandoned\x18\x05 \x01(\bR\tabandoned\"9\n" +
 	"\bPushAcks\x12-\n" +
-	"\x04acks\x18\x01 \x03(\v2\x19.holdfast.peer.v1.PushAckR\x04acks\"\xcc\x01\n" +
+	"\x04acks\x18\x01 \x03(\v2\x19.holdfast.peer.v1.PushAckR\x04acks\"\xd7\x01\n" +
 	"\aPushAck\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x19\n" +
 	"\bqueue_id\x18\x02 \x01(\fR\aqueueId\x122\n" +
 	"\x04code\x18\x03 \x01(\x0e2\x1e.holdfast.peer.v1.PushAck.CodeR\x04code\x12\x16\n" +
-	"\x06detail\x18\x04 \x01(\tR\x06detail\"B\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"M\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
 	"\x06STORED\x10\x01\x12\f\n" +
 	"\bMISMATCH\x10\x02\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x03\"X\n" +
+	"\x06FAILED\x10\x03\x12\t\n" +
+	"\x05TAKEN\x10\x04\"X\n" +
 	"\fFetchRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\fR\x03ref\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x1e\n" +

@@ -1,7 +1,9 @@
 package consensus
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
 // TestTail: a leader's entries are there before they are on its disk, and count
@@ -42,7 +45,7 @@ func TestTail(t *testing.T) {
 				t.Errorf("entry %d: %+v, %v", index, l, err)
 			}
 		}
-		if got := s.durable(6); got != 3 {
+		if got := s.settled(6); got != 3 {
 			t.Errorf("durable up to %d", got)
 		}
 		if err := s.await(3); err != nil {
@@ -70,8 +73,8 @@ func TestTail(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if _, last := disk.Bounds(); last != 7 || s.durable(7) != 7 || s.tail != nil || s.tailOctets != 0 {
-			t.Errorf("%d on the disk, durable %d, tail %v of %d octets", last, s.durable(7), s.tail, s.tailOctets)
+		if _, last := disk.Bounds(); last != 7 || s.settled(7) != 7 || s.tail != nil || s.tailOctets != 0 {
+			t.Errorf("%d on the disk, durable %d, tail %v of %d octets", last, s.settled(7), s.tail, s.tailOctets)
 		}
 		if err := s.DeleteRange(1, 7); err != nil {
 			t.Error(err)
@@ -111,7 +114,7 @@ func TestTailIsBounded(t *testing.T) {
 		if err := s.await(1); !errors.Is(err, ErrDisk) {
 			t.Errorf("await: %v", err)
 		}
-		if got := s.durable(last); got != 0 {
+		if got := s.settled(last); got != 0 {
 			t.Errorf("durable up to %d", got)
 		}
 		s.end()
@@ -205,8 +208,8 @@ func TestLeaderDiesBeforeItsWrite(t *testing.T) {
 		})
 	}
 	run(t, controls{}, func(c *testCluster) { c.oracle.clean() })
-	t.Run("control: the tail counts", func(t *testing.T) {
-		run(t, controls{tailCounts: true}, func(c *testCluster) { c.oracle.caught("has not got it on its disk") })
+	t.Run("control: what is not durable counts", func(t *testing.T) {
+		run(t, controls{writtenCounts: true}, func(c *testCluster) { c.oracle.caught("has not got it on its disk") })
 	})
 }
 
@@ -236,5 +239,194 @@ func TestDeposedLeaderAnswersWhenItHasWritten(t *testing.T) {
 		}
 		s.end()
 		close(stop)
+	})
+}
+
+// bodyTime is how long it takes at most to write a body in the tests in which
+// that takes long.
+const bodyTime = 2 * time.Second
+
+// slowBodies makes the members' disks slow for bodies, not for entries.
+func slowBodies(c *testCluster) {
+	for i, name := range c.names {
+		c.members[name].bodyDisk = clustertest.NewBodyDisk(uint64(i), bodyTime)
+	}
+}
+
+// acceptWhileWritten accepts messages until there is one whose entry is on all
+// disks and its body on none.
+func acceptWhileWritten(c *testCluster, leader *testMember) (ref mail.BodyRef, index uint64, answer chan error) {
+	c.t.Helper()
+	for range 20 {
+		ref, index, answer = acceptAtOnce(c, leader)
+		if !slices.ContainsFunc(c.names, func(name string) bool { return c.members[name].bodyDisk.Has(ref) }) {
+			return ref, index, answer
+		}
+		if err := <-answer; err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	c.t.Fatal("some body was always faster than the entries")
+	return
+}
+
+// acceptAtOnce accepts a message whose body all running members are only about to
+// write, and returns once its entry is on all their disks.
+func acceptAtOnce(c *testCluster, leader *testMember) (ref mail.BodyRef, index uint64, answer chan error) {
+	c.t.Helper()
+	ref = c.mint()
+	for _, name := range c.names {
+		if p := c.members[name].running(); p != nil {
+			p.tasks.Go(func() { _ = p.bodies.Put(ref) })
+		}
+	}
+	synctest.Wait()
+	index = leader.node().LastIndex() + 1
+	answer = make(chan error, 1)
+	go func() { answer <- leader.accept(patience, ref) }()
+	c.must("the entry on the disks", func() bool {
+		for _, name := range c.names {
+			if _, ok := c.members[name].disk.Entry(index); !ok && c.members[name].running() != nil {
+				return false
+			}
+		}
+		return true
+	})
+	return ref, index, answer
+}
+
+// TestBodyAndEntryAreWrittenAtOnce: the entry does not wait for the body that it
+// names, and nobody hears of it before a majority has both.
+func TestBodyAndEntryAreWrittenAtOnce(t *testing.T) {
+	run := func(t *testing.T, o controls, check func(c *testCluster)) {
+		inCluster(t, 3, clusterOptions{controls: o}, func(t *testing.T, c *testCluster) {
+			slowBodies(c)
+			c.up()
+			c.bootstrap()
+			leader := c.leader()
+			c.commit(leader)
+			c.must("all level", c.level)
+			for range 5 {
+				_, _, answer := acceptWhileWritten(c, leader)
+				if err := <-answer; err != nil {
+					t.Error(err)
+				}
+			}
+			c.must("all level", c.level)
+			check(c)
+		})
+	}
+	run(t, controls{}, func(c *testCluster) {
+		c.oracle.conclude()
+		c.oracle.clean()
+	})
+	t.Run("control: what is not durable counts", func(t *testing.T) {
+		run(t, controls{writtenCounts: true}, func(c *testCluster) { c.oracle.caught("committed with") })
+	})
+}
+
+// TestCrashBetweenEntryAndBody: entries are left whose bodies nobody has. Nobody
+// was told of them, so they are cut off, and all goes on.
+func TestCrashBetweenEntryAndBody(t *testing.T) {
+	for _, all := range []bool{true, false} {
+		name := "one"
+		if all {
+			name = "all"
+		}
+		t.Run(name, func(t *testing.T) {
+			inCluster(t, 3, clusterOptions{}, func(t *testing.T, c *testCluster) {
+				slowBodies(c)
+				c.up()
+				c.bootstrap()
+				leader := c.leader()
+				c.commit(leader)
+				c.must("all level", c.level)
+				ref, index, answer := acceptWhileWritten(c, leader)
+				dies := []string{c.others(leader.name)[0]}
+				if all {
+					dies = c.names
+				}
+				c.down(dies...)
+				for _, name := range dies {
+					if _, ok := c.members[name].disk.Entry(index); !ok || c.members[name].bodyDisk.Has(ref) {
+						t.Fatalf("%s: entry on the disk %v, body %v", name, ok, c.members[name].bodyDisk.Has(ref))
+					}
+				}
+				if err := <-answer; all && err == nil {
+					t.Error("acknowledged")
+				} else if !all && err != nil {
+					t.Error(err)
+				}
+				began := time.Now()
+				c.up(dies...)
+				if took := time.Since(began); took > repairPatience/2 {
+					t.Errorf("the start took %v: it has asked for what nobody has", took)
+				}
+				for _, name := range dies {
+					if cut := c.members[name].node().Stats().CutAtStart; cut != 1 {
+						t.Errorf("%s cut off %d entries", name, cut)
+					}
+				}
+				if !all {
+					c.put(ref, dies...) // what its hydration or its gate would fetch
+				}
+				c.commit(c.leader())
+				c.must("all level", c.level)
+				if all && leader.running().fsm.knows(ref) {
+					t.Error("a message without a body")
+				}
+				c.oracle.conclude()
+				c.oracle.clean()
+			})
+		})
+	}
+}
+
+// TestCutsOnlyWhatNobodyWasToldOf: an entry that was acknowledged here keeps the
+// member from starting when its body is lost, unless somebody has it.
+func TestCutsOnlyWhatNobodyWasToldOf(t *testing.T) {
+	run := func(t *testing.T, o controls, judge func(t *testing.T, c *testCluster, start error), conclude func(*oracle)) {
+		inCluster(t, 3, clusterOptions{controls: o, housekeeping: true}, func(t *testing.T, c *testCluster) {
+			c.up()
+			c.bootstrap()
+			a := c.leader()
+			b, absent := c.members[c.others(a.name)[0]], c.members[c.others(a.name)[1]]
+			c.commit(a)
+			absent.kill()
+			ref := c.mint()
+			c.put(ref, a.name, b.name)
+			if err := a.accept(patience, ref); err != nil {
+				t.Fatal(err)
+			}
+			c.commit(a) // in another batch
+			c.must("level", c.level)
+			c.down()
+			b.bodyDisk.Lose(ref)
+			c.up(absent.name)
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			judge(t, c, b.startWithin(ctx))
+			if b.running() != nil {
+				c.commit(c.leader())
+			}
+			c.up(a.name)
+			if b.running() == nil {
+				c.up(b.name) // a has the body
+			}
+			c.oracle.conclude()
+			conclude(c.oracle)
+		})
+	}
+	run(t, controls{}, func(t *testing.T, c *testCluster, err error) {
+		if !errors.Is(err, ErrBodyLost) {
+			t.Errorf("start: %v", err)
+		}
+	}, (*oracle).clean)
+	t.Run("control: cut off all the same", func(t *testing.T) {
+		run(t, controls{cutsAll: true}, func(t *testing.T, c *testCluster, err error) {
+			if err != nil {
+				t.Errorf("start: %v", err)
+			}
+		}, func(o *oracle) { o.caught("does not know the acknowledged") })
 	})
 }
