@@ -21,9 +21,10 @@ const errRefused = "append rule"
 // is held but about to be deleted.
 const doomedRetry = 20 * time.Millisecond
 
-// A gate keeps the append rule on the receiving side, before Raft sees a
-// request: every body that its entries name is held and pinned until Raft has
-// answered, or the entry is known to be committed and the floor says so.
+// A gate keeps the append rule on the receiving side. Before Raft sees a request,
+// every body that its entries name is here and pinned until Raft has answered, or
+// the entry is known to be committed and the floor says so. And before the sender
+// sees Raft's yes, entries and bodies are on stable storage.
 //
 // It lets a request pass whole or answers an error. It never shortens one: the
 // leader counts all that it sent. And it never answers Success false: the

@@ -7,7 +7,8 @@
 // Backend. Peers asks. Both are safe for concurrent use, and end on Close.
 //
 // It promises that
-//   - a Push returns nil only after the peer has the body on stable storage;
+//   - a Push ends with nil only when the peer has the body whole, and only an error
+//     of its disk or the end of its process can keep the body from stable storage;
 //   - a body that arrives has the size and digest of its reference, in both
 //     directions, whatever the other side did;
 //   - ErrNotAppended means that the command was certainly not appended: this
@@ -18,8 +19,9 @@
 //     one peer is bounded by Config.LineBytesMax.
 //
 // It assumes that a body handed to Push is not changed any more, and that the
-// Backend's StoreBody returns after fsync. An acknowledgement is a hint all the
-// same: the receiver may reclaim a body that no entry names. What counts is the
+// Backend's StoreBodies returns after fsync, which ends what a body may cost here
+// in memory. An acknowledgement is a hint: the receiver may die, or reclaim a body
+// that no entry names. What counts is the
 // append rule's own check (docs/architecture.md).
 //
 // It refuses connections that are not from cluster/transport, and requests over
