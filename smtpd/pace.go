@@ -15,9 +15,9 @@ import (
 // messages of this server are under way, the 354 to the next one waits.
 //
 // How many are enough is measured, not configured: by Little's law as many as are
-// committed in the shortest time that a commit takes, and slack more, so that a
-// server that can commit faster finds out. So few are enough on one fast network,
-// and many where the nodes are far apart or the disks slow.
+// committed in the time that a reply may well take, and slack more, so that a
+// server that can commit faster finds out. That time is paceReply, or where the
+// nodes are far apart or the disks slow, the shortest time that a commit takes.
 type pace struct {
 	now   func() time.Time
 	slack int
@@ -50,6 +50,9 @@ const (
 	// paceStall is how long a sender that was told to go ahead keeps its place.
 	// One that needs longer for its message, or sends nothing, holds up nobody.
 	paceStall = 250 * time.Millisecond
+	// paceReply is how long a reply may take on a host that is busy. With more
+	// under way at a time a message costs less, since batches are larger.
+	paceReply = 25 * time.Millisecond
 	// What is remembered: 10 s.
 	paceWindowTime = 250 * time.Millisecond
 	paceWindows    = 40
@@ -186,5 +189,5 @@ func (p *pace) limitLocked() int {
 			shortest = w.shortest
 		}
 	}
-	return p.slack + int(float64(most)*shortest.Seconds()/paceWindowTime.Seconds())
+	return p.slack + int(float64(most)*max(shortest, paceReply).Seconds()/paceWindowTime.Seconds())
 }

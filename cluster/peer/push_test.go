@@ -69,6 +69,47 @@ func TestAckFollowsStore(t *testing.T) {
 	})
 }
 
+// TestTakenComesBeforeStored: whoever waits hears of a body when the peer has taken
+// it, and only then; its place and its memory over there are kept until it is
+// stored.
+func TestTakenComesBeforeStored(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		fsync := make(chan error)
+		at := &backend{early: []int{0}, storeBody: func(mail.BodyRef) error { return <-fsync }}
+		a, b := w.start("a", new(backend)), w.start("b", at)
+		defer b.close()
+		defer a.close()
+		ref, octets := body(1, 3000)
+		for _, end := range []error{nil, errors.New("disk")} {
+			told, unread := 0, 0
+			push := a.peers.Push(ref, octets, "b", func(err error) {
+				if told++; err != nil {
+					t.Error(err)
+				}
+			})
+			push.Detach(func() { unread++ })
+			synctest.Wait()
+			b.server.mu.Lock()
+			in := b.server.inboxes["a"]
+			b.server.mu.Unlock()
+			in.mu.Lock()
+			held := in.bodies
+			in.mu.Unlock()
+			if told != 1 || unread != 0 || held != 1 {
+				t.Errorf("taken: told %d times, unread %d times, %d bodies over there", told, unread, held)
+			}
+			fsync <- end
+			synctest.Wait()
+			in.mu.Lock()
+			held = in.bodies
+			in.mu.Unlock()
+			if told != 1 || unread != 1 || held != 0 {
+				t.Errorf("stored (%v): told %d times, unread %d times, %d bodies over there", end, told, unread, held)
+			}
+		}
+	})
+}
+
 func TestPushRefusals(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		at := new(backend)

@@ -99,6 +99,23 @@ func (l *line) send() bool {
 	return len(list) > 0
 }
 
+// take brings back word that any body that is complete there has been taken.
+func (l *line) take() {
+	if len(l.there) == 0 {
+		return
+	}
+	a := l.there[l.random.IntN(len(l.there))]
+	ack := &pb.PushAck{Number: a.number, QueueId: a.ref.ID[:], Code: pb.PushAck_TAKEN}
+	before := l.in.bodies
+	l.in.release([]*pb.PushAck{ack})
+	if err := l.p.acknowledged(ack); err != nil {
+		l.t.Errorf("an honest ack: %v", err)
+	}
+	if l.p.window[a.number] == nil || l.in.bodies != before {
+		l.t.Errorf("%s lost its place in the window before it was stored", a.ref)
+	}
+}
+
 // acknowledge brings back the ack of any body that is complete there.
 func (l *line) acknowledge() bool {
 	if len(l.there) == 0 {
@@ -178,6 +195,8 @@ func TestPusherKeepsItsBounds(t *testing.T) {
 					l.push()
 				case action < 12:
 					l.send()
+				case action < 14 && l.random.IntN(2) == 0:
+					l.take()
 				case action < 15 && seed%4 > 0: // else the peer stores nothing
 					l.acknowledge()
 				case action < 15+leavers && len(l.all) > 0:

@@ -82,6 +82,102 @@ func TestPutWaitsForTheSync(t *testing.T) {
 	})
 }
 
+// A body that is being written is coming: it can be pinned, and Await returns when
+// it is held. Another one under its id is refused at once.
+func TestComingBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := clustertest.NewDisk(1)
+		s := open(t, disk.Mount(), spool.Options{})
+		put(t, s, 0, 100)
+		disk.Inject(clustertest.Fault{Op: clustertest.OpSync, Delay: time.Hour})
+		ref, content := body(1, 100)
+		if _, here := s.Pin(ref); here {
+			t.Fatal("pinned before it came")
+		}
+		if err := s.Await(ref); err != nil {
+			t.Errorf("await what is not coming: %v", err)
+		}
+		puts := make(chan error, 2)
+		for range 2 {
+			if !s.PutThen(ref, content, func(err error) { puts <- err }) {
+				t.Fatal("not begun")
+			}
+		}
+		release, here := s.Pin(ref)
+		if !here || s.Held(ref) {
+			t.Errorf("coming: pinned %v, held %v", here, s.Held(ref))
+		}
+		other, another := body(2, 100)
+		other.ID = ref.ID
+		if _, here := s.Pin(other); here {
+			t.Error("another body was pinned under its id")
+		}
+		refused := make(chan error, 1)
+		if s.PutThen(other, another, func(err error) { refused <- err }) || !errors.Is(<-refused, spool.ErrConflict) {
+			t.Error("another body under its id was begun")
+		}
+		start := time.Now()
+		if err := s.Await(ref); err != nil || !s.Held(ref) || time.Since(start) != time.Hour {
+			t.Errorf("await: %v after %v, held %v", err, time.Since(start), s.Held(ref))
+		}
+		for range 2 {
+			if err := <-puts; err != nil {
+				t.Error(err)
+			}
+		}
+		if doomed := s.Doom([]mail.QueueID{ref.ID}); len(doomed) != 0 {
+			t.Error("pinned while it was coming, and doomed when it was held")
+		}
+		release()
+		remove(t, s, ref)
+		_ = s.Close()
+	})
+}
+
+// Whoever awaits a body hears when the disk fails, or the spool is closed, before it
+// is written.
+func TestComingBodyThatNeverCame(t *testing.T) {
+	for name, end := range map[string]struct {
+		fault clustertest.Fault
+		err   error
+	}{
+		"failed": {clustertest.Fault{Op: clustertest.OpSync, Delay: time.Hour, Err: syscall.EIO}, syscall.EIO},
+		"closed": {clustertest.Fault{Op: clustertest.OpSync, Delay: time.Hour}, spool.ErrClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				disk := clustertest.NewDisk(1)
+				s := open(t, disk.Mount(), spool.Options{})
+				disk.Inject(end.fault)
+				var waiting sync.WaitGroup
+				for n := 1; n <= 2; n++ { // the second waits for the first one's sync
+					ref, content := body(n, 100)
+					if !s.PutThen(ref, content, func(error) {}) {
+						t.Fatal("not begun")
+					}
+					synctest.Wait()
+					release, here := s.Pin(ref)
+					if !here {
+						t.Fatal("cannot be pinned")
+					}
+					waiting.Go(func() {
+						// Close lets the writer finish what it has taken.
+						if err := s.Await(ref); !errors.Is(err, end.err) && !(name == "closed" && err == nil && s.Held(ref)) {
+							t.Errorf("await %d: %v, held %v", n, err, s.Held(ref))
+						}
+						release()
+						if _, here := s.Pin(ref); here && !s.Held(ref) {
+							t.Errorf("%d is still coming", n)
+						}
+					})
+				}
+				_ = s.Close()
+				waiting.Wait()
+			})
+		})
+	}
+}
+
 // A new segment is created, written, synced, and its name synced, in this order
 // and before any body in it counts as held. The same test fails when one of the
 // steps is missing; TestOrderFindsMissingSteps shows it.
