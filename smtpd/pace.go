@@ -52,7 +52,7 @@ const (
 	paceStall = 250 * time.Millisecond
 	// paceReply is how long a reply may take on a host that is busy. With more
 	// under way at a time a message costs less, since batches are larger.
-	paceReply = 25 * time.Millisecond
+	paceReply = 30 * time.Millisecond
 	// What is remembered: 10 s.
 	paceWindowTime = 250 * time.Millisecond
 	paceWindows    = 40
