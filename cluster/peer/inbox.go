@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 	pb "github.com/holdfast-mx/holdfast/proto/peerpb"
@@ -72,14 +74,7 @@ func (v service) Push(stream grpc.BidiStreamingServer[pb.PushFrames, pb.PushAcks
 		broken := false
 		for acks := range in.acks {
 			runtime.Gosched()
-			for more := true; more; { // what waits goes in one message
-				select {
-				case next, open := <-in.acks:
-					acks, more = append(acks, next...), open
-				default:
-					more = false
-				}
-			}
+			acks = in.gather(acks)
 			in.release(acks)
 			// Once the stream is broken the acks are drained: the peer sends the
 			// bodies again.
@@ -91,6 +86,46 @@ func (v service) Push(stream grpc.BidiStreamingServer[pb.PushFrames, pb.PushAcks
 	close(in.acks)
 	<-acknowledged
 	return err
+}
+
+// storedDelay is how long word that bodies are stored may wait for other word to go
+// with. Nobody waits for it but the window.
+const storedDelay = 5 * time.Millisecond
+
+// gather adds to acks what is to be sent in the same message.
+func (in *inbox) gather(acks []*pb.PushAck) []*pb.PushAck {
+	late := time.NewTimer(storedDelay)
+	defer late.Stop()
+	for in.patient(acks) {
+		select {
+		case next, open := <-in.acks:
+			if !open {
+				return acks
+			}
+			acks = append(acks, next...)
+		case <-late.C:
+			return acks
+		}
+	}
+	for { // and what waits already
+		select {
+		case next, open := <-in.acks:
+			if !open {
+				return acks
+			}
+			acks = append(acks, next...)
+		default:
+			return acks
+		}
+	}
+}
+
+// patient reports whether nobody waits for any of the acks, and the window has room.
+func (in *inbox) patient(acks []*pb.PushAck) bool {
+	in.mu.Lock()
+	roomy := in.bodies < windowBodiesMax/2 && in.octets < windowBytesMax/2
+	in.mu.Unlock()
+	return roomy && !slices.ContainsFunc(acks, func(a *pb.PushAck) bool { return a.GetCode() != pb.PushAck_STORED })
 }
 
 // succeed makes in the peer's inbox. An older one is ended first, with its

@@ -99,6 +99,7 @@ func TestTakenComesBeforeStored(t *testing.T) {
 				t.Errorf("taken: told %d times, unread %d times, %d bodies over there", told, unread, held)
 			}
 			fsync <- end
+			time.Sleep(storedDelay)
 			synctest.Wait()
 			in.mu.Lock()
 			held = in.bodies
@@ -186,7 +187,7 @@ func TestPushReconnects(t *testing.T) {
 // through on a new one at once.
 func TestNewerStreamEndsOlder(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		at := new(backend)
+		at := &backend{early: []int{0}}
 		old, b := w.start("a", new(backend)), w.start("b", at)
 		defer b.close()
 		defer old.close()
