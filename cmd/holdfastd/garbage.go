@@ -16,7 +16,7 @@ const (
 	// garbageBytesMin may always be there.
 	garbageBytesMin = 64 << 20
 	// garbagePercentMin of what lives may always be there, too.
-	garbagePercentMin = 40
+	garbagePercentMin = 60
 	// garbagePercentMax bounds how far the heap can run ahead of a look.
 	garbagePercentMax = 400
 	// garbageLookEvery is how often the policy looks at what lives.

@@ -13,8 +13,8 @@ func TestGarbagePercent(t *testing.T) {
 		live uint64
 		want int
 	}{
-		{0, 400}, {1 << 20, 400}, {16 << 20, 400}, {32 << 20, 200}, {64 << 20, 100}, {128 << 20, 50},
-		{160 << 20, 40}, {450 << 20, 40}, {math.MaxUint64, 40},
+		{0, 400}, {1 << 20, 400}, {16 << 20, 400}, {32 << 20, 200}, {64 << 20, 100}, {100 << 20, 64},
+		{160 << 20, 60}, {450 << 20, 60}, {math.MaxUint64, 60},
 	} {
 		if got := garbagePercent(c.live); got != c.want {
 			t.Errorf("%d MiB live: %d %%, want %d", c.live>>20, got, c.want)

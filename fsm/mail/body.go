@@ -116,7 +116,7 @@ type Memory interface {
 // The chunks that a Body grows by: large enough for what is expected, else each
 // as large as all before it, within these bounds.
 const (
-	bodyChunkBytesMin = 8 << 10
+	bodyChunkBytesMin = 4 << 10
 	bodyChunkBytesMax = 256 << 10
 )
 

@@ -268,7 +268,7 @@ func (c *Conn) startTLSCommand(_, argument string) (string, error) {
 		_ = c.wire.SetDeadline(time.Now().Add(c.gate.limits.HandshakeTimeout))
 	}
 	c.mu.Unlock()
-	c.wire.records = true
+	c.wire.readRecords()
 	t := tls.Server(c.wire, c.gate.config.TLS)
 	if err := t.Handshake(); err != nil {
 		c.gate.stats.HandshakeFails.Add(1)

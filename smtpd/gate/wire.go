@@ -17,13 +17,19 @@ type wire struct {
 	taken int64 // octets taken from the socket
 
 	records     bool
-	buf         [4 << 10]byte
-	r, w        int   // buf[r:w] was taken and not given out
-	recordStart int64 // position of the record being given out
-	recordLeft  int   // octets of it not yet given out
+	buf         []byte // in record mode only
+	r, w        int    // buf[r:w] was taken and not given out
+	recordStart int64  // position of the record being given out
+	recordLeft  int    // octets of it not yet given out
 }
 
 const recordHeaderBytes = 5
+
+// wireBytes is how much is read ahead in record mode.
+const wireBytes = 4 << 10
+
+// readRecords turns record mode on.
+func (w *wire) readRecords() { w.records, w.buf = true, make([]byte, wireBytes) }
 
 func (w *wire) Read(p []byte) (int, error) {
 	if !w.records {
@@ -63,7 +69,7 @@ func (w *wire) Read(p []byte) (int, error) {
 // fill takes octets from the socket into buf, which has room: it is called
 // only while fewer than recordHeaderBytes are in it.
 func (w *wire) fill() error {
-	copy(w.buf[:], w.buf[w.r:w.w])
+	copy(w.buf, w.buf[w.r:w.w])
 	w.w -= w.r
 	w.r = 0
 	n, err := w.Conn.Read(w.buf[w.w:])

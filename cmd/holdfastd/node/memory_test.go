@@ -27,9 +27,30 @@ func TestMemoryIsLentAgain(t *testing.T) {
 			t.Error("a body that was given back has octets, or lost its size")
 		}
 	}
-	small := mail.NewBodyIn(m, 100)
-	_, _ = small.Write(large[:100])
-	small.Free()
+	for _, size := range []int{0, 1, 100, 4096, 4097, 8192, 8193, 16384, 16385, 32768} {
+		var last *byte
+		for range 3 {
+			small := mail.NewBodyIn(m, mail.ByteSize(size))
+			_, _ = small.Write(large[:size])
+			if got := bytes.Join(small.Chunks(), nil); !bytes.Equal(got, large[:size]) {
+				t.Fatalf("%d octets: the body is not what was written", size)
+			}
+			if size > 0 {
+				c := small.Chunks()
+				if len(c) > 1 || cap(c[0]) < size || cap(c[0]) >= 2*max(size, smallBytesMin) || last != nil && last != &c[0][0] {
+					t.Errorf("%d octets: %d chunks of %d, lent again: %v", size, len(c), cap(c[0]), last == &c[0][0])
+				}
+				last = &c[0][0]
+			}
+			small.Free()
+		}
+	}
+	for range 2 * smallBytesKept / smallBytesMin {
+		m.Give(make([]byte, 0, smallBytesMin))
+	}
+	if got := len(m.small[0]) * smallBytesMin; got != smallBytesKept {
+		t.Errorf("%d octets kept, want %d", got, smallBytesKept)
+	}
 	for range 2 * chunksKept {
 		m.Give(make([]byte, 0, chunkBytes))
 	}
