@@ -215,6 +215,7 @@ func (b *bodies) open(ctx context.Context, ref mail.BodyRef) (io.ReadSeekCloser,
 	case <-ctx.Done():
 		return nil, fmt.Errorf("body %s is not held here and did not arrive: %w", ref.ID, ctx.Err())
 	}
+	_ = b.Await(ref) // Open says what came of it.
 	return b.Open(ref)
 }
 

@@ -92,7 +92,7 @@ func (m *Member) answered(id mail.QueueID) (mail.QueueID, bool) {
 }
 
 // copies returns when the body is whole and on its way to stable storage here, at
-// the leader and at a majority of the voters. The pushes that it returns may still
+// the leader and at a majority of the voters, or when the leader will see to that. The pushes that it returns may still
 // be under way. Stored is called when the spool here needs the body no more.
 //
 // So many, and not only the leader: an entry whose body no majority can take would
@@ -123,8 +123,16 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body, 
 		return nil, fmt.Errorf("body not stored here: %w", <-failed)
 	}
 	acks <- ack{c.self, nil}
+	behind := c.behind(ref.Size)
+	when := peer.Taken
+	if behind {
+		when = peer.Stored // nobody waits for it
+	}
 	for _, name := range others {
-		pushes = append(pushes, m.peers.Push(ref, body, name, func(err error) { acks <- ack{name, err} }))
+		pushes = append(pushes, m.peers.Push(ref, body, name, when, func(err error) { acks <- ack{name, err} }))
+	}
+	if behind {
+		return pushes, nil
 	}
 	patience := time.NewTimer(copiesPatience)
 	defer patience.Stop()
@@ -204,6 +212,17 @@ func (c *copies) enough() bool { return c.here && c.atLeader && c.have > c.voter
 
 // hopeless reports whether whatever acks are still to come cannot be enough.
 func (c *copies) hopeless() bool { return c.pending == 0 || c.have+c.votesPending <= c.voters/2 }
+
+// behindBytesMax is the largest body that the leader gets with its proposal right
+// behind it.
+const behindBytesMax = 64 << 10
+
+// behind reports whether the proposal may follow the body to the leader at once.
+// The leader waits for the body, and has no need to say first that it is there,
+// where it and this node are a majority.
+func (c *copies) behind(size mail.ByteSize) bool {
+	return size <= behindBytesMax && c.leader != c.self && c.votes[c.self] && c.votes[c.leader] && c.voters <= 3
+}
 
 // count takes an ack.
 func (c *copies) count(a ack) {

@@ -54,8 +54,8 @@ type Bodies interface {
 	// nil. The error says that it never will be: this node's disk has failed, or
 	// the bodies are closed.
 	Await(mail.BodyRef) error
-	// Arrived returns a channel that is closed once the body is held, by
-	// whichever route it came.
+	// Arrived returns a channel that is closed once the body is here, by whichever
+	// route it came. It is a hint.
 	Arrived(mail.BodyRef) <-chan struct{}
 	// Want starts, or joins, a fetch of the body, from that server first. It
 	// returns at once; the fetch goes on when the asker has given up.

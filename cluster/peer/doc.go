@@ -7,8 +7,7 @@
 // Backend. Peers asks. Both are safe for concurrent use, and end on Close.
 //
 // It promises that
-//   - a Push ends with nil only when the peer has the body whole, and only an error
-//     of its disk or the end of its process can keep the body from stable storage;
+//   - a Push ends with nil only when the peer has taken, or stored, the body;
 //   - a body that arrives has the size and digest of its reference, in both
 //     directions, whatever the other side did;
 //   - ErrNotAppended means that the command was certainly not appended: this

@@ -26,6 +26,7 @@ type frame struct {
 	data      [][]byte // the octets, in pieces
 	last      bool
 	abandoned bool
+	tellTaken bool
 }
 
 // octets returns how many octets the frame carries.
@@ -81,6 +82,7 @@ const (
 	fieldData      protowire.Number = 3
 	fieldLast      protowire.Number = 4
 	fieldAbandoned protowire.Number = 5
+	fieldTellTaken protowire.Number = 6
 )
 
 // smallDataBytes is up to which length octets are copied rather than sent as a
@@ -137,6 +139,10 @@ func (f *frame) fields() []byte {
 	}
 	if f.abandoned {
 		b = protowire.AppendTag(b, fieldAbandoned, protowire.VarintType)
+		b = protowire.AppendVarint(b, 1)
+	}
+	if f.tellTaken {
+		b = protowire.AppendTag(b, fieldTellTaken, protowire.VarintType)
 		b = protowire.AppendVarint(b, 1)
 	}
 	return b
@@ -287,7 +293,7 @@ func (r *pieces) frame(size uint64) (frame, error) {
 			return f, err
 		}
 		switch {
-		case kind == protowire.VarintType && (number == fieldNumber || number == fieldLast || number == fieldAbandoned):
+		case kind == protowire.VarintType && (number == fieldNumber || number == fieldLast || number == fieldAbandoned || number == fieldTellTaken):
 			v, err := r.varint()
 			if err != nil {
 				return f, err
@@ -299,6 +305,8 @@ func (r *pieces) frame(size uint64) (frame, error) {
 				f.last = v != 0
 			case fieldAbandoned:
 				f.abandoned = v != 0
+			case fieldTellTaken:
+				f.tellTaken = v != 0
 			}
 		case kind == protowire.BytesType && (number == fieldRef || number == fieldData):
 			n, err := r.varint()

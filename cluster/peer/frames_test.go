@@ -15,7 +15,7 @@ import (
 
 // generated is a frame as the generated code has it.
 func (f *frame) generated() *pb.PushFrame {
-	return &pb.PushFrame{Number: f.number, Ref: f.ref, Data: bytes.Join(f.data, nil), Last: f.last, Abandoned: f.abandoned}
+	return &pb.PushFrame{Number: f.number, Ref: f.ref, Data: bytes.Join(f.data, nil), Last: f.last, Abandoned: f.abandoned, TellTaken: f.tellTaken}
 }
 
 func (f *frames) generated() *pb.PushFrames {
@@ -52,7 +52,7 @@ func randomFrames(random *rand.Rand) *frames {
 	}
 	numbers := []uint64{0, 1, 127, 128, 1 << 32, 1<<64 - 1}
 	for range random.IntN(20) {
-		one := frame{number: numbers[random.IntN(len(numbers))], last: random.IntN(2) == 0, abandoned: random.IntN(4) == 0}
+		one := frame{number: numbers[random.IntN(len(numbers))], last: random.IntN(2) == 0, abandoned: random.IntN(4) == 0, tellTaken: random.IntN(2) == 0}
 		if random.IntN(2) == 0 {
 			one.ref = octets(random.IntN(70))
 		}

@@ -49,6 +49,7 @@ type arrival struct {
 	number uint64
 	ref    mail.BodyRef
 	body   *mail.Body // nil once it is longer than its reference says
+	tell   bool       // the peer wants to know when it is taken
 }
 
 // Push implements the call: one goroutine receives, one per message that
@@ -89,7 +90,7 @@ func (v service) Push(stream grpc.BidiStreamingServer[pb.PushFrames, pb.PushAcks
 }
 
 // storedDelay is how long word that bodies are stored may wait for other word to go
-// with. Nobody waits for it but the window.
+// with. Whoever waits for a 250 has asked for TAKEN.
 const storedDelay = 5 * time.Millisecond
 
 // gather adds to acks what is to be sent in the same message.
@@ -217,7 +218,7 @@ func (in *inbox) take(f *frame) (*arrival, error) {
 		if err := in.reserve(n, ref); err != nil {
 			return nil, err
 		}
-		a = &arrival{number: n, ref: ref, body: mail.NewBodyIn(in.memory, ref.Size)}
+		a = &arrival{number: n, ref: ref, body: mail.NewBodyIn(in.memory, ref.Size), tell: f.tellTaken}
 		in.arriving[n], in.last = a, n
 	}
 	if f.abandoned {
@@ -271,7 +272,7 @@ func (in *inbox) release(acks []*pb.PushAck) {
 }
 
 // store stores complete bodies, so that they share a sync, and returns their
-// acks. Those that it has taken it acknowledges before as such.
+// acks. Before, it tells of those that it has taken and that are asked about.
 func (s *Server) store(complete []*arrival, taken func([]*pb.PushAck)) []*pb.PushAck {
 	acks := make([]*pb.PushAck, len(complete))
 	var bodies []Arrived
@@ -286,14 +287,15 @@ func (s *Server) store(complete []*arrival, taken func([]*pb.PushAck)) []*pb.Pus
 		bodies, at = append(bodies, Arrived{a.ref, a.body}), append(at, i)
 	}
 	errs := s.backend.StoreBodies(bodies, func(places []int) {
-		if len(places) == 0 {
-			return
+		var early []*pb.PushAck
+		for _, k := range places {
+			if complete[at[k]].tell {
+				early = append(early, &pb.PushAck{Number: acks[at[k]].Number, QueueId: bodies[k].Ref.ID[:], Code: pb.PushAck_TAKEN})
+			}
 		}
-		early := make([]*pb.PushAck, len(places))
-		for i, k := range places {
-			early[i] = &pb.PushAck{Number: acks[at[k]].Number, QueueId: bodies[k].Ref.ID[:], Code: pb.PushAck_TAKEN}
+		if len(early) > 0 {
+			taken(early)
 		}
-		taken(early)
 	})
 	for k, err := range errs {
 		if err != nil {

@@ -201,13 +201,23 @@ func (p *Peers) Ready(name string) bool {
 	return err == nil && r.calls.GetState() == connectivity.Ready
 }
 
+// Of a push one may hear when the peer has taken the body or when it has stored it.
+type Told bool
+
+const (
+	// Stored: the peer has the body on stable storage.
+	Stored Told = false
+	// Taken: the peer has the body whole, and only an error of its disk or the end
+	// of its process can keep it from stable storage.
+	Taken Told = true
+)
+
 // Push puts a body in line for the named node and returns at once. Done is
-// called once, with nil when that node has the body whole and only an error of its
-// disk or the end of its process can keep it from stable storage; it must not
-// block. A connection that breaks is made again and the body sent again, so
+// called once, with nil when that node has done with the body what was asked for;
+// it must not block. A connection that breaks is made again and the body sent again, so
 // a Push to a node that is gone goes on until it is abandoned or detached.
 // ErrQueueFull: too much lies in line for that node already.
-func (p *Peers) Push(ref mail.BodyRef, body *mail.Body, to string, done func(error)) *Push {
+func (p *Peers) Push(ref mail.BodyRef, body *mail.Body, to string, when Told, done func(error)) *Push {
 	told := func(err error) {
 		if err != nil {
 			err = fmt.Errorf("push body %s to %s: %w", ref.ID, to, err)
@@ -219,7 +229,7 @@ func (p *Peers) Push(ref mail.BodyRef, body *mail.Body, to string, done func(err
 		told(err)
 		return nil
 	}
-	return r.pusher.push(ref, body, told)
+	return r.pusher.push(ref, body, when, told)
 }
 
 // Fetch gets a body from the named node, and checks its size and digest. It

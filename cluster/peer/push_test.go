@@ -82,7 +82,7 @@ func TestTakenComesBeforeStored(t *testing.T) {
 		ref, octets := body(1, 3000)
 		for _, end := range []error{nil, errors.New("disk")} {
 			told, unread := 0, 0
-			push := a.peers.Push(ref, octets, "b", func(err error) {
+			push := a.peers.Push(ref, octets, "b", Taken, func(err error) {
 				if told++; err != nil {
 					t.Error(err)
 				}

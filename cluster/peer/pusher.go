@@ -55,6 +55,7 @@ type pusher struct {
 type Push struct {
 	ref    mail.BodyRef
 	pusher *pusher
+	when   Told
 	done   func(error)
 
 	// The rest is guarded by pusher.mu.
@@ -76,12 +77,12 @@ func newPusher(name string, conn *grpc.ClientConn, most mail.ByteSize, log *slog
 }
 
 // push puts a body in line.
-func (p *pusher) push(ref mail.BodyRef, body *mail.Body, done func(error)) *Push {
+func (p *pusher) push(ref mail.BodyRef, body *mail.Body, when Told, done func(error)) *Push {
 	if ref.Size > BodyBytesMax {
 		done(ErrTooLarge)
 		return nil
 	}
-	c := &Push{ref: ref, pusher: p, chunks: body.Chunks(), done: done}
+	c := &Push{ref: ref, pusher: p, chunks: body.Chunks(), when: when, done: done}
 	if err := p.enqueue(c); err != nil {
 		done(err)
 		return nil
@@ -296,7 +297,7 @@ func (p *pusher) frameLocked(room int) (frame, bool) {
 	c := p.active[p.turn]
 	f := frame{number: c.number}
 	if !c.begun {
-		f.ref, c.begun = c.ref.Encode(), true
+		f.ref, f.tellTaken, c.begun = c.ref.Encode(), c.when == Taken, true
 	}
 	if c.abandoned {
 		f.abandoned = true

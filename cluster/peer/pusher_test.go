@@ -67,7 +67,7 @@ func (l *line) push() {
 
 func (l *line) pushThis(b *mail.Body) *pushed {
 	one := &pushed{ref: b.Ref(mail.MintQueueID(uint64(len(l.all)+1), [10]byte{}))}
-	one.push = l.p.push(one.ref, b, func(err error) {
+	one.push = l.p.push(one.ref, b, Taken, func(err error) {
 		if one.done++; one.done > 1 || one.gone {
 			l.t.Errorf("%s: done called %d times, abandoned: %v (%v)", one.ref, one.done, one.gone, err)
 		}
@@ -241,11 +241,11 @@ func TestStoppedPeerIsBounded(t *testing.T) {
 	first := &pushed{ref: waited.Ref(mail.MintQueueID(1<<40, [10]byte{}))}
 	for i := range 300 {
 		one := &pushed{ref: waited.Ref(mail.MintQueueID(uint64(i+1), [10]byte{}))}
-		one.push = l.p.push(one.ref, waited, func(error) {})
+		one.push = l.p.push(one.ref, waited, Taken, func(error) {})
 		one.detach()
 		l.all = append(l.all, one)
 		if i == 100 {
-			first.push = l.p.push(first.ref, waited, func(error) { first.done++ })
+			first.push = l.p.push(first.ref, waited, Taken, func(error) { first.done++ })
 		}
 		for l.send() {
 		}
@@ -278,7 +278,7 @@ func TestAcksOfStrangers(t *testing.T) {
 	told := 0
 	push := func(n uint64, b *mail.Body) (mail.BodyRef, *Push) {
 		ref := b.Ref(mail.MintQueueID(n, [10]byte{}))
-		return ref, l.p.push(ref, b, func(error) { told++ })
+		return ref, l.p.push(ref, b, Taken, func(error) { told++ })
 	}
 	ref, _ := push(1, whole)
 	partRef, _ := push(2, part)

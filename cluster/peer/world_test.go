@@ -275,7 +275,7 @@ func body(n byte, size int) (mail.BodyRef, *mail.Body) {
 // push pushes a body and waits for what comes of it; the end of ctx abandons it.
 func (n *node) push(ctx context.Context, ref mail.BodyRef, b *mail.Body, to string) error {
 	done := make(chan error, 1)
-	p := n.peers.Push(ref, b, to, func(err error) { done <- err })
+	p := n.peers.Push(ref, b, to, Taken, func(err error) { done <- err })
 	select {
 	case err := <-done:
 		return err

@@ -13,7 +13,8 @@ type coming struct {
 	ended chan struct{}
 }
 
-// expect enters a body into coming. False means that another body has its id.
+// expect enters a body into coming, and wakes who waits for it. False means that
+// another body has its id.
 func (s *Spool) expect(ref mail.BodyRef) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -28,7 +29,9 @@ func (s *Spool) expect(ref mail.BodyRef) bool {
 	if c.ref != ref {
 		return false
 	}
-	c.puts++
+	if c.puts++; c.puts == 1 {
+		s.waiters.arrive(ref)
+	}
 	return true
 }
 

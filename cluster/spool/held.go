@@ -155,8 +155,8 @@ func (s *Spool) yieldUnlocked(step []Held, yield func(Held) bool) bool {
 	return true
 }
 
-// Arrived returns a channel that is closed when the body is held, by whatever
-// route it came; at once if it is held now.
+// Arrived returns a channel that is closed when the body is held or coming, by
+// whatever route it came; at once if it is now.
 //
 // The close is a hint, as Held is: look again with Pin. The spool keeps a
 // channel for at most waitersMax names, and none that nobody has asked for in
@@ -166,7 +166,7 @@ func (s *Spool) Arrived(ref mail.BodyRef) <-chan struct{} {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.heldLocked(ref) {
+	if s.heldLocked(ref) || s.comingLocked(ref) {
 		closed := make(chan struct{})
 		close(closed)
 		return closed

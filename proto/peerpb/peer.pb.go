@@ -259,7 +259,9 @@ type PushFrame struct {
 	// The body is complete.
 	Last bool `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`
 	// The sender gives the body up. It gets no acknowledgement.
-	Abandoned     bool `protobuf:"varint,5,opt,name=abandoned,proto3" json:"abandoned,omitempty"`
+	Abandoned bool `protobuf:"varint,5,opt,name=abandoned,proto3" json:"abandoned,omitempty"`
+	// In the first frame of a body only: TAKEN is to be said of it.
+	TellTaken     bool `protobuf:"varint,6,opt,name=tell_taken,json=tellTaken,proto3" json:"tell_taken,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -329,6 +331,13 @@ func (x *PushFrame) GetAbandoned() bool {
 	return false
 }
 
+func (x *PushFrame) GetTellTaken() bool {
+	if x != nil {
+		return x.TellTaken
+	}
+	return false
+}
+
 // PushAcks are acknowledgements in no particular order.
 type PushAcks struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -374,8 +383,8 @@ func (x *PushAcks) GetAcks() []*PushAck {
 	return nil
 }
 
-// A PushAck is the fate of one complete body. TAKEN may come first; the others
-// are the last word, and end the body's place in the window.
+// A PushAck is the fate of one complete body. TAKEN comes first where it was asked
+// for; the others are the last word, and end the body's place in the window.
 type PushAck struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Number  uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -1798,13 +1807,15 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\x17proto/peerpb/peer.proto\x12\x10holdfast.peer.v1\"A\n" +
 	"\n" +
 	"PushFrames\x123\n" +
-	"\x06frames\x18\x01 \x03(\v2\x1b.holdfast.peer.v1.PushFrameR\x06frames\"{\n" +
+	"\x06frames\x18\x01 \x03(\v2\x1b.holdfast.peer.v1.PushFrameR\x06frames\"\x9a\x01\n" +
 	"\tPushFrame\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\fR\x03ref\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12\x12\n" +
 	"\x04last\x18\x04 \x01(\bR\x04last\x12\x1c\n" +
-	"\tabandoned\x18\x05 \x01(\bR\tabandoned\"9\n" +
+	"\tabandoned\x18\x05 \x01(\bR\tabandoned\x12\x1d\n" +
+	"\n" +
+	"tell_taken\x18\x06 \x01(\bR\ttellTaken\"9\n" +
 	"\bPushAcks\x12-\n" +
 	"\x04acks\x18\x01 \x03(\v2\x19.holdfast.peer.v1.PushAckR\x04acks\"\xd7\x01\n" +
 	"\aPushAck\x12\x16\n" +
