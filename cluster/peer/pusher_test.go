@@ -352,15 +352,59 @@ func TestBodyOfABrokenStream(t *testing.T) {
 	}
 }
 
-// TestDetachOfAnAbandonedPush, or a second one, calls nothing.
+// TestDetachOfAnAbandonedPush, or a second one, calls nothing, whatever has become
+// of the push: its memory would be given back twice.
 func TestDetachOfAnAbandonedPush(t *testing.T) {
+	for what, then := range map[string]func(l *line, one *pushed) (calls int){
+		"abandoned in line": func(l *line, one *pushed) int {
+			one.push.Abandon()
+			one.detach()
+			return 0
+		},
+		"abandoned when it was sent, and answered": func(l *line, one *pushed) int {
+			l.send()
+			one.push.Abandon()
+			l.acknowledge()
+			one.detach()
+			return 0
+		},
+		"abandoned when it was sent, answered behind the detaching": func(l *line, one *pushed) int {
+			l.send()
+			one.push.Abandon()
+			one.detach()
+			l.acknowledge()
+			return 0
+		},
+		"detached when it was answered": func(l *line, one *pushed) int {
+			l.send()
+			l.acknowledge()
+			one.detach()
+			return 1
+		},
+		"detached in line, and answered": func(l *line, one *pushed) int {
+			one.detach()
+			l.send()
+			l.acknowledge()
+			return 1
+		},
+	} {
+		l := newLine(t, 1)
+		one := l.pushThis(mail.NewBody([]byte("octets")))
+		want := then(l, one)
+		one.push.Detach(func() { t.Errorf("%s: another Detach called its function", what) })
+		if one.unread != want {
+			t.Errorf("%s: called unread %d times, want %d", what, one.unread, want)
+		}
+		l.check()
+	}
+	// A second one in between takes nothing from the first.
 	l := newLine(t, 1)
 	one := l.pushThis(mail.NewBody([]byte("octets")))
-	one.push.Abandon()
 	one.detach()
-	again := false
-	one.push.Detach(func() { again = true })
-	if one.unread > 0 || again {
-		t.Error("it was called")
+	one.push.Detach(func() { t.Error("the second Detach called its function") })
+	l.send()
+	l.acknowledge()
+	if one.unread != 1 {
+		t.Errorf("called unread %d times", one.unread)
 	}
 }
