@@ -141,7 +141,7 @@ func (r *reclaimer) round() (int, error) {
 	}
 	candidates := make(map[mail.QueueID]bool, len(told))
 	for _, id := range told {
-		if finished(view, id, false) {
+		if unneeded(view, id, false) {
 			candidates[id] = true
 		}
 	}
@@ -211,7 +211,7 @@ func (r *reclaimer) walk(view *fsm.State, limit int) (ids []mail.QueueID) {
 			r.close()
 			break
 		}
-		if finished(view, b.Ref.ID, now.Sub(b.Since) >= r.orphanAge) {
+		if unneeded(view, b.Ref.ID, now.Sub(b.Since) >= r.orphanAge) {
 			ids = append(ids, b.Ref.ID)
 		}
 	}
@@ -240,9 +240,9 @@ func (r *reclaimer) raiseFloor(at fsm.Index) error {
 	return nil
 }
 
-// finished reports whether nobody needs the body of id by this view: its
-// message has ended or was a repeat, or no entry has named it and it is old.
-func finished(view *fsm.State, id mail.QueueID, old bool) bool {
+// unneeded reports whether nobody needs the body of id by this view: its message
+// has finished or was a repeat, or no entry has named it and it is old.
+func unneeded(view *fsm.State, id mail.QueueID, old bool) bool {
 	if view.Live(id) {
 		return false
 	}

@@ -26,6 +26,7 @@ type reclaimWorld struct {
 	named    []mail.BodyRef // above what is applied
 	floor    uint64
 	floorErr error
+	dooming  func() // called before bodies are doomed
 	noWalk   bool
 	looked   int // bodies that walks have yielded
 }
@@ -66,6 +67,20 @@ func (w *reclaimWorld) Walk() iter.Seq[spool.Held] {
 			}
 		}
 	}
+}
+
+// Doom holds the round to what it saw before: what an entry names is not to be
+// doomed, since that entry's body could not be pinned meanwhile.
+func (w *reclaimWorld) Doom(ids []mail.QueueID) []mail.BodyRef {
+	for _, ref := range w.named {
+		if slices.Contains(ids, ref.ID) {
+			w.t.Errorf("%s is doomed, and an entry named it before", ref)
+		}
+	}
+	if w.dooming != nil {
+		w.dooming()
+	}
+	return w.Spool.Doom(ids)
 }
 
 func (w *reclaimWorld) Delete(refs []mail.BodyRef) error {
@@ -171,6 +186,68 @@ func TestReclaimOwes(t *testing.T) {
 	}
 }
 
+// TestReclaimLooksAgain: an entry that was appended while the round went on, before
+// its body was doomed, keeps it.
+func TestReclaimLooksAgain(t *testing.T) {
+	w := newReclaimWorld(t)
+	w.noWalk = true
+	a, b := w.accept(1), w.accept(2)
+	w.remove(a)
+	w.remove(b)
+	w.dooming = func() { w.named = []mail.BodyRef{a} }
+	w.round(a)
+	if !w.Held(a) {
+		t.Error("the body that an entry names is doomed for ever")
+	}
+	w.dooming, w.named = nil, nil
+	w.round()
+}
+
+// TestReclaimReadsTheStateLast: what finishes between two steps of a round is
+// known to the state that the round goes by, or is left to the next one.
+func TestReclaimReadsTheStateLast(t *testing.T) {
+	w := newReclaimWorld(t)
+	w.noWalk = true
+	a := w.accept(1)
+	w.r.view = func() *fsm.State {
+		view := w.replica.view()
+		if view.Live(a.ID) {
+			w.remove(a)
+		}
+		return view
+	}
+	w.round(a)
+	w.round()
+}
+
+// TestReclaimWaitsForTheState: a node that has applied nothing knows of no message,
+// and frees nothing, however old.
+func TestReclaimWaitsForTheState(t *testing.T) {
+	w := newReclaimWorld(t)
+	a := w.put(1)
+	w.r.view = fsm.New
+	w.clock = w.clock.Add(2 * testOrphanAge)
+	w.round(a)
+}
+
+// TestFloorStaysClose: without a body to free the floor follows what is applied,
+// in steps.
+func TestFloorStaysClose(t *testing.T) {
+	w := newReclaimWorld(t)
+	for range floorLagMax - 2 {
+		w.apply(fsm.Settle{}, nil)
+	}
+	w.round()
+	if w.floor != 0 {
+		t.Errorf("floor %d with %d applied", w.floor, w.index)
+	}
+	w.apply(fsm.Settle{}, nil)
+	w.round()
+	if w.floor != w.index {
+		t.Errorf("floor %d with %d applied", w.floor, w.index)
+	}
+}
+
 // TestReclaimWalks: what nobody tells of is found all the same: bodies of messages
 // that finished before this process began, and bodies that no entry names, once
 // they are an orphan's age old.
@@ -194,7 +271,21 @@ func TestReclaimWalks(t *testing.T) {
 // the rounds together at all.
 func TestReclaimIsBounded(t *testing.T) {
 	w := newReclaimWorld(t)
-	w.r.bodies = manyBodies{w, 2*reclaimWalkMax + 100}
+	for range reclaimBatchMax + 5 {
+		w.replica.finished.add(mail.QueueID{})
+	}
+	w.round()
+	if got := len(w.replica.finished.ids); got != 5 {
+		t.Errorf("%d of the finished ids are left to the next round", got)
+	}
+	w.r.bodies = manyBodies{w, reclaimBatchMax + 5, testOrphanAge}
+	w.round()
+	if w.looked != reclaimBatchMax {
+		t.Errorf("%d orphans found in one round", w.looked)
+	}
+	w.r.close()
+	w.looked = 0
+	w.r.bodies = manyBodies{w, 2*reclaimWalkMax + 100, 0}
 	for round, want := range []int{reclaimWalkMax, 2 * reclaimWalkMax, 2*reclaimWalkMax + 100} {
 		if _, err := w.r.round(); err != nil {
 			t.Fatal(err)
@@ -212,16 +303,17 @@ func TestReclaimIsBounded(t *testing.T) {
 	}
 }
 
-// manyBodies is a spool of so many bodies that no entry names.
+// manyBodies is a spool of so many bodies that no entry names, and how old they are.
 type manyBodies struct {
 	*reclaimWorld
 	count int
+	age   time.Duration
 }
 
 func (m manyBodies) Walk() iter.Seq[spool.Held] {
 	return func(yield func(spool.Held) bool) {
 		for range m.count {
-			if m.looked++; !yield(spool.Held{Since: m.clock}) {
+			if m.looked++; !yield(spool.Held{Since: m.clock.Add(-m.age)}) {
 				m.looked--
 				return
 			}
