@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
+	"github.com/holdfast-mx/holdfast/cluster/segment"
 	"github.com/holdfast-mx/holdfast/cluster/spool"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -380,6 +381,57 @@ func TestDamagedCopyDoesNotComeBack(t *testing.T) {
 			if st := s.Stats(); st.Bodies != 2 || s.Held(victim) {
 				t.Errorf("tombstone lost %v: %+v, held %v", lost, st, s.Held(victim))
 			}
+		}
+	}
+}
+
+// Where a crash left two records of one body, and lost the tombstone of the first,
+// that is written with the next batch. Without it the body would come back once
+// it is deleted: the tombstone of the second record goes with that record's
+// segment.
+func TestOwedTombstoneIsWritten(t *testing.T) {
+	disk := clustertest.NewDisk(1)
+	set, err := segment.Open(disk.Mount(), dir, segment.Options{Store: "spool"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := func(n, size int) mail.BodyRef {
+		t.Helper()
+		ref, content := body(n, size)
+		label := slices.Concat(ref.ID[:], ref.Digest[:])
+		if _, err := set.Append(1, label, segment.NewPayload(content.Chunks()...)); err != nil {
+			t.Fatal(err)
+		}
+		return ref
+	}
+	neighbour, twice := record(0, 100), record(1, 3000)
+	if err := set.Roll(); err != nil {
+		t.Fatal(err)
+	}
+	record(1, 3000)
+	if err := set.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	s := open(t, disk.Mount(), spool.Options{})
+	before := s.Stats()
+	if before.Bodies != 2 || !s.Held(twice) || !s.Held(neighbour) {
+		t.Fatalf("%+v", before)
+	}
+	third := put(t, s, 2, 100) // the next batch
+	if st := s.Stats(); st.LiveBytes >= before.LiveBytes {
+		t.Errorf("the first record is counted as needed: %d octets, %d before", st.LiveBytes, before.LiveBytes)
+	}
+	remove(t, s, twice)
+	if slices.Contains(disk.Names(dir), "00000002.seg") || !firstSegment(disk) {
+		t.Fatalf("the test is about a second record whose segment goes: %v", disk.Names(dir))
+	}
+	for range 2 {
+		disk.Crash()
+		_ = s.Close()
+		s = open(t, disk.Mount(), spool.Options{})
+		if st := s.Stats(); s.Held(twice) || !s.Held(neighbour) || !s.Held(third) {
+			t.Errorf("the deleted body is back: %v; %+v", s.Held(twice), st)
 		}
 	}
 }

@@ -16,7 +16,8 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-// crashPoints is how many power failures TestCrashPoints tries; CI says 10,000.
+// crashPoints is how many power failures TestCrashPoints tries, unless the
+// environment says otherwise.
 const crashPoints = 1000
 
 var order = clustertest.Order{Lasting: func(base string) bool { return strings.HasSuffix(base, ".seg") }}
