@@ -443,7 +443,7 @@ func (a *app) memoryCosts(ctx context.Context, f costsFlags, c *costs) error {
 			}
 			cost := memoryCost{Size: size, Load: r}
 			for _, n := range s.fleet.Nodes {
-				cost.PeakRSS = max(cost.PeakRSS, n.Usage().PeakRSS)
+				cost.PeakRSS = max(cost.PeakRSS, n.PeakRSS())
 			}
 			a.say("%s: peak memory of a node %d MiB; %v", size, cost.PeakRSS>>20, r)
 			c.Memory = append(c.Memory, cost)

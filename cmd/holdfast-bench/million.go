@@ -226,7 +226,7 @@ func (s *scene) fill(ctx context.Context, want int, queued *int) error {
 
 func (s *scene) peakRSS() (octets int64) {
 	for _, n := range s.fleet.Nodes {
-		octets = max(octets, n.Usage().PeakRSS)
+		octets = max(octets, n.PeakRSS())
 	}
 	return octets
 }

@@ -275,9 +275,7 @@ func (s *scene) printFigures() {
 	fmt.Fprintf(s.a.out, "250s of the primary that nobody may have read: %d recipients; dots of the sender without a reply: %d\n",
 		s.server.Stats().Unread, s.stats.NoReply)
 	for _, n := range s.fleet.Nodes {
-		u := n.Usage()
-		fmt.Fprintf(s.a.out, "%s: %.2f octets written to the device per octet of body, peak memory %.0f MiB, started %d times\n",
-			n.Name, float64(u.Written)/float64(max(s.stats.Octets, 1)), float64(u.PeakRSS)/(1<<20), n.Starts())
+		fmt.Fprintf(s.a.out, "%s: peak memory %.0f MiB, started %d times\n", n.Name, float64(n.PeakRSS())/(1<<20), n.Starts())
 	}
 }
 

@@ -4,7 +4,7 @@
 //
 // It makes a throw-away certificate authority, a directory and a configuration
 // for each node, starts, kills and stops them, tells which one leads, and
-// measures what they write and how much memory they take. It is for demos and
+// measures what they send each other and how much memory they take. It is for demos and
 // for tests of the real thing: everything that it makes lies in one directory.
 //
 // It promises that no process it started outlives Stop, nor the process that

@@ -8,37 +8,21 @@ import (
 	"time"
 )
 
-// sampleEvery is how often a running process is measured. What it wrote is
-// counted exactly up to a kill by us; a process that ends by itself may have
-// written more since its last sample.
+// sampleEvery is how often a running process is measured. Before a kill by us it
+// is measured once more; a process that ends by itself may have grown since its
+// last sample.
 const sampleEvery = 200 * time.Millisecond
 
-// Usage is what a node's processes took, as Linux counts it. On other systems
-// it is zero.
-type Usage struct {
-	// Written is the octets sent to the storage layer, by all processes of
-	// the node together.
-	Written int64 `json:"written_bytes"`
-	// PeakRSS is the largest resident set of any of them, in octets.
-	PeakRSS int64 `json:"peak_rss_bytes"`
-}
-
-// join adds the usage of a process that has ended.
-func (u *Usage) join(o Usage) {
-	u.Written += o.Written
-	u.PeakRSS = max(u.PeakRSS, o.PeakRSS)
-}
-
-// Usage returns what the node has taken so far.
-func (n *Node) Usage() Usage {
+// PeakRSS returns the largest resident set of any of the node's processes so far,
+// in octets, as Linux counts it. On other systems it is zero.
+func (n *Node) PeakRSS() int64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	total := n.ended
 	if n.process != nil {
 		n.process.measure()
-		total.join(n.process.usage)
+		n.peakRSS = max(n.peakRSS, n.process.peakRSS)
 	}
-	return total
+	return n.peakRSS
 }
 
 func (n *Node) sample(p *process) {
@@ -56,15 +40,11 @@ func (n *Node) sample(p *process) {
 	}
 }
 
-// measure reads the process's counters. Values that cannot be read, since the
-// process is ending, leave the last ones.
+// measure reads the process's peak. Where it cannot be read, since the process is
+// ending, the last one stays.
 func (p *process) measure() {
-	pid := p.cmd.Process.Pid
-	if v, ok := field(fmt.Sprintf("/proc/%d/io", pid), "write_bytes:"); ok {
-		p.usage.Written = v
-	}
-	if v, ok := field(fmt.Sprintf("/proc/%d/status", pid), "VmHWM:"); ok {
-		p.usage.PeakRSS = v << 10
+	if v, ok := field(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid), "VmHWM:"); ok {
+		p.peakRSS = v << 10
 	}
 }
 

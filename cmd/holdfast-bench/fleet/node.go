@@ -31,7 +31,7 @@ type Node struct {
 
 	mu      sync.Mutex
 	process *process
-	ended   Usage // of all processes of this node that have ended
+	peakRSS int64 // of the processes of this node that have ended, at least
 	fallen  error // the process ended without being told to
 	starts  int
 }
@@ -42,7 +42,7 @@ type process struct {
 	told    bool          // a signal was sent: its end is expected
 	done    chan struct{} // closed when it has been waited for
 	sampler chan struct{} // closed to end sampling
-	usage   Usage
+	peakRSS int64
 }
 
 // Start starts the node's process.
@@ -82,7 +82,7 @@ func (n *Node) wait(p *process) {
 	close(p.sampler)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.ended.join(p.usage)
+	n.peakRSS = max(n.peakRSS, p.peakRSS)
 	if !p.told && n.fallen == nil {
 		n.fallen = fmt.Errorf("%s ended by itself: %w\n%s", n.Name, orSuccess(err), n.LogTail())
 	}

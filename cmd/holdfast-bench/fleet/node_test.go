@@ -55,7 +55,7 @@ func TestKillIsExpected(t *testing.T) {
 		if n.PID() == 0 {
 			t.Error("no process id")
 		}
-		until(t, "memory in use", func() bool { return n.Usage().PeakRSS > 0 })
+		until(t, "memory in use", func() bool { return n.PeakRSS() > 0 })
 		if err := n.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -66,8 +66,8 @@ func TestKillIsExpected(t *testing.T) {
 	if err := n.Fallen(); err != nil {
 		t.Errorf("a kill of ours is reported: %v", err)
 	}
-	if n.Usage().PeakRSS == 0 || n.Starts() != 2 {
-		t.Errorf("after two lives: %+v, %d starts", n.Usage(), n.Starts())
+	if n.PeakRSS() == 0 || n.Starts() != 2 {
+		t.Errorf("after two lives: %d octets, %d starts", n.PeakRSS(), n.Starts())
 	}
 	if err := n.Kill(); err == nil {
 		t.Error("killed a node that does not run")
