@@ -62,7 +62,7 @@ type Server struct {
 	gate       *gate.Gate
 	smtp       *smtp.Server
 	inFlight   *inFlight
-	paces      paces
+	turnstiles turnstiles
 	stats      Stats
 	log        *slog.Logger
 
@@ -104,7 +104,7 @@ func New(c Config) (*Server, error) {
 		hostDomain: host,
 		queue:      c.Queue,
 		inFlight:   newInFlight(c.BytesInFlight, c.MemoryPatience),
-		paces:      newPaces(time.Now),
+		turnstiles: newTurnstiles(time.Now),
 		log:        c.Logger,
 	}
 	s.base, s.cut = context.WithCancel(context.Background())

@@ -147,8 +147,8 @@ func (s *session) Data(io.Reader) (err error) {
 	if err := s.server.queue.Ready(); err != nil { // Before the sender sends it all for nothing.
 		return toSMTP(replyNotReady(err))
 	}
-	turn := s.server.paces.of(tx.mail.size).goAhead(s.server.base)
-	defer turn.pace.giveUp(turn)
+	turn := s.server.turnstiles.of(tx.mail.size).goAhead(s.server.base)
+	defer turn.turnstile.giveUp(turn)
 	share := reservation{pool: s.server.inFlight}
 	defer share.release()
 	body, refusal := s.receive(tx, &share)
@@ -221,7 +221,7 @@ func (s *session) submit(t *turn, e mail.Envelope, body *mail.Body) mail.Reply {
 	defer cancel()
 	var id mail.QueueID
 	var err error
-	t.pace.commit(t, func() { id, err = s.server.queue.Submit(ctx, e, body) })
+	t.turnstile.commit(t, func() { id, err = s.server.queue.Submit(ctx, e, body) })
 	if err == nil {
 		s.server.stats.Accepted.Add(1)
 		s.log.Info("accepted", "queue_id", id.String(), "from", e.From.String(),

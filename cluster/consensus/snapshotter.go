@@ -33,18 +33,19 @@ const (
 	snapshotSmallBytes = 64 << 10
 )
 
-// A pace is what decides whether a snapshot is due.
-type pace struct {
+// A backlog is what has come since the last snapshot, beside the size of the next:
+// it decides whether one is due.
+type backlog struct {
 	entries uint64 // in the log since the last snapshot
 	octets  int64  // of them and of the bodies that they name
-	size    int64  // of the snapshot, as far as can be told
+	size    int64  // of a snapshot now, as far as can be told
 }
 
-func (p pace) due(threshold uint64) bool {
-	if p.entries < threshold {
+func (b backlog) due(threshold uint64) bool {
+	if b.entries < threshold {
 		return false
 	}
-	return p.entries >= snapshotEntriesMax || p.size <= snapshotSmallBytes || p.octets >= snapshotShare*p.size
+	return b.entries >= snapshotEntriesMax || b.size <= snapshotSmallBytes || b.octets >= snapshotShare*b.size
 }
 
 // SnapshotStats are counts since the start.
@@ -130,9 +131,9 @@ func (s *snapshotter) take() *writtenReport {
 	return r
 }
 
-// pace returns where things stand, with so many entries since the last snapshot
+// backlog returns where things stand, with so many entries since the last snapshot
 // and messages in the state.
-func (s *snapshotter) pace(entries uint64, messages int) pace {
+func (s *snapshotter) backlog(entries uint64, messages int) backlog {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	each := s.each
@@ -140,7 +141,7 @@ func (s *snapshotter) pace(entries uint64, messages int) pace {
 	if each == 0 || each > 2*snapshotMessageBytes {
 		each = snapshotMessageBytes
 	}
-	return pace{entries: entries, octets: s.octets() - s.from, size: each * int64(messages)}
+	return backlog{entries: entries, octets: s.octets() - s.from, size: each * int64(messages)}
 }
 
 func (s *snapshotter) counts() SnapshotStats {
@@ -197,7 +198,7 @@ func (n *Node) takeSnapshots(ctx context.Context) {
 		case <-time.After(n.config.SnapshotInterval + rand.N(n.config.SnapshotInterval)):
 		}
 		entries := n.raft.LastIndex() - min(n.lastSnapshot(), n.raft.LastIndex())
-		if !n.snapshots.pace(entries, n.config.FSM.Messages()).due(n.snapshots.threshold) {
+		if !n.snapshots.backlog(entries, n.config.FSM.Messages()).due(n.snapshots.threshold) {
 			continue
 		}
 		// Raft has logged why one failed, and the next look tries again.

@@ -16,24 +16,24 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-func TestPaceDue(t *testing.T) {
+func TestSnapshotDue(t *testing.T) {
 	const threshold = DefaultSnapshotThreshold
 	for _, test := range []struct {
-		name string
-		pace pace
-		want bool
+		name    string
+		backlog backlog
+		want    bool
 	}{
-		{"nothing", pace{}, false},
-		{"few entries, however large", pace{threshold - 1, 1 << 40, 1}, false},
-		{"an empty queue", pace{threshold, 0, 0}, true},
-		{"a short queue", pace{threshold, 0, snapshotSmallBytes}, true},
-		{"a longer queue", pace{threshold, 0, snapshotSmallBytes + 1}, false},
-		{"octets enough", pace{threshold, 20 << 20, 1 << 20}, true},
-		{"an octet too few", pace{threshold, 20<<20 - 1, 1 << 20}, false},
-		{"entries enough", pace{snapshotEntriesMax, 0, 1 << 30}, true},
-		{"an entry too few", pace{snapshotEntriesMax - 1, 0, 1 << 30}, false},
+		{"nothing", backlog{}, false},
+		{"few entries, however large", backlog{threshold - 1, 1 << 40, 1}, false},
+		{"an empty queue", backlog{threshold, 0, 0}, true},
+		{"a short queue", backlog{threshold, 0, snapshotSmallBytes}, true},
+		{"a longer queue", backlog{threshold, 0, snapshotSmallBytes + 1}, false},
+		{"octets enough", backlog{threshold, 20 << 20, 1 << 20}, true},
+		{"an octet too few", backlog{threshold, 20<<20 - 1, 1 << 20}, false},
+		{"entries enough", backlog{snapshotEntriesMax, 0, 1 << 30}, true},
+		{"an entry too few", backlog{snapshotEntriesMax - 1, 0, 1 << 30}, false},
 	} {
-		if got := test.pace.due(threshold); got != test.want {
+		if got := test.backlog.due(threshold); got != test.want {
 			t.Errorf("%s: %v", test.name, got)
 		}
 	}
@@ -67,7 +67,7 @@ func TestSnapshotsAreFewOctets(t *testing.T) {
 				appended += entryOverheadBytes
 			}
 			longest = max(longest, int64(index-last))
-			if index%look == 0 && s.pace(index-last, queued).due(DefaultSnapshotThreshold) {
+			if index%look == 0 && s.backlog(index-last, queued).due(DefaultSnapshotThreshold) {
 				s.done = &writtenReport{bytes: 200 + each*int64(queued), messages: queued, octets: appended}
 				s.take()
 				snapshots += s.counts().Bytes
@@ -151,7 +151,7 @@ func TestSnapshotsAreMeasured(t *testing.T) {
 		if got := a.snapshots.counts(); got != (SnapshotStats{Count: 1, Bytes: 15, LongestApply: 7 * time.Millisecond}) {
 			t.Errorf("%+v", got)
 		}
-		if got := a.snapshots.pace(1, 100); got.octets != 600 || got.size != 100 {
+		if got := a.snapshots.backlog(1, 100); got.octets != 600 || got.size != 100 {
 			t.Errorf("what was appended after the capture, and octets of 1 a message: %+v", got)
 		}
 		if r := a.snapshots.take(); r != nil {

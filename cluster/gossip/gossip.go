@@ -68,7 +68,7 @@ type Gossip struct {
 	list      *memberlist.Memberlist
 	advertise netip.AddrPort
 	updated   chan struct{} // capacity 1: our Meta has changed
-	pace      pace
+	timing    timing
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -80,18 +80,18 @@ type Gossip struct {
 	closeErr error
 }
 
-// A pace is how fast a Gossip goes about things; tests are more impatient.
-type pace struct {
+// A timing is how fast a Gossip goes about things; tests are more impatient.
+type timing struct {
 	join, joinAlone time.Duration
 	tune            func(*memberlist.Config)
 }
 
 // Start listens, and begins to look for the others. It does not wait for them.
 func Start(c Config) (*Gossip, error) {
-	return start(c, pace{join: joinEvery, joinAlone: joinEveryAlone, tune: func(*memberlist.Config) {}})
+	return start(c, timing{join: joinEvery, joinAlone: joinEveryAlone, tune: func(*memberlist.Config) {}})
 }
 
-func start(c Config, p pace) (_ *Gossip, err error) {
+func start(c Config, how timing) (_ *Gossip, err error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -113,7 +113,7 @@ func start(c Config, p pace) (_ *Gossip, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gossip{config: c, roster: r, updated: make(chan struct{}, 1), pace: p}
+	g := &Gossip{config: c, roster: r, updated: make(chan struct{}, 1), timing: how}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -172,7 +172,7 @@ func (g *Gossip) open() error {
 	m.DeadNodeReclaimTime = reclaimAfter
 	m.Delegate, m.Events, m.Alive, m.Conflict = g.roster, g.roster, g.roster, g.roster
 	m.Logger = logger
-	g.pace.tune(m)
+	g.timing.tune(m)
 	if g.list, err = memberlist.Create(m); err != nil {
 		return errors.Join(fmt.Errorf("start gossip: %w", err), n.Shutdown())
 	}
@@ -339,9 +339,9 @@ func (g *Gossip) joinLoop() {
 				g.config.Log.Debug("nobody joined", "cause", err)
 			}
 		}
-		wait := g.pace.joinAlone
+		wait := g.timing.joinAlone
 		if g.roster.others() {
-			wait = g.pace.join
+			wait = g.timing.join
 		}
 		select {
 		case <-time.After(wait):

@@ -22,8 +22,8 @@ import (
 var testKey = []byte("0123456789abcdef0123456789abcdef")
 
 // impatient finds failures and looks for others within tenths of a second.
-func impatient() pace {
-	return pace{join: 100 * time.Millisecond, joinAlone: 50 * time.Millisecond, tune: func(m *memberlist.Config) {
+func impatient() timing {
+	return timing{join: 100 * time.Millisecond, joinAlone: 50 * time.Millisecond, tune: func(m *memberlist.Config) {
 		m.ProbeInterval, m.ProbeTimeout = 100*time.Millisecond, 50*time.Millisecond
 		m.SuspicionMult, m.SuspicionMaxTimeoutMult = 1, 1
 		m.GossipInterval, m.GossipToTheDeadTime = 20*time.Millisecond, 200*time.Millisecond
