@@ -21,9 +21,6 @@ const (
 	// time, and the octets of them in memory, unless it is a single body.
 	hydrateBodiesMax = 8
 	hydrateBytesMax  = 64 * mail.MiB
-	// hydrateWindow is how many missing bodies are looked up in one snapshot of
-	// the queue. It bounds memory: a snapshot keeps what changes after it.
-	hydrateWindow = 1024
 	// hydrateEvery is how often a node looks whether something happened by which
 	// it may lack bodies.
 	hydrateEvery = time.Second
@@ -78,12 +75,12 @@ type hydrator struct {
 	servers func() []string
 	// hold has a message held because no server has a good copy of its body. It may
 	// be called again.
-	hold   func(context.Context, mail.BodyRef)
-	now    func() time.Time // for people
-	pace   *pace
-	memory *byteBudget
-	load   peerLoad
-	absent absences
+	hold     func(context.Context, mail.BodyRef)
+	now      func() time.Time // for people
+	throttle *throttle
+	memory   *byteBudget
+	load     peerLoad
+	absent   absences
 
 	mu sync.Mutex
 	// counted is under which signs missing was last counted, and complete says
@@ -165,7 +162,7 @@ func (h *hydrator) pass(ctx context.Context) bool {
 	h.log.Info("bodies are missing here", "bodies", missing)
 	refs := slices.Values(h.todo)
 	if missing > len(h.todo) {
-		refs = h.lacking(ctx)
+		refs = h.replica.liveBodies(func(ref mail.BodyRef) bool { return !h.bodies.Held(ref) })
 	}
 	got, failed := h.fetchAll(ctx, refs)
 	if ctx.Err() != nil {
@@ -250,33 +247,6 @@ func (h *hydrator) left() int {
 	return h.missing
 }
 
-// lacking yields the live bodies that are not here, the oldest first.
-func (h *hydrator) lacking(ctx context.Context) iter.Seq[mail.BodyRef] {
-	return func(yield func(mail.BodyRef) bool) {
-		window := make([]mail.BodyRef, 0, hydrateWindow)
-		for from := fsm.Index(0); ; {
-			window = window[:0]
-			for entry, ref := range h.replica.view().LiveBodies(from) {
-				if !h.bodies.Held(ref) {
-					window = append(window, ref)
-				}
-				from = entry + 1
-				if len(window) == hydrateWindow {
-					break
-				}
-			}
-			for _, ref := range window {
-				if ctx.Err() != nil || !yield(ref) {
-					return
-				}
-			}
-			if len(window) < hydrateWindow {
-				return
-			}
-		}
-	}
-}
-
 // get fetches one body, and reports false where it could not.
 func (h *hydrator) get(ctx context.Context, ref mail.BodyRef) bool {
 	if h.bodies.Held(ref) || !h.live(ref) {
@@ -317,7 +287,7 @@ func (h *hydrator) fetch(ctx context.Context, ref mail.BodyRef) error {
 		return err
 	}
 	defer release()
-	if err := h.pace.wait(ctx, ref.Size); err != nil {
+	if err := h.throttle.wait(ctx, ref.Size); err != nil {
 		return err
 	}
 	failed := &fetchError{ref: ref}

@@ -100,11 +100,11 @@ func (l *lair) open() {
 			return names
 		},
 		hold: func(_ context.Context, ref mail.BodyRef) { l.set(func() { l.lost = append(l.lost, ref) }) },
-		now:  time.Now, pace: &pace{rate: mail.GiB}, memory: &byteBudget{max: hydrateBytesMax},
+		now:  time.Now, throttle: &throttle{rate: mail.GiB}, memory: &byteBudget{max: hydrateBytesMax},
 	}
 	l.scrubber = &scrubber{
 		log: log, bodies: l.bodies, replica: l.replica, rank: func() (int, int) { return 0, 3 }, now: time.Now,
-		pace: &pace{rate: mail.GiB}, wake: make(chan struct{}, 1),
+		throttle: &throttle{rate: mail.GiB}, wake: make(chan struct{}, 1),
 	}
 	l.running.Go(func() { l.scrubber.run(ctx) })
 }
@@ -168,7 +168,7 @@ var bothPeers = map[string]bool{"n2": true, "n3": true}
 
 // All that is missing comes, from both peers, a few at a time, the oldest first.
 func TestHydrationFetchesWhatIsMissing(t *testing.T) {
-	const messages = hydrateWindow + 500
+	const messages = liveWindow + 500
 	peers := &sources{holds: bothPeers, takes: 10 * time.Millisecond}
 	inLair(t, messages, peers, func(t *testing.T, l *lair) {
 		l.put(2)
@@ -358,9 +358,9 @@ func TestHydrationIsBounded(t *testing.T) {
 			t.Errorf("%d fetches, %+v", asked, r)
 		}
 		size := refNumber(1).Size
-		l.hydrator.pace.mu.Lock()
-		l.hydrator.pace.rate = 10 * size // ten bodies a second
-		l.hydrator.pace.mu.Unlock()
+		l.hydrator.throttle.mu.Lock()
+		l.hydrator.throttle.rate = 10 * size // ten bodies a second
+		l.hydrator.throttle.mu.Unlock()
 		l.set(func() { l.full = false })
 		time.Sleep(hydrateRetryMax) // it looks again some time in here
 		before, began := l.held(200), time.Now()

@@ -146,11 +146,11 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	})
 	m.hydrator = &hydrator{
 		log: c.Log, bodies: m.bodies, replica: m.replica, ready: m.upToDate, signs: m.signs, full: c.Space.Full, servers: m.otherServers, hold: m.holdLost,
-		now: c.Now, pace: &pace{rate: c.HydrationRate}, memory: &byteBudget{max: hydrateBytesMax},
+		now: c.Now, throttle: &throttle{rate: c.HydrationRate}, memory: &byteBudget{max: hydrateBytesMax},
 	}
 	m.scrubber = &scrubber{
 		log: c.Log, bodies: m.bodies, replica: m.replica, rank: m.Rank, now: c.Now,
-		pace: &pace{rate: c.ScrubRate}, wake: make(chan struct{}, 1),
+		throttle: &throttle{rate: c.ScrubRate}, wake: make(chan struct{}, 1),
 	}
 	node.WhileLeader(m.lead)
 	m.loop(func() { m.settleIdle(life) })

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -182,6 +183,39 @@ func (r *replica) view() *fsm.State {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.state.Snapshot()
+}
+
+// liveWindow is how many bodies liveBodies looks up in one snapshot of the queue.
+// It bounds memory: a snapshot keeps what changes after it.
+const liveWindow = 1024
+
+// liveBodies yields those bodies of live messages for which wanted is true, the
+// oldest first. What comes meanwhile is yielded, too; what has finished meanwhile
+// may be.
+func (r *replica) liveBodies(wanted func(mail.BodyRef) bool) iter.Seq[mail.BodyRef] {
+	return func(yield func(mail.BodyRef) bool) {
+		window := make([]mail.BodyRef, 0, liveWindow)
+		for from := fsm.Index(0); ; {
+			window = window[:0]
+			for entry, ref := range r.view().LiveBodies(from) {
+				if wanted(ref) {
+					window = append(window, ref)
+				}
+				from = entry + 1
+				if len(window) == liveWindow {
+					break
+				}
+			}
+			for _, ref := range window {
+				if !yield(ref) {
+					return
+				}
+			}
+			if len(window) < liveWindow {
+				return
+			}
+		}
+	}
 }
 
 // appliedIndex returns the index of the last applied entry.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cluster/peer"
 	"github.com/holdfast-mx/holdfast/cluster/spool"
-	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -23,10 +22,6 @@ const (
 	scrubLook = time.Minute
 )
 
-// scrubWindow is how many bodies are looked up in one snapshot of the queue. It
-// bounds memory, as hydrateWindow does.
-const scrubWindow = 1024
-
 // A scrubber reads the live bodies that this node holds, to find those that are
 // damaged while there are good copies elsewhere: every night, and when it is
 // asked to. A damaged one is fetched again at once, or else is left to the
@@ -36,10 +31,10 @@ type scrubber struct {
 	bodies  *bodies
 	replica *replica
 	// rank is this node's place among the nodes, for its time of the night.
-	rank func() (rank, of int)
-	now  func() time.Time // the node's clock
-	pace *pace
-	wake chan struct{} // holds one value when a scrub was asked for
+	rank     func() (rank, of int)
+	now      func() time.Time // the node's clock
+	throttle *throttle
+	wake     chan struct{} // holds one value when a scrub was asked for
 
 	mu sync.Mutex
 	// Invariant: stop is not nil exactly while state.Running.
@@ -137,8 +132,9 @@ func (s *scrubber) scrub(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}()
-	for ref := range s.live(ctx) {
-		if s.pace.wait(ctx, ref.Size) != nil {
+	// The oldest first, which is about the order in which they lie on the disk.
+	for ref := range s.replica.liveBodies(func(mail.BodyRef) bool { return true }) {
+		if s.throttle.wait(ctx, ref.Size) != nil {
 			break
 		}
 		s.verify(ctx, ref)
@@ -151,32 +147,6 @@ func (s *scrubber) scrub(ctx context.Context) {
 	r := s.state
 	s.log.Info("scrub ended", "bodies", r.Bodies, "bytes", int64(r.Bytes), "bad", r.Bad, "repaired", r.Repaired,
 		"unread", r.Unread, "stopped", r.Stopped, "cause", r.Problem)
-}
-
-// live yields the live bodies, the oldest first, which is about the order in
-// which they lie on the disk.
-func (s *scrubber) live(ctx context.Context) func(yield func(mail.BodyRef) bool) {
-	return func(yield func(mail.BodyRef) bool) {
-		window := make([]mail.BodyRef, 0, scrubWindow)
-		for from := fsm.Index(0); ; {
-			window = window[:0]
-			for entry, ref := range s.replica.view().LiveBodies(from) {
-				window = append(window, ref)
-				from = entry + 1
-				if len(window) == scrubWindow {
-					break
-				}
-			}
-			for _, ref := range window {
-				if ctx.Err() != nil || !yield(ref) {
-					return
-				}
-			}
-			if len(window) < scrubWindow {
-				return
-			}
-		}
-	}
 }
 
 // verify reads one body and, where it is damaged, fetches it again.

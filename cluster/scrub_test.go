@@ -32,7 +32,7 @@ func TestNextScrub(t *testing.T) {
 
 // A scrub finds what is damaged, has it fetched again, and says what it did.
 func TestScrub(t *testing.T) {
-	const messages = scrubWindow + 10
+	const messages = liveWindow + 10
 	peers := &sources{holds: bothPeers}
 	inLair(t, messages, peers, func(t *testing.T, l *lair) {
 		for n := range messages {
@@ -77,9 +77,9 @@ func TestScrubIsPacedAndStopped(t *testing.T) {
 		for n := range 100 {
 			l.put(n + 1)
 		}
-		l.scrubber.pace.mu.Lock()
-		l.scrubber.pace.rate = refNumber(1).Size // one body a second
-		l.scrubber.pace.mu.Unlock()
+		l.scrubber.throttle.mu.Lock()
+		l.scrubber.throttle.rate = refNumber(1).Size // one body a second
+		l.scrubber.throttle.mu.Unlock()
 		l.scrubber.Start("me")
 		time.Sleep(30 * time.Second)
 		if got := l.scrubber.Start("you"); !got.Running || got.Bodies < 25 || got.Bodies > 32 {

@@ -8,12 +8,12 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-// paceBurst is how much time's worth of octets may pass at once after a pause.
+// throttleBurst is how much time's worth of octets may pass at once after a pause.
 // Without it, small bodies would be as few as timers can be told apart.
-const paceBurst = 100 * time.Millisecond
+const throttleBurst = 100 * time.Millisecond
 
-// A pace lets so many octets a second pass. It is safe for concurrent use.
-type pace struct {
+// A throttle lets so many octets a second pass. It is safe for concurrent use.
+type throttle struct {
 	rate mail.ByteSize // a second
 
 	mu   sync.Mutex
@@ -22,10 +22,10 @@ type pace struct {
 
 // wait returns when n octets may pass. One that is larger than the burst makes
 // those after it wait, not itself.
-func (p *pace) wait(ctx context.Context, n mail.ByteSize) error {
+func (p *throttle) wait(ctx context.Context, n mail.ByteSize) error {
 	p.mu.Lock()
 	now := time.Now()
-	if earliest := now.Add(-paceBurst); p.next.Before(earliest) {
+	if earliest := now.Add(-throttleBurst); p.next.Before(earliest) {
 		p.next = earliest
 	}
 	pause := p.next.Sub(now)

@@ -11,9 +11,9 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-func TestPace(t *testing.T) {
+func TestThrottle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &pace{rate: 1000}
+		p := &throttle{rate: 1000}
 		began := time.Now()
 		for range 100 {
 			if err := p.wait(t.Context(), 100); err != nil {
@@ -22,7 +22,7 @@ func TestPace(t *testing.T) {
 		}
 		// 10,000 octets at 1,000 a second, less the burst and the last one, which
 		// the next would pay for.
-		if took, want := time.Since(began), 10*time.Second-paceBurst-100*time.Millisecond; took != want {
+		if took, want := time.Since(began), 10*time.Second-throttleBurst-100*time.Millisecond; took != want {
 			t.Errorf("took %s, want %s", took, want)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
