@@ -17,6 +17,7 @@
 // logged now and then, so that a port scan does not fill the log.
 //
 // Certificates are made here too (CreateCA, IssueNode), so that what is issued
-// and what is checked cannot drift apart. There is no revocation list: a node
-// that was removed is refused by its server id (Options.Retired).
+// and what is checked cannot drift apart. There is no revocation list: a node that
+// was removed can connect until its certificate expires. Raft asks it for no vote
+// and takes none of it; who does not trust its host any more makes another CA.
 package transport

@@ -50,14 +50,10 @@ type Options struct {
 	// Known returns the newest start of a server that the cluster knows of, 0
 	// for none, and false while we cannot tell yet: then no Raft connection is
 	// made. One with a server that says a smaller number of itself is refused:
-	// its data directory is an old copy. It is asked as Retired is. Nil knows of
-	// nobody.
-	Known func(ServerID) (start uint64, ok bool)
-	// Retired tells whether a server id has been removed from the cluster for
-	// good. It is asked for each Raft connection, from several goroutines, and
-	// must not block. Nil retires nobody.
-	Retired func(ServerID) bool
-	Logger  *slog.Logger
+	// its data directory is an old copy. It is asked for each Raft connection,
+	// from several goroutines, and must not block. Nil knows of nobody.
+	Known  func(ServerID) (start uint64, ok bool)
+	Logger *slog.Logger
 }
 
 // A Port accepts and dials connections between nodes. All its methods are safe
@@ -70,7 +66,6 @@ type Port struct {
 	serverID ServerID
 	start    uint64
 	known    func(ServerID) (uint64, bool)
-	retired  func(ServerID) bool
 	refusals *refusals
 
 	raft *sink
@@ -121,16 +116,12 @@ func New(ln net.Listener, dial DialFunc, id *Identity, o Options) (*Port, error)
 		serverID:    o.ServerID,
 		start:       o.Start,
 		known:       o.Known,
-		retired:     o.Retired,
 		refusals:    newRefusals(o.Logger),
 		conns:       make(map[*conn]struct{}),
 		handshakes:  census{max: handshakesMax, perAddressMax: handshakesPerAddressMax},
 		connections: census{max: connectionsMax, perAddressMax: connectionsPerAddressMax},
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	if p.retired == nil {
-		p.retired = func(ServerID) bool { return false }
-	}
 	if p.known == nil {
 		p.known = func(ServerID) (uint64, bool) { return 0, true }
 	}

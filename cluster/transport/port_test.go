@@ -173,7 +173,6 @@ func TestHelloRefused(t *testing.T) {
 		{"no incarnation", hello{2, "demo", "a", "b/1", 1}.encode(), ErrWrongName},
 		{"old incarnation of the acceptor", hello{2, "demo", "a/1", "b/0", 5}.encode(), ErrWrongServer},
 		{"another server", hello{2, "demo", "a/1", "c/1", 1}.encode(), ErrWrongServer},
-		{"removed sender", hello{2, "demo", "a/0", "b/1", 1}.encode(), ErrRetired},
 		{"old data directory", hello{2, "demo", "a/1", "b/1", 4}.encode(), ErrOutdated},
 		{"start behind that", hello{2, "demo", "a/2", "b/1", 4}.encode(), ErrNotYet},
 		{"other version", []byte{9, 0, 0}, io.EOF},
@@ -188,10 +187,7 @@ func TestHelloRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
 				a := w.port("a/1", Options{})
-				b := w.port("b/1", Options{
-					Retired: func(id ServerID) bool { return id == "a/0" },
-					Known:   func(id ServerID) (uint64, bool) { return 5, id != "a/2" },
-				})
+				b := w.port("b/1", Options{Known: func(id ServerID) (uint64, bool) { return 5, id != "a/2" }})
 				defer mustClose(t, a, b)
 				raft := accepted(b.Raft())
 				c, err := a.dialTLS(t.Context(), "b", "b", protocolRaft)
@@ -227,13 +223,10 @@ func TestHelloRefused(t *testing.T) {
 func TestRaftDialTellsWhy(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a := w.port("a/1", Options{})
-		b := w.port("b/2", Options{Retired: func(id ServerID) bool { return id == "a/1" }})
+		b := w.port("b/2", Options{})
 		defer mustClose(t, a, b)
 		if _, err := a.Raft().Dial(t.Context(), "b/1", "b"); !errors.Is(err, ErrWrongServer) {
 			t.Errorf("dial to an old incarnation: %v, want ErrWrongServer", err)
-		}
-		if _, err := a.Raft().Dial(t.Context(), "b/2", "b"); !errors.Is(err, ErrRetired) {
-			t.Errorf("dial by a removed server: %v, want ErrRetired", err)
 		}
 		if _, err := a.Raft().Dial(t.Context(), "c/1", "b"); !errors.Is(err, ErrWrongName) {
 			t.Errorf("dial to another node's address: %v, want ErrWrongName", err)

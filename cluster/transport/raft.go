@@ -25,8 +25,7 @@ func (r *Raft) Close() error { return r.port.raft.Close() }
 func (r *Raft) Addr() net.Addr { return r.port.Addr() }
 
 // Dial opens a Raft connection to the server with exactly this id. It fails
-// with ErrWrongServer where the node lives on under another incarnation, and
-// with ErrRetired where the other side knows us as removed.
+// with ErrWrongServer where the node lives on under another incarnation.
 func (r *Raft) Dial(ctx context.Context, id ServerID, address string) (net.Conn, error) {
 	if err := id.Check(); err != nil {
 		return nil, err
@@ -92,7 +91,7 @@ const (
 	helloWrongCluster
 	helloWrongServer
 	helloWrongName
-	helloRetired
+	_ // not used: answers keep their numbers
 	helloOutdated
 	helloNotYet
 )
@@ -100,8 +99,6 @@ const (
 var (
 	// ErrWrongServer: the node that was reached lives under another server id.
 	ErrWrongServer = errors.New("wrong server id")
-	// ErrRetired: the server id has been removed from the cluster for good.
-	ErrRetired = errors.New("server id was removed from the cluster")
 	// ErrOutdated: the data directory of a server is an older copy of itself.
 	// Where Dial returns it without ErrPeer, it is ours.
 	ErrOutdated = errors.New("data directory is older than what the cluster knows of it")
@@ -123,8 +120,6 @@ func (a helloAnswer) err() error {
 		return ErrWrongServer
 	case helloWrongName:
 		return ErrWrongName
-	case helloRetired:
-		return ErrRetired
 	case helloOutdated:
 		return ErrOutdated
 	case helloNotYet:
@@ -220,8 +215,6 @@ func (p *Port) judgeHello(h hello, name string) helloAnswer {
 		return helloWrongName
 	case h.to != p.serverID:
 		return helloWrongServer
-	case p.retired(h.from):
-		return helloRetired
 	}
 	switch known, ok := p.known(h.from); {
 	case !ok:
