@@ -17,7 +17,8 @@ import (
 
 const crashDir = "/data/log"
 
-// crashPoints is how many power failures TestCrashPoints tries; CI says 10,000.
+// crashPoints is how many power failures TestCrashPoints tries, unless the
+// environment says otherwise.
 const crashPoints = 1000
 
 var order = clustertest.Order{Lasting: func(base string) bool { return strings.HasSuffix(base, ".seg") }}

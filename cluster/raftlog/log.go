@@ -36,7 +36,7 @@ const (
 	storeName               = "raftlog"
 )
 
-// Options tune a log. The zero value is what a node uses.
+// Options tune a log. With the zero value nothing is written ahead.
 type Options struct {
 	// SegmentBytes is the length at which a new file is begun; 0 is
 	// SegmentBytesDefault.

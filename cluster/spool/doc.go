@@ -22,11 +22,11 @@
 // pages clean that never reached the disk.
 //
 // The spool knows nothing of the queue. Which bodies are still needed is the
-// caller's decision, in the order of docs/architecture.md, "Append rule": list
-// Bodies, Doom those that are finished, make the floor durable, Delete, or
-// Spare what turned out to be needed.
+// caller's decision, in the order of docs/architecture.md, "The append rule": Doom
+// those that nobody needs, make the floor durable, Delete, or Spare what turned
+// out to be needed.
 //
 // All methods are safe for concurrent use. One goroutine writes, and one keeps
-// house; both end with Close. DESIGN.md beside this file draws the format byte by byte and goes
-// through every crash.
+// house; both end with Close. DESIGN.md beside this file draws the format byte by
+// byte and goes through every crash.
 package spool

@@ -7,9 +7,9 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-// The bounds of Arrived. Those who wait for a body do so for a second or so;
-// they number a few hundred, as many as there are bodies in one request of Raft
-// and in the hydration's window.
+// The bounds of Arrived. Those who wait for a body do so for seconds; they number
+// a few hundred, as many as there are bodies in one request of Raft or in the
+// proposals of one peer.
 const (
 	waitersMax = 8192
 	waiterAge  = 5 * time.Minute
