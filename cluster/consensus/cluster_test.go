@@ -74,6 +74,8 @@ type testMember struct {
 	stalled func(time.Duration) bool
 	// open opens other stores than the disk's.
 	open func() (Stores, error)
+	// snapshots comes between Raft and the store of snapshots.
+	snapshots func(raft.SnapshotStore) raft.SnapshotStore
 
 	mu     sync.Mutex // guards what a process is made of
 	proc   *process
@@ -198,6 +200,9 @@ func (m *testMember) startWithin(ctx context.Context) error {
 		if stores, err = m.open(); err != nil {
 			return err
 		}
+	}
+	if m.snapshots != nil {
+		stores.Snapshots = m.snapshots(stores.Snapshots)
 	}
 	logger := m.logger
 	if logger == nil {
