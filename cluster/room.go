@@ -41,11 +41,14 @@ func (m *Member) Room() error {
 			low++
 		}
 	}
-	if low > (voters-1)/2 && low > 0 {
+	if tooManyLow(low, voters) {
 		return fmt.Errorf("%w: on %d of %d voters", ErrNoRoom, low, voters)
 	}
 	return nil
 }
+
+// tooManyLow reports whether the voters that are not low are no majority.
+func tooManyLow(low, voters int) bool { return low > (voters-1)/2 }
 
 func (m *Member) saidLow(id consensus.ServerID) bool {
 	if id == m.node.ID() {
