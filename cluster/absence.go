@@ -36,7 +36,7 @@ func (a absence) nowhere() bool { return len(a.unknown) == 0 }
 // absences are those that stand. The zero value is ready.
 //
 // Invariant: at most absencesMax. What is over it is missing all the same, is not
-// sent and looked for; but its message is not held before others have been found.
+// sent, and is looked for; but its message is not held before others have been found.
 type absences struct {
 	mu  sync.Mutex
 	all map[mail.QueueID]absence

@@ -153,24 +153,6 @@ func splitMailbox(s string) (local, host string, ok bool) {
 	return s[:at], s[at+1:], true
 }
 
-// QuoteLocal returns the wire form of a local part given without quotes: as it
-// is where it is a dot-string, else as a quoted-string.
-func QuoteLocal(local string) string {
-	if isDotString(local) {
-		return local
-	}
-	var b strings.Builder
-	b.WriteByte('"')
-	for i := range len(local) {
-		if c := local[i]; c == '"' || c == '\\' {
-			b.WriteByte('\\')
-		}
-		b.WriteByte(local[i])
-	}
-	b.WriteByte('"')
-	return b.String()
-}
-
 func hasControl(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] == 0x7f {
