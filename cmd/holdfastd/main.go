@@ -107,6 +107,9 @@ func runCommand(stderr io.Writer) *cobra.Command {
 		Args:    cobra.NoArgs,
 		Example: "  holdfastd run --config /etc/holdfast/holdfast.toml",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := coarsenTimers(); err != nil {
+				fmt.Fprintln(stderr, "warning: timers stay fine, which takes more processor time:", err)
+			}
 			c, err := load(file, stderr)
 			if err != nil {
 				return err
