@@ -68,10 +68,12 @@ func (s *State) fits(m *message, u unsealed, domains []mail.Domain, partOf []int
 			}
 		}
 	}
-	if s.printed.has(entryItem{m.entry}) {
+	if kept, ok := s.printed.get(printItem{entry: m.entry}); ok {
 		u.body.ID = m.id
-		print := fingerprintOf(u.envelope, u.body)
-		if p, ok := s.prints.get(printItem{print: print}); !ok || p.entry != m.entry {
+		if kept.print != fingerprintOf(u.envelope, u.body) {
+			return errors.New("keeps the fingerprint of another message")
+		}
+		if p, ok := s.prints.get(kept); !ok || p.entry != m.entry {
 			return errors.New("its fingerprint does not find it")
 		}
 		if u.at+s.settings.FingerprintLife <= s.now {
@@ -112,7 +114,7 @@ func (c *checker) message(m *message) error {
 	if m.over {
 		c.ended++
 	}
-	if s.printed.has(entryItem{m.entry}) && (m.settled || !m.matches()) {
+	if s.printed.has(printItem{entry: m.entry}) && (m.settled || !m.matches()) {
 		return errors.New("keeps a fingerprint that must not match")
 	}
 	c.totals.countMessage(m, +1)
@@ -229,7 +231,7 @@ func (c *checker) fingerprints() error {
 		return fmt.Errorf("%d fingerprints, want at most %d", n, s.settings.FingerprintMax)
 	}
 	for p := range s.prints.all() {
-		if !s.printed.has(entryItem{p.entry}) || !s.messages.has(&message{entry: p.entry}) {
+		if !s.printed.has(p) || !s.messages.has(&message{entry: p.entry}) {
 			return fmt.Errorf("fingerprint of entry %d, which keeps none", p.entry)
 		}
 	}

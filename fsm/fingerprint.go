@@ -122,21 +122,21 @@ func (m *message) matches() bool {
 // an older one with the same.
 func (s *State) keepFingerprint(f fingerprint, entry Index) {
 	if old, ok := s.prints.get(printItem{print: f}); ok {
-		s.printed.remove(entryItem{old.entry})
+		s.printed.remove(old)
 	}
 	s.prints.set(printItem{f, entry})
-	s.printed.set(entryItem{entry})
+	s.printed.set(printItem{f, entry})
 	s.boundFingerprints()
 }
 
 // dropFingerprint forgets the fingerprint of m, if it still points at m.
 func (s *State) dropFingerprint(m *message) {
-	if !s.printed.has(entryItem{m.entry}) {
+	p, ok := s.printed.get(printItem{entry: m.entry})
+	if !ok {
 		return
 	}
-	s.printed.remove(entryItem{m.entry})
-	u := s.open(m)
-	s.prints.remove(printItem{print: fingerprintOf(u.envelope, u.body)})
+	s.printed.remove(p)
+	s.prints.remove(p)
 }
 
 // boundFingerprints drops the oldest fingerprints above the limit. Clients that

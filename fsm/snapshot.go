@@ -136,7 +136,7 @@ func (e *encoder) message(m *message) {
 	r.Id = m.id[:]
 	r.Settled = m.settled
 	r.PossibleDuplicate = m.possibleDuplicate
-	r.FingerprintKept = e.s.printed.has(entryItem{m.entry})
+	r.FingerprintKept = e.s.printed.has(printItem{entry: m.entry})
 	r.Ended = int64(m.endedAt)
 	r.Parts, r.Notes = partsToProto(r.Parts[:0], m.parts()), notesToProto(m.notes())
 	e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Message{Message: r}})

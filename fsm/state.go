@@ -71,7 +71,7 @@ type State struct {
 	leases   tree[leaseItem]  // by token
 	leased   tree[leasedItem] // which messages are in a lease
 	prints   tree[printItem]  // fingerprints of unsettled messages
-	printed  tree[entryItem]  // messages that have one, oldest first
+	printed  tree[printItem]  // the same, by entry: oldest first
 	ended    tree[endedItem]  // messages with nothing left to do, by the time they ended
 	counts   tree[countsItem] // by domain number
 	origins  tree[originItem] // shared by messages
@@ -126,7 +126,6 @@ type (
 		token Token
 		entry Index
 	}
-	entryItem struct{ entry Index }
 	endedItem struct {
 		at    Millis
 		entry Index
@@ -171,7 +170,7 @@ func New() *State {
 			return a.entry < b.entry
 		}),
 		prints:  newTree(printItem.less),
-		printed: newTree(func(a, b entryItem) bool { return a.entry < b.entry }),
+		printed: newTree(func(a, b printItem) bool { return a.entry < b.entry }),
 		ended: newTree(func(a, b endedItem) bool {
 			if a.at != b.at {
 				return a.at < b.at
