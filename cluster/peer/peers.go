@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 )
@@ -37,10 +38,11 @@ type Config struct {
 // Peers are the other nodes, as this one calls them. A node's name is enough
 // for all calls; connections are made when first needed, and made again.
 type Peers struct {
-	config Config
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	loops  sync.WaitGroup
+	config  Config
+	buffers *buffers
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	loops   sync.WaitGroup
 
 	mu     sync.Mutex
 	byName map[string]*remote
@@ -64,7 +66,7 @@ func NewPeers(c Config) *Peers {
 	if c.LineBytesMax == 0 {
 		c.LineBytesMax = lineBytesMax
 	}
-	p := &Peers{config: c, byName: make(map[string]*remote)}
+	p := &Peers{config: c, buffers: newBuffers(), byName: make(map[string]*remote)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -144,6 +146,7 @@ func (p *Peers) client(name string) (*grpc.ClientConn, error) {
 		grpc.WithMaxHeaderListSize(headerBytesMax),
 		grpc.WithWriteBufferSize(writeBufferBytes),
 		grpc.WithReadBufferSize(readBufferBytes),
+		experimental.WithBufferPool(p.buffers),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(newCodec()), grpc.MaxCallRecvMsgSize(messageBytesMax), grpc.MaxCallSendMsgSize(messageBytesMax)),
 	)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	pb "github.com/holdfast-mx/holdfast/proto/peerpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 )
@@ -58,6 +59,7 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMin, PermitWithoutStream: true}),
 		grpc.WriteBufferSize(writeBufferBytes),
 		grpc.ReadBufferSize(readBufferBytes),
+		experimental.BufferPool(newBuffers()),
 		grpc.WaitForHandlers(true),
 	)
 	pb.RegisterPeerServer(s.grpc, service{s: s})
