@@ -12,9 +12,17 @@ import (
 // without new memory for each, which would all have to be collected, and each
 // collection goes through all that is queued.
 type memory struct {
-	small [smallSizes]chan []byte // of smallBytesMin, and twice the one before
-	kept  chan []byte
+	small [smallSizes]stack // of chunks of smallBytesMin, and twice the one before
+	kept  stack
 	rest  sync.Pool // of *[chunkBytes]byte
+}
+
+// A stack keeps chunks. What came back last is lent first: it may still be in the
+// processor's caches.
+type stack struct {
+	mu sync.Mutex
+	// Invariant: no more than its capacity.
+	chunks [][]byte
 }
 
 const (
@@ -32,11 +40,38 @@ const (
 )
 
 func newMemory() *memory {
-	m := &memory{kept: make(chan []byte, chunksKept)}
+	m := &memory{kept: newStack(chunksKept)}
 	for i := range m.small {
-		m.small[i] = make(chan []byte, smallBytesKept/smallBytesMin>>i)
+		m.small[i] = newStack(smallBytesKept / smallBytesMin >> i)
 	}
 	return m
+}
+
+func newStack(most int) stack { return stack{chunks: make([][]byte, 0, most)} }
+
+// take returns a chunk, nil where there is none.
+func (s *stack) take() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := len(s.chunks) - 1
+	if last < 0 {
+		return nil
+	}
+	c := s.chunks[last]
+	s.chunks[last] = nil
+	s.chunks = s.chunks[:last]
+	return c
+}
+
+// keep keeps c, if there is room.
+func (s *stack) keep(c []byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.chunks) == cap(s.chunks) {
+		return false
+	}
+	s.chunks = append(s.chunks, c)
+	return true
 }
 
 // sizeOf returns the place in small of the chunks in which n octets fit.
@@ -46,17 +81,13 @@ func sizeOf(n int) int { return bits.Len(uint(max(n-1, 0) / smallBytesMin)) }
 func (m *memory) Take(n int) []byte {
 	if n <= smallBytes {
 		size := sizeOf(n)
-		select {
-		case c := <-m.small[size]:
+		if c := m.small[size].take(); c != nil {
 			return c
-		default:
-			return make([]byte, 0, smallBytesMin<<size)
 		}
+		return make([]byte, 0, smallBytesMin<<size)
 	}
-	select {
-	case c := <-m.kept:
+	if c := m.kept.take(); c != nil {
 		return c
-	default:
 	}
 	if c, ok := m.rest.Get().(*[chunkBytes]byte); ok {
 		return c[:0]
@@ -66,19 +97,10 @@ func (m *memory) Take(n int) []byte {
 
 // Give implements mail.Memory.
 func (m *memory) Give(c []byte) {
-	if n := cap(c); n >= smallBytesMin && n <= smallBytes && n&(n-1) == 0 {
-		select {
-		case m.small[sizeOf(n)] <- c[:0]:
-		default:
-		}
-		return
-	}
-	if cap(c) != chunkBytes {
-		return
-	}
-	select {
-	case m.kept <- c[:0]:
-	default:
+	switch n := cap(c); {
+	case n >= smallBytesMin && n <= smallBytes && n&(n-1) == 0:
+		m.small[sizeOf(n)].keep(c[:0])
+	case n == chunkBytes && !m.kept.keep(c[:0]):
 		m.rest.Put((*[chunkBytes]byte)(c[:chunkBytes]))
 	}
 }

@@ -20,7 +20,7 @@ func TestMemoryIsLentAgain(t *testing.T) {
 			t.Fatal("the body is not what was written")
 		}
 		b.Free()
-		if got := len(m.kept); got != 5 {
+		if got := len(m.kept.chunks); got != 5 {
 			t.Errorf("%d chunks kept, want 5", got)
 		}
 		if b.Size() != mail.ByteSize(len(large)) || len(b.Chunks()) != 0 {
@@ -48,13 +48,13 @@ func TestMemoryIsLentAgain(t *testing.T) {
 	for range 2 * smallBytesKept / smallBytesMin {
 		m.Give(make([]byte, 0, smallBytesMin))
 	}
-	if got := len(m.small[0]) * smallBytesMin; got != smallBytesKept {
+	if got := len(m.small[0].chunks) * smallBytesMin; got != smallBytesKept {
 		t.Errorf("%d octets kept, want %d", got, smallBytesKept)
 	}
 	for range 2 * chunksKept {
 		m.Give(make([]byte, 0, chunkBytes))
 	}
-	if got := len(m.kept); got != chunksKept {
+	if got := len(m.kept.chunks); got != chunksKept {
 		t.Errorf("%d chunks kept, want %d", got, chunksKept)
 	}
 }
