@@ -174,7 +174,7 @@ func TestDeposedLeaderMustNotTellTheLiveFloor(t *testing.T) {
 				// a's main loop hangs in a write, so that it cannot step down; its
 				// replication goes on.
 				a.running().store.Block()
-				for range tailOctetsMax/(32<<10) + 2 { // until the tail is full
+				for range 2 * tailOctetsMax / (32 << 10) { // until the tail is full, and more
 					go func() { _ = a.propose(patience, append(batchCommand(7, 0), make([]byte, 32<<10)...), nil) }()
 				}
 				// 2. The majority elects a leader and commits others.

@@ -36,7 +36,8 @@ func (w *World) acceptOf(name string, l letterTo) (fsm.Accept, bool) {
 }
 
 // stranded gives a letter to the leader such that the Accept is in its log and
-// in no other, and the leader is cut off. The answer comes over the channel.
+// in no other, and the leader is cut off. The others' disks hang while they are
+// sent it, and they die before it is written. The answer comes over the channel.
 // Where the sender gives up, it hangs up at that moment.
 func (s *story) stranded(l letterTo, givesUp bool) (old string, others []string, answer chan attempt) {
 	s.t.Helper()
@@ -51,17 +52,19 @@ func (s *story) stranded(l letterTo, givesUp bool) (old string, others []string,
 	if a := c.transmit(l); a.code != 354 || a.err != nil {
 		s.t.Fatalf("%+v", a)
 	}
-	s.nodes[old].raft.Block()
+	for _, other := range others {
+		s.nodes[other].raft.Block()
+	}
 	answer = make(chan attempt, 1)
 	go func() {
 		defer c.conn.Close()
 		answer <- c.dot(thenRead)
 	}()
-	s.await(10*time.Second, "a majority holds the body", func() bool { return len(s.holders(l.text)) == 3 })
-	time.Sleep(500 * time.Millisecond) // it is proposed, and waits for the disk
+	s.await(time.Second, "all hold the body", func() bool { return len(s.holders(l.text)) == 3 })
+	s.await(time.Second, "the old leader has the entry", func() bool { _, ok := s.acceptOf(old, l); return ok })
 	s.cutOff(old)
-	s.nodes[old].raft.Unblock()
-	s.await(10*time.Second, "the old leader has the entry", func() bool { _, ok := s.acceptOf(old, l); return ok })
+	s.crash(others...)
+	s.start(others...)
 	for _, other := range others {
 		if _, ok := s.acceptOf(other, l); ok {
 			s.t.Fatalf("%s has the entry too: the story is about something else", other)
