@@ -1,9 +1,12 @@
 package clustertest
 
 import (
+	"fmt"
 	"io"
 	"io/fs"
 	"slices"
+
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 )
 
 // A file is an open file of a Disk.
@@ -49,12 +52,35 @@ func (f *file) WriteAt(p []byte, off int64) (n int, err error) {
 // Forget does nothing: a page cache shows in no content.
 func (f *file) Forget(int64, int64) {}
 
+// Allocate does nothing: there is always room.
+func (f *file) Allocate(int64, int64) {}
+
+// Sector is the unit that a power failure does not tear.
+func (f *file) Sector() int { return sectorBytes }
+
+// WriteSectors is a write like any other. It panics where a host would refuse, or
+// make the file longer.
+func (f *file) WriteSectors(p []byte, off int64) (int, error) {
+	n, err := f.put(slices.Clone(p), off, func() {
+		size := int64(len(f.inode.content))
+		if len(p)%sectorBytes != 0 || off%sectorBytes != 0 || off+int64(len(p)) > size || !vfs.IsAligned(p) {
+			panic(fmt.Sprintf("%d octets at %d of %d are no sectors", len(p), off, size))
+		}
+	})
+	return int(n), err
+}
+
 // WritevAt is one operation: a power failure tears it as it tears one long
 // write.
 func (f *file) WritevAt(pieces [][]byte, off int64) (written int64, err error) {
-	p := slices.Concat(pieces...) // the disk's own copy
+	return f.put(slices.Concat(pieces...), off, func() {}) // the disk's own copy
+}
+
+// put writes p, which is the disk's from now on, if the process lives to check it.
+func (f *file) put(p []byte, off int64, check func()) (written int64, err error) {
 	n := 0
 	err = f.do(OpWrite, len(p), func(hit *fault) error {
+		check()
 		if !f.write {
 			return fs.ErrPermission
 		}

@@ -77,6 +77,11 @@ func (f *lyingFile) WritevAt(pieces [][]byte, off int64) (int64, error) {
 	return f.File.WritevAt(pieces, off)
 }
 
+func (f *lyingFile) WriteSectors(p []byte, off int64) (int, error) {
+	f.fs.settle()
+	return f.File.WriteSectors(p, off)
+}
+
 func (f *lyingFile) Truncate(size int64) error {
 	f.fs.settle()
 	return f.File.Truncate(size)

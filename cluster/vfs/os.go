@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -70,7 +71,7 @@ func open(name string, flag int) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return osFile{f}, nil
+	return &osFile{File: f}, nil
 }
 
 func (osFS) Rename(from, to string) error { return os.Rename(from, to) }
@@ -105,16 +106,54 @@ func (osFS) Lock(name string) (io.Closer, error) {
 	return nil, fmt.Errorf("lock %s: %w", name, err)
 }
 
-type osFile struct{ *os.File }
+type osFile struct {
+	*os.File
+	past past
+}
 
-func (f osFile) Sync() error {
+// A past is the way past the page cache for one file: another descriptor, since
+// the one that we have is for readers, too. It is opened when it is first asked
+// for.
+type past struct {
+	once   sync.Once
+	file   *os.File // nil where there is no such way
+	sector int
+}
+
+func (f *osFile) Sector() int {
+	f.past.once.Do(func() { f.past.file, f.past.sector = openPast(f.File) })
+	return f.past.sector
+}
+
+func (f *osFile) WriteSectors(p []byte, off int64) (int, error) {
+	if f.Sector() == 0 {
+		return 0, &fs.PathError{Op: "write sectors", Path: f.Name(), Err: errors.ErrUnsupported}
+	}
+	n, err := f.past.file.WriteAt(p, off)
+	if n == 0 && errors.Is(err, unix.EINVAL) {
+		// The kernel would not even try. Through the page cache it is as durable.
+		return f.WriteAt(p, off)
+	}
+	return n, err
+}
+
+func (f *osFile) Close() error {
+	f.past.once.Do(func() {}) // from now on there is none
+	err := f.File.Close()
+	if f.past.file != nil {
+		err = errors.Join(err, f.past.file.Close())
+	}
+	return err
+}
+
+func (f *osFile) Sync() error {
 	if err := onDescriptor(f.File, datasync); err != nil {
 		return &fs.PathError{Op: "fdatasync", Path: f.Name(), Err: err}
 	}
 	return nil
 }
 
-func (f osFile) WritevAt(pieces [][]byte, off int64) (n int64, err error) {
+func (f *osFile) WritevAt(pieces [][]byte, off int64) (n int64, err error) {
 	rest := make([][]byte, 0, len(pieces))
 	for _, p := range pieces {
 		if len(p) > 0 {
@@ -145,11 +184,15 @@ func (f osFile) WritevAt(pieces [][]byte, off int64) (n int64, err error) {
 	return n, nil
 }
 
-func (f osFile) Forget(off, n int64) {
+func (f *osFile) Forget(off, n int64) {
 	_ = onDescriptor(f.File, func(fd int) error { return uncache(fd, off, n) })
 }
 
-func (f osFile) Size() (int64, error) {
+func (f *osFile) Allocate(off, n int64) {
+	_ = onDescriptor(f.File, func(fd int) error { return allocate(fd, off, n) })
+}
+
+func (f *osFile) Size() (int64, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return 0, err

@@ -2,7 +2,11 @@
 
 package vfs
 
-import "golang.org/x/sys/unix"
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
 
 // datasync is the whole fsync where fdatasync is missing or not to be trusted.
 func datasync(fd int) error { return unix.Fsync(fd) }
@@ -12,3 +16,9 @@ func writev(fd int, pieces [][]byte, off int64) (int, error) { return unix.Pwrit
 
 // uncache does nothing where the page cache takes no advice.
 func uncache(int, int64, int64) error { return nil }
+
+// allocate does nothing where it might make the file longer.
+func allocate(int, int64, int64) error { return nil }
+
+// openPast finds no way past the page cache.
+func openPast(*os.File) (past *os.File, sector int) { return nil, 0 }

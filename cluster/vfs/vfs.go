@@ -7,6 +7,7 @@ package vfs
 import (
 	"errors"
 	"io"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,6 +55,15 @@ type File interface {
 	// if less than all was written. The pieces are the caller's again when it
 	// returns.
 	WritevAt(pieces [][]byte, off int64) (n int64, err error)
+	// Sector returns how finely WriteSectors can write this file, in octets, a power
+	// of two; 0 where it cannot.
+	Sector() int
+	// WriteSectors is a WriteAt past the host's page cache: the disk gets these
+	// octets and no block around them. The offset, the length and where p lies in
+	// memory (see Aligned) are multiples of Sector, and the file is as long as what
+	// is written already. It is durable after Sync, like any write; who writes the
+	// same place in both ways does one after the other.
+	WriteSectors(p []byte, off int64) (n int, err error)
 	// Sync makes everything written to the file so far durable, its length
 	// included (fdatasync).
 	Sync() error
@@ -62,12 +72,34 @@ type File interface {
 	// written next. What is not synced yet is kept. It changes nothing that anyone
 	// can read, and may do nothing.
 	Forget(off, n int64)
-	// Truncate sets the length. Durable only after Sync.
+	// Allocate has the file system set aside room for n octets from off on, so that
+	// it need not look for room with each write. The file becomes no longer, and
+	// nothing that anyone can read changes. It may do nothing.
+	Allocate(off, n int64)
+	// Truncate sets the length, and gives back the room behind it. Durable only
+	// after Sync.
 	Truncate(size int64) error
 	// Size returns the length.
 	Size() (int64, error)
 	Close() error
 }
+
+// alignment is what Aligned's memory begins at a multiple of: no less than the
+// sectors of any disk.
+const alignment = 4096
+
+// Aligned returns memory of that length, n octets, from which WriteSectors can
+// write: it begins at a multiple of any Sector.
+func Aligned(n int) []byte {
+	b := make([]byte, n+alignment-1)
+	from := int(-address(b) % alignment)
+	return b[from : from+n : from+n]
+}
+
+// IsAligned reports whether p begins where Aligned's memory may.
+func IsAligned(p []byte) bool { return address(p)%alignment == 0 }
+
+func address(p []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(p))) }
 
 // Unreadable reports whether err says that the disk cannot give back what was
 // written at one place, so that other places may well be readable. Any other

@@ -98,6 +98,16 @@ func (f watchedFile) WritevAt(pieces [][]byte, offset int64) (int64, error) {
 	return f.File.WritevAt(pieces, offset)
 }
 
+func (f watchedFile) WriteSectors(p []byte, offset int64) (int, error) {
+	defer f.watch.watch()()
+	return f.File.WriteSectors(p, offset)
+}
+
+func (f watchedFile) Allocate(offset, n int64) {
+	defer f.watch.watch()()
+	f.File.Allocate(offset, n)
+}
+
 func (f watchedFile) Sync() error {
 	defer f.watch.watch()()
 	return f.File.Sync()
