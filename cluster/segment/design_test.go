@@ -30,6 +30,10 @@ func TestDesignDrawsTheFormat(t *testing.T) {
 		fmt.Sprintf("(%d pieces or\n%d MiB at a time)", piecesMax, writeBytesMax>>20),
 		fmt.Sprintf("at most %d MiB; a segment is full when that is", indexBytesMax>>20),
 		fmt.Sprintf("more than %d MiB longer than its records is cut", trimBytes>>20),
+		fmt.Sprintf("a batch of at most %d KiB that lies\nin the buffer is written in sectors", directBytesMax>>10),
+		fmt.Sprintf("room set aside. So there is, %d MiB at a time", allocateBytes>>20),
+		fmt.Sprintf("a batch of at most %d KiB, which is less than the journal's", aheadBatchMax>>10),
+		fmt.Sprintf("in a row before them, and at most %d KiB", aheadBytesMax>>10),
 		fmt.Sprintf("at most %d GiB, a payload", fileBytesMax>>30),
 	} {
 		if !strings.Contains(design, line) {

@@ -39,6 +39,12 @@ func (f forgetterFile) WritevAt(pieces [][]byte, off int64) (int64, error) {
 	return n, err
 }
 
+func (f forgetterFile) WriteSectors(p []byte, off int64) (int, error) {
+	n, err := f.File.WriteSectors(p, off)
+	f.fs.written = max(f.fs.written, off+int64(n))
+	return n, err
+}
+
 func (f forgetterFile) Sync() error {
 	err := f.File.Sync()
 	f.fs.synced = f.fs.written

@@ -39,6 +39,29 @@ const (
 	forgetBytes = 2 << 20
 )
 
+// What is written through the page cache is written in whole pages, and the last
+// one of a batch again by the next one: a small batch costs a page more than it
+// is long. So what is at most directBytesMax long goes past the page cache, in
+// sectors, where the file was written ahead and the disk's sectors are shorter than
+// a page. Beyond that a page more or less is not worth an octet that the page cache
+// does not have.
+const directBytesMax = 256 << 10
+
+// When a file grows, each sync has the file system's journal written, three blocks
+// at the least. A batch that is no longer than those is cheaper written twice: zeros
+// are written behind it, with its own sync, and the next batches go over them and
+// need no journal. There are never more zeros at a time than octets in the small
+// batches before them, and at most aheadBytesMax: if other batches follow, they
+// were for nothing.
+const (
+	aheadBatchMax = 3 * pageBytes
+	aheadBytesMax = 256 << 10
+)
+
+// allocateBytes is what a growing file has set aside for it at a time: a batch that
+// has to find room writes the file system's books about free room, too.
+const allocateBytes = 4 << 20
+
 // A writer is what is written to.
 type writer struct {
 	active *segment // nil until something is written
@@ -55,12 +78,21 @@ type writer struct {
 	// Invariant: forgotten is a multiple of forgetBytes.
 	grows     bool
 	forgotten int64
+	// ahead: everything in front of it was written and synced before it was needed,
+	// whatever it holds. sector is how finely it can be written, 0 if only in pages.
+	ahead, sector int64
+	// allocated is how far room was set aside for a file that grows.
+	allocated int64
+	// small is how many octets the last batches had in a row that were small.
+	small int64
 
-	// arena holds the small pieces of what is between flushed and end; open is
-	// where in it the piece begins that may still grow.
+	// arena holds the small pieces of what is between flushed and end, and in front
+	// of them tail; open is where in it the piece begins that may still grow.
 	arena  []byte
 	open   int
 	pieces [][]byte
+	// tail is what the file has from the last multiple of sector up to flushed.
+	tail []byte
 
 	last Number // the greatest number ever seen
 }
@@ -162,8 +194,13 @@ func (s *Set) moreArena() error {
 	if cap(w.arena) >= arenaBytesMax {
 		return s.flush()
 	}
+	longer := vfs.Aligned(min(2*cap(w.arena), arenaBytesMax))[:0]
+	if len(w.pieces) == 0 {
+		w.arena = append(longer, w.arena...)
+		return nil
+	}
 	w.closePiece()
-	w.arena, w.open = make([]byte, 0, min(2*cap(w.arena), arenaBytesMax)), 0
+	w.arena, w.open = longer, 0
 	return nil
 }
 
@@ -174,14 +211,68 @@ func (s *Set) flush() error {
 	if len(w.pieces) == 0 {
 		return nil
 	}
-	_, err := w.file.WritevAt(w.pieces, w.flushed)
+	w.allocate(s.limit)
+	var err error
+	if sectors := w.sectors(); sectors != nil {
+		_, err = w.file.WriteSectors(sectors, w.flushed-int64(len(w.tail)))
+	} else {
+		_, err = w.file.WritevAt(w.pieces, w.flushed)
+	}
+	w.keepTail()
 	clear(w.pieces)
-	w.pieces, w.arena, w.open = w.pieces[:0], w.arena[:0], 0
+	w.pieces = w.pieces[:0]
+	w.arena = append(w.arena[:0], w.tail...)
+	w.open = len(w.tail)
 	if err != nil {
 		return fmt.Errorf("write segment %d: %w", w.active.number, err)
 	}
 	w.flushed = w.end
 	return nil
+}
+
+// allocate sets room aside for what was appended and more, up to limit, unless it
+// is little, for which writeAhead is better.
+func (w *writer) allocate(limit int64) {
+	upTo := min(w.end+allocateBytes, limit)
+	if !w.grows || w.end <= w.allocated || upTo <= w.end || w.end-w.synced <= aheadBatchMax {
+		return
+	}
+	w.file.Allocate(w.flushed, upTo-w.flushed)
+	w.allocated = upTo
+}
+
+// sectors returns what was appended in whole sectors, with what the file has in
+// front of it in the first one, and zeros behind it in the last one: what the file
+// holds there means nothing. It returns nil where that cannot be written as it is.
+func (w *writer) sectors() []byte {
+	if w.sector == 0 || len(w.pieces) > 1 || len(w.pieces[0]) != len(w.arena)-len(w.tail) {
+		return nil // or a piece is not in the arena
+	}
+	whole := (int64(len(w.arena)) + w.sector - 1) / w.sector * w.sector
+	if whole > directBytesMax || w.flushed-int64(len(w.tail))+whole > w.ahead {
+		return nil
+	}
+	b := w.arena[:whole]
+	clear(b[len(w.arena):])
+	return b
+}
+
+// keepTail keeps the end of what was appended.
+func (w *writer) keepTail() {
+	if w.sector == 0 {
+		return
+	}
+	var kept [pageBytes]byte
+	tail := kept[:w.end%w.sector]
+	missing := len(tail)
+	for i := len(w.pieces) - 1; i >= 0 && missing > 0; i-- {
+		p := w.pieces[i]
+		p = p[len(p)-min(len(p), missing):]
+		missing -= len(p)
+		copy(tail[missing:], p)
+	}
+	copy(tail[:missing], w.tail) // the whole of it, or nothing
+	w.tail = append(w.tail[:0], tail...)
 }
 
 // Sync makes all that was appended durable.
@@ -206,16 +297,37 @@ func (s *Set) sync() error {
 	if w.synced == w.end {
 		return nil
 	}
+	ahead := w.writeAhead()
 	if err := w.file.Sync(); err != nil {
 		return fmt.Errorf("sync segment %d: %w", w.active.number, err)
 	}
-	w.synced = w.end
+	w.synced, w.ahead = w.end, ahead
 	w.forget(keptBytes)
 	s.mu.Lock()
-	w.active.size = max(w.active.size, w.end)
+	w.active.size = max(w.active.size, w.end, w.ahead)
 	s.counts.syncs++
 	s.mu.Unlock()
 	return nil
+}
+
+// writeAhead writes zeros behind what was flushed, where that is cheaper than what
+// the file system would write instead. It returns how far the file is written ahead
+// when it is synced. To fail is no harm: what lies there means nothing.
+func (w *writer) writeAhead() int64 {
+	batch := w.end - w.synced
+	if !w.grows || batch > aheadBatchMax {
+		w.small = 0
+		return w.ahead
+	}
+	w.small += batch
+	if w.end <= w.ahead {
+		return w.ahead
+	}
+	upTo := (w.end + min(w.small, aheadBytesMax) + pageBytes - 1) / pageBytes * pageBytes
+	if err := writeAt(w.file, make([]byte, upTo-w.end), w.end); err != nil {
+		return w.ahead
+	}
+	return upTo
 }
 
 // forget has the page cache forget what is synced, all but the last octets.
@@ -271,6 +383,8 @@ func (s *Set) finish() error {
 	size := w.active.size
 	if size-w.end > trimBytes {
 		size = w.end
+	}
+	if size < w.active.size || size < w.allocated {
 		if err := w.file.Truncate(size); err != nil {
 			return fmt.Errorf("trim segment %d: %w", w.active.number, err)
 		}
@@ -339,10 +453,18 @@ func (s *Set) begin() error {
 	w.active, w.file, w.last = g, f, g.number
 	w.end, w.flushed, w.synced = headBytes, headBytes, headBytes
 	w.grows, w.forgotten = size < s.limit, 0
+	w.ahead, w.sector, w.small, w.allocated = 0, 0, 0, 0
+	if sector := f.Sector(); sector < pageBytes {
+		w.sector = int64(sector)
+	}
+	if !w.grows {
+		w.ahead = size
+	}
 	if w.arena == nil {
-		w.arena = make([]byte, 0, arenaBytesMin)
+		w.arena = vfs.Aligned(arenaBytesMin)[:0]
 		w.pieces = make([][]byte, 0, piecesMax)
 	}
+	w.arena, w.open, w.tail = w.arena[:0], 0, w.tail[:0]
 	s.mu.Lock()
 	s.segments[g.number] = g
 	s.mu.Unlock()
