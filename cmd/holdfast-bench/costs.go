@@ -42,7 +42,8 @@ disk: octets that the block device below the three nodes together was given, per
 octet of accepted body, with 100 sessions: into segments that were used before
 (recycled) and into files that grow. For root, that device is a loop device with a
 file system of its own; for others it is the host's, and counts what else is written.
-Raft's log always lies in segments that were written ahead: it uses them up too slowly.
+Raft's log lies in segments that were written ahead both times: it uses them up too
+slowly.
 
 wire: octets on the connections between the nodes per octet of accepted body, with
 all mail coming to the leader, and with all of it coming to another node.
@@ -87,8 +88,9 @@ type diskCost struct {
 	Segments string      `json:"segments"` // recycled or growing
 	Window   window      `json:"window"`
 	Load     load.Result `json:"load"`
-	// Ahead is what of Window.Device the nodes wrote ahead, where segments grow.
-	// They are to do that when they have nothing else to do.
+	// Ahead is what of Window.Device the nodes wrote ahead for bodies. They are to do
+	// that when they have nothing else to do. Of the log's files it cannot be told:
+	// those that it has done with come to its pool.
 	Ahead int64 `json:"written_ahead_bytes"`
 }
 
@@ -269,6 +271,9 @@ func (s *scene) recycledCost(ctx context.Context, size load.Sizes, length time.D
 	if err := s.recycle(ctx); err != nil {
 		return c, err
 	}
+	if err := s.takeRecycled(ctx); err != nil {
+		return c, err
+	}
 	o := costLoad(s, size, "recycled")
 	least, _, _ := s.pools(poolOfBodies)
 	if least < segmentBytes {
@@ -276,7 +281,10 @@ func (s *scene) recycledCost(ctx context.Context, size load.Sizes, length time.D
 	}
 	o.BytesMax = min(o.BytesMax, least*poolShare/100)
 	var err error
+	_, _, before := s.pools(poolOfBodies)
 	c.Window, c.Load, err = s.measured(ctx, o, length)
+	_, _, after := s.pools(poolOfBodies)
+	c.Ahead = max(0, after-before)
 	return c, err
 }
 
@@ -314,9 +322,9 @@ func (s *scene) growingCost(ctx context.Context, size load.Sizes, length time.Du
 	if err := second.until(func() bool { return time.Since(handedOver) >= windowLead }); err != nil {
 		return c, err
 	}
-	_, _, before := s.pools(poolOfBodies, poolOfLog)
+	_, _, before := s.pools(poolOfBodies)
 	c.Window, err = s.window(second, length, o.BytesMax-o.BytesMax/windowMargin)
-	_, _, after := s.pools(poolOfBodies, poolOfLog)
+	_, _, after := s.pools(poolOfBodies)
 	c.Ahead = max(0, after-before)
 	var ended error
 	c.Load, ended = second.end()
@@ -348,6 +356,22 @@ func (s *scene) recycle(ctx context.Context) error {
 	}
 	if err := s.drainAway(ctx); err != nil {
 		return err
+	}
+	return s.settle(ctx)
+}
+
+// takeRecycled has every node write into a file of its pools, of the bodies and of
+// Raft's log. What it was filling when those were written ahead are files that grew,
+// and would take in all of a load of small messages; but a start never goes on in a
+// file of an earlier process.
+func (s *scene) takeRecycled(ctx context.Context) error {
+	for _, n := range s.fleet.Nodes {
+		if err := errors.Join(n.Stop(), n.Start()); err != nil {
+			return err
+		}
+		if err := s.fleet.Ready(ctx); err != nil {
+			return err
+		}
 	}
 	return s.settle(ctx)
 }
