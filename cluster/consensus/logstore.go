@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -26,6 +27,9 @@ import (
 //     to it are settled here;
 //   - no follower is told of a commit index beyond what is settled here (sender);
 //   - no leader is told that an entry is here before it is settled (gate).
+//
+// What Raft concludes for itself nobody can hold back. So entries that decide (see
+// there) are settled before it counts them.
 //
 // A crash may leave entries on the disk that are not settled: those of the last
 // batch, since no batch is written before the one before it is settled. The
@@ -58,6 +62,8 @@ type logStore struct {
 	//
 	// Invariant: it follows the last entry of the store, or is also in it from its
 	// beginning on, without a hole.
+	// Invariant: it has no entry that decides, and follows the first one of this
+	// leader's term.
 	// Invariant: there is a goroutine that writes the tail as long as there is
 	// one, unless the latch is closed.
 	tail       []raft.Log
@@ -139,7 +145,8 @@ func (s *logStore) IsMonotonic() bool { return true }
 // StoreLog stores one entry.
 func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
-// StoreLogs stores entries: durably on return, unless this node leads. Only
+// StoreLogs stores entries: durably on return, unless this node leads and they are
+// no more than what it proposed. Only
 // Raft's main goroutine calls it. It never waits for a body to arrive: that would
 // stop elections and heartbeats with it. It may wait for the disk of this node.
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
@@ -153,7 +160,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if s.stored != nil {
 		s.stored(logs)
 	}
-	if s.leads != nil && s.leads() && !s.latchOff {
+	if s.leads != nil && s.leads() && !s.latchOff && !slices.ContainsFunc(logs, decides) {
 		err = s.extend(logs)
 	} else if err = s.awaitAll(); err == nil { // what this node proposed when it led
 		err = s.write(logs)
@@ -163,6 +170,17 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	}
 	return err
 }
+
+// decides reports whether Raft itself acts when it counts an entry as committed,
+// beyond what is held back here. Such an entry waits for the disk.
+//
+//   - The first entry of a leader's term: under it Raft counts what is there of
+//     older terms (section 5.4.2 of the extended Raft paper). If it was lost in a
+//     crash, a server with an entry of a term in between could be elected, and
+//     would replace what is settled here and was called committed.
+//   - A configuration: Raft takes the next one then. If both were lost, a majority
+//     of those before and one of those after them would not meet.
+func decides(l *raft.Log) bool { return l.Type != raft.LogCommand && l.Type != raft.LogBarrier }
 
 // extend puts entries into the tail, once it has room.
 func (s *logStore) extend(logs []*raft.Log) error {

@@ -14,6 +14,15 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
+// commandsOf returns entries as a leader's clients propose them.
+func commandsOf(first, last, term uint64) []*raft.Log {
+	logs := entriesOf(first, last, term)
+	for _, l := range logs {
+		l.Type = raft.LogCommand
+	}
+	return logs
+}
+
 // TestTail: a leader's entries are there before they are on its disk, and count
 // when they are.
 func TestTail(t *testing.T) {
@@ -22,7 +31,7 @@ func TestTail(t *testing.T) {
 		store := disk.Open()
 		leads := false
 		s := &logStore{store: store, latch: newLatch(), leads: func() bool { return leads }}
-		if err := s.StoreLogs(entriesOf(1, 3, 1)); err != nil {
+		if err := s.StoreLogs(commandsOf(1, 3, 1)); err != nil {
 			t.Fatal(err)
 		}
 		if _, last := disk.Bounds(); last != 3 {
@@ -30,7 +39,7 @@ func TestTail(t *testing.T) {
 		}
 		leads = true
 		store.Block()
-		for _, logs := range [][]*raft.Log{entriesOf(4, 5, 2), entriesOf(6, 6, 2)} {
+		for _, logs := range [][]*raft.Log{commandsOf(4, 5, 2), commandsOf(6, 6, 2)} {
 			if err := s.StoreLogs(logs); err != nil {
 				t.Fatal(err)
 			}
@@ -56,7 +65,7 @@ func TestTail(t *testing.T) {
 			"await all": s.awaitAll,
 			"follow": func() error {
 				leads = false
-				return s.StoreLogs(entriesOf(7, 7, 3))
+				return s.StoreLogs(commandsOf(7, 7, 3))
 			},
 		}
 		ended := make(chan error, len(waits))
