@@ -123,7 +123,8 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 		stopping: make(chan struct{}), life: life, stop: stop, failed: make(chan struct{}),
 	}
 	m.bodies = newBodies(life, c.Spool, c.Peers, c.ID.Name(), m.othersFrom(c.Directory), c.Space.Full, c.Log)
-	if err := m.checkOutdated(ctx, c); err != nil {
+	acknowledged, err := m.checkOutdated(ctx, c)
+	if err != nil {
 		stop()
 		m.bodies.wait()
 		return nil, errors.Join(err, c.Stream.Close(), c.Stores.Shut())
@@ -131,6 +132,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	node, err := consensus.Start(ctx, consensus.Config{
 		ID: c.ID, Stores: c.Stores, Stream: c.Stream, Observe: m.starts.observe,
 		Bodies: m.bodies, FSM: m.replica, HeartbeatTimeout: c.HeartbeatTimeout, DiskStalled: c.DiskStalled, Logger: c.Log,
+		Acknowledged: acknowledged,
 	})
 	if err != nil {
 		stop()
@@ -168,18 +170,18 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 }
 
 // checkOutdated asks the others, before Raft runs, whether they know more of
-// this node than it does itself.
-func (m *Member) checkOutdated(ctx context.Context, c Config) error {
+// this node than it does itself, and returns what they have seen it acknowledge.
+func (m *Member) checkOutdated(ctx context.Context, c Config) (acknowledged uint64, _ error) {
 	own, err := c.Stores.Promises()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if own.Term == 0 {
-		return nil // it has never been a part of anything
+		return 0, nil // it has never been a part of anything
 	}
 	servers, err := c.Stores.Servers()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	return m.askOthers(ctx, c.ID, own, servers)
 }

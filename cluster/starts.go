@@ -98,9 +98,9 @@ const (
 
 // askOthers asks every other node, before Raft runs here, what it has seen of
 // this one, and returns ErrOutdated where that is more than this node knows of
-// itself. It does not wait for those that are down, nor long for those that do
-// not answer.
-func (m *Member) askOthers(ctx context.Context, id consensus.ServerID, own consensus.Promises, expected []consensus.Server) error {
+// itself. Otherwise it returns the last entry that they have seen it acknowledge.
+// It does not wait for those that are down, nor long for those that do not answer.
+func (m *Member) askOthers(ctx context.Context, id consensus.ServerID, own consensus.Promises, expected []consensus.Server) (acknowledged uint64, _ error) {
 	ctx, cancel := context.WithTimeout(ctx, askPatience)
 	defer cancel()
 	missing := make(map[string]bool) // of whom nothing has come yet, not even an error
@@ -137,7 +137,7 @@ func (m *Member) askOthers(ctx context.Context, id consensus.ServerID, own conse
 			}()
 		}
 		if !anyTrue(missing) {
-			return nil
+			return acknowledged, nil
 		}
 		select {
 		case a := <-answers:
@@ -149,11 +149,12 @@ func (m *Member) askOthers(ctx context.Context, id consensus.ServerID, own conse
 			}
 			s := a.health.Seen
 			if err := own.Outdated(consensus.Promises{Start: s.Start, Term: s.Term, VoteTerm: s.VoteTerm, Index: s.Index}); a.health.SeenOK && err != nil {
-				return fmt.Errorf("%s says: %w", a.name, err)
+				return 0, fmt.Errorf("%s says: %w", a.name, err)
 			}
+			acknowledged = max(acknowledged, s.Index)
 		case <-tick.C:
 		case <-ctx.Done():
-			return nil
+			return acknowledged, nil
 		}
 	}
 }

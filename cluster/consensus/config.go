@@ -187,6 +187,9 @@ type Config struct {
 	// gives up leadership, and does not stand for election. Default: four
 	// heartbeat timeouts, at most six seconds.
 	StoreStallMax time.Duration
+	// Acknowledged is the last entry that other servers have seen this one
+	// acknowledge. Up to there the start-up check cuts nothing off.
+	Acknowledged uint64
 	// Observe is shown the data of each command in the log before Raft runs,
 	// committed or not. Nil where nobody wants to know.
 	Observe func(data []byte)

@@ -1,7 +1,9 @@
 package consensus
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
 // TestFirstEntryOfATerm: what a leader has of older terms counts only under an
@@ -174,3 +177,186 @@ func TestWhatDecidesWaitsForTheDisk(t *testing.T) {
 		})
 	}
 }
+
+// lateBodies are on their way until they are let through.
+type lateBodies struct {
+	Bodies
+	on chan struct{}
+}
+
+func (b lateBodies) Await(mail.BodyRef) error {
+	<-b.on
+	return nil
+}
+
+func (b lateBodies) Held(mail.BodyRef) bool { return false }
+
+func namingBodies(first, last, term uint64) []*raft.Log {
+	logs := commandsOf(first, last, term)
+	for _, l := range logs {
+		l.Extensions = mail.NewBody([]byte{byte(l.Index)}).Ref(mail.QueueID{byte(l.Index)}).Encode()
+	}
+	return logs
+}
+
+// TestSettleIsOfOneBatch: who waited for the bodies of a batch that was cut off and
+// sent again, together with more, does not settle the new one.
+func TestSettleIsOfOneBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bodies := lateBodies{on: make(chan struct{})}
+		s := &logStore{store: clustertest.NewRaftDisk(1, 0).Open(), latch: newLatch(), bodies: bodies, floor: &floor{}}
+		if err := s.write(namingBodies(1, 1, 1)); err != nil {
+			t.Fatal(err)
+		}
+		settled := make(chan error)
+		go func() { settled <- s.settle() }()
+		synctest.Wait()
+		// The first one settles, is cut off, and comes again with another.
+		again := namingBodies(1, 2, 2)
+		s.mu.Lock()
+		s.unsettled = nil
+		for _, l := range again {
+			ref, err := bodyOf(l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.unsettled = append(s.unsettled, namedBody{l.Index, *ref})
+		}
+		s.mu.Unlock()
+		close(bodies.on)
+		if err := <-settled; err != nil {
+			t.Fatal(err)
+		}
+		if got := s.settled(2); got != 0 {
+			t.Errorf("settled up to %d, and nobody has waited for the second body", got)
+		}
+	})
+}
+
+// TestCoveredSnapshotIsAnsweredWhenSettled: what a snapshot covers was acknowledged
+// then, and so it must not be lost in a crash.
+func TestCoveredSnapshotIsAnsweredWhenSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bodies := lateBodies{on: make(chan struct{})}
+		s := &logStore{store: clustertest.NewRaftDisk(1, 0).Open(), latch: newLatch(), bodies: bodies, floor: &floor{}}
+		if err := s.StoreLogs(namingBodies(1, 2, 1)); err != nil {
+			t.Fatal(err)
+		}
+		g := newGate(Config{controls: &controls{}}, &floor{latch: newLatch()}, s)
+		req := &raft.InstallSnapshotRequest{Term: 1, LastLogIndex: 2, LastLogTerm: 1}
+		if !g.covers(req) {
+			t.Fatal("not covered")
+		}
+		answer := make(chan raft.RPCResponse, 1)
+		go g.answerCovered(raft.RPC{RespChan: answer, Reader: bytes.NewReader(nil)}, req)
+		time.Sleep(time.Minute)
+		if len(answer) > 0 {
+			t.Fatal("it says that it has what is not settled")
+		}
+		close(bodies.on)
+		if a := <-answer; a.Error != nil {
+			t.Error(a.Error)
+		}
+	})
+}
+
+// TestQuestionForAnEntryIsAnsweredWhenSettled: a request without entries that asks
+// for the entry before is answered only when that one is settled, also where it
+// came while the entry was being stored. Who is told yes will later know this
+// server as one that has the entry, and refuse it as outdated where it has not.
+func TestQuestionForAnEntryIsAnsweredWhenSettled(t *testing.T) {
+	inCluster(t, 3, clusterOptions{stallMax: time.Hour}, func(t *testing.T, c *testCluster) {
+		c.up()
+		c.bootstrap()
+		leader := c.leader()
+		c.commit(leader)
+		c.must("all level", c.level)
+		f := c.members[c.others(leader.name)[0]]
+		f.kill()
+		f.bodyDisk = clustertest.NewBodyDisk(9, 2*time.Hour)
+		c.up(f.name)
+		c.commit(leader)
+		c.must("all level", c.level)
+		ref := c.mint()
+		c.put(ref, leader.name)
+		f.running().tasks.Go(func() { _ = f.running().bodies.Put(ref) })
+		synctest.Wait()
+		f.running().store.Block()
+		index := leader.node().LastIndex() + 1
+		leader.running().tasks.Go(func() { _ = leader.accept(patience, ref) })
+		time.Sleep(time.Second) // Raft at f stores it.
+		c.net.Cut(leader.name, f.name)
+		s, _ := c.outside()
+		sender := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			Stream: s, Logger: newLogger(testLogger("outside")), MaxPool: 1, Timeout: 10 * time.Second, MsgpackUseNewTimeFormat: true,
+		})
+		defer sender.Close()
+		var resp raft.AppendEntriesResponse
+		asked := make(chan error, 1)
+		go func() {
+			asked <- sender.AppendEntries(raft.ServerID(f.id()), raftAddress(f.id(), f.address()), &raft.AppendEntriesRequest{
+				RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(leader.id()), Addr: []byte(leader.id())},
+				Term:      f.node().Term(), PrevLogEntry: index, PrevLogTerm: leader.node().Term(),
+			}, &resp)
+		}()
+		time.Sleep(time.Second)
+		f.running().store.Unblock()
+		err := <-asked
+		if _, stored := f.disk.Entry(index); !stored || f.bodyDisk.Has(ref) {
+			t.Fatalf("entry stored %v, body %v", stored, f.bodyDisk.Has(ref))
+		}
+		if err == nil && resp.Success {
+			t.Error("it says that it has an entry whose body is not on its disk")
+		}
+	})
+}
+
+// TestSnapshotAttests: the log is not cut off before the end of a snapshot, which
+// was taken of what was settled. A body that is missing there was lost.
+func TestSnapshotAttests(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		snapshot     uint64
+		acknowledged uint64
+		left         uint64
+	}{
+		{"nothing", 0, 0, 2},
+		{"a snapshot", 4, 0, 4},
+		{"others", 0, 5, 5},
+		{"both", 4, 3, 4},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			store := clustertest.NewRaftDisk(1, 0).Open()
+			if err := store.StoreLogs(namingBodies(1, 6, 1)); err != nil {
+				t.Fatal(err)
+			}
+			if test.snapshot > 0 {
+				sink, err := store.Create(1, test.snapshot, 1, raft.Configuration{}, 0, nil)
+				if err := errors.Join(err, sink.Close()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s := &logStore{store: store, latch: newLatch(), floor: &floor{}}
+			if _, err := s.names.scan(store, 0, nil); err != nil {
+				t.Fatal(err)
+			}
+			c := Config{Bodies: heldUpTo(2), Logger: testLogger("a"), Stores: Stores{Snapshots: store}, Acknowledged: test.acknowledged, controls: &controls{}}
+			if err := cutUnsettled(c, s, s.floor); err != nil {
+				t.Fatal(err)
+			}
+			if last, _ := s.LastIndex(); last != test.left {
+				t.Errorf("the log ends at %d, want %d", last, test.left)
+			}
+		})
+	}
+}
+
+// heldUpTo holds the bodies of namingBodies up to an index.
+func heldUpTo(index byte) Bodies { return heldBelow{last: index} }
+
+type heldBelow struct {
+	Bodies
+	last byte
+}
+
+func (b heldBelow) Held(ref mail.BodyRef) bool { return ref.ID[0] <= b.last }

@@ -274,6 +274,10 @@ func (g *gate) answerCovered(rpc raft.RPC, req *raft.InstallSnapshotRequest) {
 		rpc.Respond(nil, fmt.Errorf("read the snapshot: %w", err))
 		return
 	}
+	if err := g.log.await(req.LastLogIndex); err != nil {
+		rpc.Respond(nil, err)
+		return
+	}
 	rpc.Respond(&raft.InstallSnapshotResponse{RPCHeader: req.RPCHeader, Term: req.Term, Success: true}, nil)
 }
 

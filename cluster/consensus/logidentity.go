@@ -141,7 +141,9 @@ func migrateLog(from raft.LogStore, to *segmentLog) error {
 			return fmt.Errorf("read entry %d of the older log: %w", index, err)
 		}
 		batch = append(batch, l)
-		if len(batch) < migrateBatch && index < last {
+		// The last one is a batch of its own. Of the last batch the start-up check may
+		// cut off what has no body, and there all bodies were durable.
+		if len(batch) < migrateBatch && index+1 < last {
 			continue
 		}
 		if err := to.StoreLogs(batch); err != nil {

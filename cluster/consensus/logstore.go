@@ -301,7 +301,7 @@ func (s *logStore) settle() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.unsettled) > 0 && s.unsettled[0] == named[0] {
+	if len(s.unsettled) > 0 && &s.unsettled[0] == &named[0] { // of the same batch
 		s.unsettled = nil
 	}
 	return nil
@@ -323,9 +323,6 @@ func (s *logStore) settled(index uint64) uint64 {
 	}
 	return index
 }
-
-// owes reports whether something in the log is not settled.
-func (s *logStore) owes() bool { return s.settled(^uint64(0)) != ^uint64(0) }
 
 // await waits until everything up to index is settled. An error means that it
 // never will be: the node has failed.

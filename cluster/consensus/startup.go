@@ -27,10 +27,11 @@ type damage struct {
 // acknowledge by its log alone a copy that it has not got, and as a leader
 // could neither commit the entry nor be replaced.
 //
-// Of what is behind the entries that the log attests nobody has been told unless
-// its bodies were held. Where one of those is not here at all, the entry and what
-// follows it are cut off: a crash came between the writes of the two. (What a
-// crash tore cannot be told from what rotted since in the last batch before it.)
+// Of what is behind the entries that the log attests, a snapshot or other servers,
+// nobody has been told unless its bodies were held. Where one of those is not here
+// at all, the entry and what follows it are cut off: a crash came between the
+// writes of the two. (What a crash tore cannot be told from what rotted since in
+// the last batch before it.)
 //
 // What else is not here is asked of the peers again and again until repairPatience
 // has passed, since the start or the last body that was repaired: after a power
@@ -94,7 +95,8 @@ func cutUnsettled(c Config, s *logStore, f *floor) error {
 	if c.controls.cutsAll {
 		attested = 0
 	}
-	for _, b := range s.names.above(max(f.atStart, attested)) {
+	// A snapshot was taken of what was settled, and the log must not end before it.
+	for _, b := range s.names.above(max(f.atStart, attested, c.Acknowledged, newestSnapshot(c.Stores.Snapshots))) {
 		if c.Bodies.Held(b.ref) {
 			continue
 		}

@@ -160,8 +160,8 @@ func (t *transport) Close() error {
 	return err
 }
 
-// pump hands the requests on, those that are well-formed. Only those that carry entries wait at the gate,
-// each in its own goroutine, so that heartbeats, votes and snapshots never
+// pump hands the requests on, those that are well-formed. Only those that carry
+// entries, or ask for one, wait at the gate, each in its own goroutine, so that heartbeats, votes and snapshots never
 // wait behind one. The reordering is harmless: Raft judges each request by its
 // term and index.
 func (t *transport) pump() {
@@ -178,8 +178,9 @@ func (t *transport) pump() {
 			t.hear(rpc.Command)
 			switch cmd := rpc.Command.(type) {
 			case *raft.AppendEntriesRequest:
-				// Without entries it is a heartbeat, or asks for the entry before.
-				if len(cmd.Entries) > 0 || cmd.PrevLogEntry > 0 && t.gate.log.owes() {
+				// Without entries it is a heartbeat, or asks for the entry before, which may
+				// be stored at this moment.
+				if len(cmd.Entries) > 0 || cmd.PrevLogEntry > 0 {
 					t.gate.admit(&t.running, rpc, cmd)
 					continue
 				}
