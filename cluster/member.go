@@ -99,6 +99,8 @@ type Member struct {
 	caughtUp flight
 	changing sync.Mutex // held while the servers of the cluster are changed
 
+	unwritten byteBudget // of what was submitted here
+
 	stopping chan struct{}
 	life     context.Context // ends with Close
 	stop     context.CancelFunc
@@ -122,6 +124,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 		bootstrapExpect: c.BootstrapExpect, orphanAge: c.OrphanAge, now: c.Now, entropy: c.Entropy,
 		stopping: make(chan struct{}), life: life, stop: stop, failed: make(chan struct{}),
 	}
+	m.unwritten.max = unwrittenBytesMax
 	m.bodies = newBodies(life, c.Spool, c.Peers, c.ID.Name(), m.othersFrom(c.Directory), c.Space.Full, c.Log)
 	acknowledged, err := m.checkOutdated(ctx, c)
 	if err != nil {

@@ -24,6 +24,16 @@ const copiesPatience = 20 * time.Second
 // replaced, and one that lacks the body fetches it or refuses for certain.
 const leaderPatience = 300 * time.Millisecond
 
+// unwrittenBytesMax bounds the octets of the bodies that were submitted here and
+// that the spool here has not written yet. A message may be committed by the others
+// before that, and then smtpd counts its memory as free: without this bound a node
+// whose disk is slower than theirs would take in more and more. unwrittenOverhead
+// is what a body takes beside its octets.
+const (
+	unwrittenBytesMax = 64 * mail.MiB
+	unwrittenOverhead = 1 * mail.KiB
+)
+
 // Submit takes a message in, and the body with it: it is not the caller's any
 // more. It returns nil when the message is committed, with
 // the queue id that the 250 names: the message's own, or that of an earlier
@@ -112,8 +122,15 @@ func (m *Member) copies(ctx context.Context, ref mail.BodyRef, body *mail.Body, 
 			}
 		}
 	}()
+	bounded, cancel := context.WithTimeout(ctx, copiesPatience)
+	defer cancel()
+	written, err := m.unwritten.take(bounded, ref.Size+unwrittenOverhead)
+	if err != nil {
+		return nil, fmt.Errorf("the disk here is behind: %w", err)
+	}
 	failed := make(chan error, 1)
 	begun := m.spool.PutThen(ref, body, func(err error) {
+		written()
 		if err != nil {
 			failed <- err
 		}
