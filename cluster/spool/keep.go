@@ -62,8 +62,12 @@ func (s *Spool) keep() {
 }
 
 // prewrite has segments written ahead while nothing else is written, until it is
-// nudged.
+// nudged. Where it has written any it returns at once: they count in the length
+// of the directory, and another look is due at what is to be copied forward.
 func (s *Spool) prewrite() event {
+	if !s.set.PrewriteWanted() {
+		return s.rest(forever, s.wake)
+	}
 	seen := s.batches.Load()
 	for s.set.PrewriteWanted() {
 		pause := prewriteEvery
@@ -79,7 +83,7 @@ func (s *Spool) prewrite() event {
 		}
 		seen = now
 	}
-	return s.rest(forever, s.wake)
+	return rested
 }
 
 // nudge makes the keeper look again.
