@@ -148,16 +148,20 @@ func queueIDOf(t *testing.T, octets []byte) mail.QueueID {
 	return id
 }
 
-// accept makes n messages due, or one for each content given.
+// accept makes a message due for each content given, all at one moment: nobody
+// can be granted some of them before the others are there.
 func (c *cluster) accept(contents ...string) []mail.QueueID {
 	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var ids []mail.QueueID
 	for _, content := range contents {
-		ids = append(ids, c.acceptFor(mail.Envelope{}, content, "user@example.test"))
+		ids = append(ids, c.acceptLocked(mail.Envelope{}, content, "user@example.test"))
 	}
 	return ids
 }
 
+// acceptN makes n messages due, as accept does.
 func (c *cluster) acceptN(n int) []mail.QueueID {
 	var contents []string
 	for i := range n {
@@ -170,6 +174,11 @@ func (c *cluster) acceptFor(e mail.Envelope, content string, to ...string) mail.
 	c.t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.acceptLocked(e, content, to...)
+}
+
+func (c *cluster) acceptLocked(e mail.Envelope, content string, to ...string) mail.QueueID {
+	c.t.Helper()
 	n := len(c.order)
 	id := mail.MintQueueID(uint64(n)+1, [10]byte{byte(n), byte(n >> 8)})
 	e.From = mail.ReversePath{Mailbox: mail.Mailbox{Local: fmt.Sprintf("sender%d", n), Host: "client.test"}}
