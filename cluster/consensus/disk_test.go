@@ -132,7 +132,9 @@ func TestHangingWriteCostsLeadership(t *testing.T) {
 						follows()
 						c.commit(c.leader())
 						if what == "bodies" {
-							// It votes, and does not stand for election itself.
+							// It votes, and does not stand for election itself. So the third must have
+							// what it has.
+							c.must("all level", c.level)
 							next := c.leader()
 							next.kill()
 							follows()

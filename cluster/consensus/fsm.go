@@ -3,6 +3,7 @@ package consensus
 import (
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -15,6 +16,8 @@ type fsmAdapter struct {
 	log   *logStore
 	// snapshots measures what is done meanwhile.
 	snapshots *snapshotter
+	// applied is the last command that the FSM has applied.
+	applied atomic.Uint64
 	// stopped is the entry that could not be understood. Nothing is applied
 	// after it, and no snapshot is taken that would claim it was. Only Raft's
 	// FSM goroutine uses it.
@@ -48,7 +51,9 @@ func (a *fsmAdapter) Apply(l *raft.Log) any {
 	if a.snapshots.watching.Load() {
 		defer a.snapshots.apply(time.Now())
 	}
-	return result{a.fsm.Apply(l.Index, l.Data, x.body)}
+	r := result{a.fsm.Apply(l.Index, l.Data, x.body)}
+	a.applied.Store(l.Index)
+	return r
 }
 
 // A result is what the FSM answered, told apart from what the adapter did.

@@ -28,6 +28,7 @@ type Node struct {
 	rot        *rotWatch
 	witness    *witness
 	snapshots  *snapshotter
+	fsm        *fsmAdapter
 	leadership leadership
 	notify     chan bool
 	proposals  chan struct{} // one token per pending
@@ -107,12 +108,12 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	// What a peer sends before Raft runs waits in the gate.
 	t = newTransport(c, n.gate, n.sender)
 	n.transport = t
-	adapter := &fsmAdapter{fsm: c.FSM, latch: l, log: n.log, snapshots: n.snapshots}
+	n.fsm = &fsmAdapter{fsm: c.FSM, latch: l, log: n.log, snapshots: n.snapshots}
 	n.log.leads = func() bool { return l.running.Load() && n.raft.State() == raft.Leader }
-	n.raft, err = newRaft(c.raftConfig(n.notify), adapter, n.log, n.stable, c.Stores.Snapshots, t)
+	n.raft, err = newRaft(c.raftConfig(n.notify), n.fsm, n.log, n.stable, c.Stores.Snapshots, t)
 	if err != nil {
 		// Raft keeps for itself why it could not load a snapshot.
-		err = errors.Join(err, adapter.restored)
+		err = errors.Join(err, n.fsm.restored)
 		if s, ok := c.Stores.Snapshots.(*sealedSnapshots); ok && !errors.Is(err, ErrDamaged) {
 			err = errors.Join(err, s.err())
 		}

@@ -75,24 +75,34 @@ func (s Stores) Servers() ([]Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the log: %w", err)
 	}
-	for index := last; index >= first && index > 0; index-- {
+	snapshots, err := s.Snapshots.List()
+	if err != nil {
+		return nil, err
+	}
+	var newest []Server
+	if len(snapshots) > 0 {
+		newest = serversOf(snapshots[0].Configuration)
+		first = max(first, snapshots[0].Index+1) // what is before that is older
+	}
+	if first == 0 {
+		return newest, nil
+	}
+	// From the beginning on: a log is read fastest in its order.
+	for index := first; index <= last; index++ {
 		var l raft.Log
 		if err := s.Log.GetLog(index, &l); err != nil && err != raft.ErrLogNotFound {
 			return nil, damaged(fmt.Errorf("entry %d of the log: %w", index, err))
 		}
-		if l.Type == raft.LogConfiguration {
-			c, err := decodeConfiguration(l.Data)
-			if err != nil {
-				return nil, damaged(fmt.Errorf("entry %d of the log: %w", index, err))
-			}
-			return serversOf(c), nil
+		if l.Type != raft.LogConfiguration {
+			continue
 		}
+		c, err := decodeConfiguration(l.Data)
+		if err != nil {
+			return nil, damaged(fmt.Errorf("entry %d of the log: %w", index, err))
+		}
+		newest = serversOf(c)
 	}
-	snapshots, err := s.Snapshots.List()
-	if err != nil || len(snapshots) == 0 {
-		return nil, err
-	}
-	return serversOf(snapshots[0].Configuration), nil
+	return newest, nil
 }
 
 // Shut closes the stores.

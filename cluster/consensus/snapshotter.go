@@ -188,14 +188,22 @@ func (s *snapshot) Release() {
 	s.to.done = &s.report
 }
 
-// takeSnapshots takes a snapshot whenever one is due, until ctx ends. The nodes
-// look at different times, so that not all of them write at once.
+// floorStep is after how many entries the floor is raised although nothing is
+// deleted. The start-up check reads each body that is named above it.
+const floorStep = 4096
+
+// takeSnapshots takes a snapshot whenever one is due, and raises the floor, until
+// ctx ends. The nodes look at different times, so that not all of them write at
+// once.
 func (n *Node) takeSnapshots(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(n.config.SnapshotInterval + rand.N(n.config.SnapshotInterval)):
+		}
+		if applied := n.fsm.applied.Load(); applied >= n.Floor()+floorStep {
+			_ = n.floor.raise(applied) // The latch has the error.
 		}
 		entries := n.raft.LastIndex() - min(n.lastSnapshot(), n.raft.LastIndex())
 		if !n.snapshots.backlog(entries, n.config.FSM.Messages()).due(n.snapshots.threshold) {

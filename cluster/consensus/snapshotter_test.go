@@ -356,3 +356,37 @@ func TestSnapshotsComeOneByOne(t *testing.T) {
 		}
 	})
 }
+
+// TestFloorFollows: the floor is raised although nothing is deleted, so that a start
+// does not read all the bodies that a long log names.
+func TestFloorFollows(t *testing.T) {
+	inCluster(t, 3, clusterOptions{}, func(t *testing.T, c *testCluster) {
+		c.up()
+		c.bootstrap()
+		leader := c.leader()
+		c.commit(leader)
+		time.Sleep(time.Minute)
+		for _, name := range c.names {
+			if floor := c.members[name].node().Floor(); floor != 0 {
+				t.Errorf("%s: floor %d after a few entries", name, floor)
+			}
+		}
+		for range 3 {
+			proposals := make([]Proposal, floorStep/2)
+			for i := range proposals {
+				proposals[i].Data = []byte{commandNothing}
+			}
+			for _, a := range leader.node().ProposeAll(t.Context(), proposals) {
+				if a.Err != nil {
+					t.Fatal(a.Err)
+				}
+			}
+		}
+		c.must("all level", c.level)
+		for _, name := range c.names {
+			n := c.members[name].node()
+			c.must("the floor of "+name, func() bool { return n.Floor() >= floorStep && n.Floor() <= n.CommitIndex() })
+		}
+		c.oracle.clean()
+	})
+}
