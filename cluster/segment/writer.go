@@ -297,7 +297,7 @@ func (s *Set) sync() error {
 	if w.synced == w.end {
 		return nil
 	}
-	ahead := w.writeAhead()
+	ahead := w.writeAhead(s.limit)
 	if err := w.file.Sync(); err != nil {
 		return fmt.Errorf("sync segment %d: %w", w.active.number, err)
 	}
@@ -312,8 +312,9 @@ func (s *Set) sync() error {
 
 // writeAhead writes zeros behind what was flushed, where that is cheaper than what
 // the file system would write instead. It returns how far the file is written ahead
-// when it is synced. To fail is no harm: what lies there means nothing.
-func (w *writer) writeAhead() int64 {
+// when it is synced, at most up to limit. To fail is no harm: what lies there means
+// nothing.
+func (w *writer) writeAhead(limit int64) int64 {
 	batch := w.end - w.synced
 	if !w.grows || batch > aheadBatchMax {
 		w.small = 0
@@ -324,6 +325,9 @@ func (w *writer) writeAhead() int64 {
 		return w.ahead
 	}
 	upTo := (w.end + min(w.small, aheadBytesMax) + pageBytes - 1) / pageBytes * pageBytes
+	if upTo > limit {
+		return w.ahead
+	}
 	if err := writeAt(w.file, make([]byte, upTo-w.end), w.end); err != nil {
 		return w.ahead
 	}
@@ -381,7 +385,9 @@ func (s *Set) finish() error {
 		return err
 	}
 	size := w.active.size
-	if size-w.end > trimBytes {
+	if w.grows || size-w.end > trimBytes {
+		// Zeros behind a segment that grew are for its own next batches only. If they
+		// stayed, a short one would count as nearly empty, however full it is.
 		size = w.end
 	}
 	if size < w.active.size || size < w.allocated {

@@ -163,6 +163,7 @@ func TestTornTailIsCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := victimAt + recordHead + victimBytes + victimPad // of the last record
+	whole = whole[:start+recordHead+2000]                    // what is written ahead of the next one says nothing
 	last, _ := body(2, 2000)
 	for cut := start; cut <= len(whole); cut += 1 + (len(whole)-start)/60 {
 		for _, zeros := range []bool{false, true} {

@@ -373,6 +373,12 @@ func (s *scene) takeRecycled(ctx context.Context) error {
 			return err
 		}
 	}
+	// The first message takes the file, and the pool has another one written.
+	o := costLoad(s, load.Size4K, "begin")
+	o.Count = costSessions
+	if _, err := s.load(ctx, o); err != nil {
+		return err
+	}
 	return s.settle(ctx)
 }
 

@@ -1,6 +1,7 @@
 package segment_test
 
 import (
+	"errors"
 	"math/rand/v2"
 	"strings"
 	"syscall"
@@ -169,18 +170,32 @@ func TestNoRoomAhead(t *testing.T) {
 // written: at once, and after a restart; on the host while its page cache has
 // everything that was read before.
 func TestSectorsAndPagesMakeOneFile(t *testing.T) {
-	for name, fs := range map[string]vfs.FS{"disk": clustertest.NewDisk(1).Mount(), "host": vfs.OS()} {
+	for name, fs := range map[string]vfs.FS{"disk": clustertest.NewDisk(1).Mount(), "host": vfs.OS(), "loop device": vfs.OS()} {
 		t.Run(name, func(t *testing.T) {
 			place := dir
-			if name == "host" {
+			switch name {
+			case "host":
 				t.Chdir(t.TempDir())
 				place = strings.TrimPrefix(dir, "/")
+			case "loop device": // its sectors are short, the host's may not be
+				d, err := clustertest.NewPowerDisk(t.TempDir(), 64<<20)
+				if errors.Is(err, clustertest.ErrNoPowerDisk) {
+					t.Skip(err)
+				}
+				ok(t, err)
+				ok(t, d.Mount())
+				t.Cleanup(func() { ok(t, d.Unmount()) })
+				place = d.Dir + dir
 			}
 			o := segment.Options{Store: store, SegmentBytes: 512 << 10, PoolFiles: 2}
 			s, err := segment.Open(fs, place, o, func(segment.Record) error { return nil })
 			ok(t, err)
 			for s.Prewrite() {
 			}
+			f, err := fs.Create(place + "/probe")
+			ok(t, err)
+			t.Logf("sectors of %d octets", f.Sector())
+			ok(t, f.Close())
 			r := rand.New(rand.NewPCG(1, 9))
 			var places []segment.Place
 			var sizes []int
