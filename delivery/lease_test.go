@@ -107,15 +107,21 @@ func TestFreshRenewalBeforeALateDot(t *testing.T) {
 	})
 }
 
-// The answer to the pull comes after the right has ended: nothing is begun.
+// The answer to the pull comes after the right has ended: nothing is begun. A
+// renewal that is committed gives a right anew, and so none is until then.
 func TestLateAnswerToThePullGivesNoRight(t *testing.T) {
 	p := &deliverytest.Primary{Extensions: extensions}
 	slow := true
+	var unrenewed atomic.Bool
 	bubbleWith(t, p, func(c *cluster) {
 		c.fault = func(name string, after bool, _ fsm.NodeName) error {
-			if name == "pull" && after && slow {
+			switch {
+			case name == "pull" && after && slow:
 				slow = false
+				unrenewed.Store(true)
 				time.Sleep(LeaseDuration)
+			case name == "renew" && unrenewed.Load():
+				return errLost
 			}
 			return nil
 		}
@@ -124,6 +130,7 @@ func TestLateAnswerToThePullGivesNoRight(t *testing.T) {
 	}, func(c *cluster, a *Agent) {
 		ids := c.acceptN(2)
 		until(t, 2*time.Minute, "handed back", func() bool { return a.Stats().RightsEnded.Load() == 2 })
+		unrenewed.Store(false)
 		if n := a.Stats().Attempts.Load(); n != 0 {
 			t.Errorf("%d attempts", n)
 		}
