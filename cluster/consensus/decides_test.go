@@ -233,6 +233,67 @@ func TestSettleIsOfOneBatch(t *testing.T) {
 	})
 }
 
+// TestBatchWaitsForTheOneBefore: no batch is written before the one before it is
+// settled, or the start could not tell where what is not settled begins.
+func TestBatchWaitsForTheOneBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := clustertest.NewRaftDisk(1, 0)
+		bodies := lateBodies{on: make(chan struct{})}
+		s := &logStore{store: disk.Open(), latch: newLatch(), bodies: bodies, floor: &floor{}, leads: func() bool { return true }}
+		for index := uint64(1); index <= 2; index++ {
+			if err := s.StoreLogs(namingBodies(index, index, 1)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		written := make(chan error, 1)
+		go func() { written <- s.write(namingBodies(2, 2, 1)) }()
+		time.Sleep(time.Minute)
+		if _, last := disk.Bounds(); last != 1 || len(written) > 0 {
+			t.Errorf("entries up to %d are on the disk, and the body of the first is not", last)
+		}
+		close(bodies.on)
+		if err := errors.Join(<-written, s.awaitAll()); err != nil {
+			t.Error(err)
+		}
+		s.end()
+	})
+}
+
+// TestBarrierIsAnsweredWhenSettled: what the FSM never sees, and so cannot hold
+// back, is answered when it is settled, and a snapshot that counts it is taken then.
+func TestBarrierIsAnsweredWhenSettled(t *testing.T) {
+	inCluster(t, 3, clusterOptions{stallMax: time.Hour}, func(t *testing.T, c *testCluster) {
+		c.up()
+		c.bootstrap()
+		a := c.leader()
+		c.commit(a)
+		c.must("all level", c.level)
+		a.running().store.Block()
+		barrier, err := start(a.node(), t.Context(), func(timeout time.Duration) raft.Future { return a.node().raft.Barrier(timeout) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		snapshot := make(chan error, 1)
+		go func() { snapshot <- a.node().raft.Snapshot().Error() }()
+		time.Sleep(time.Minute)
+		select {
+		case <-barrier.done:
+			t.Error("the barrier is answered, and not on the leader's disk")
+		default:
+		}
+		if len(snapshot) > 0 {
+			t.Error("a snapshot counts what is not on the leader's disk")
+		}
+		a.running().store.Unblock()
+		<-barrier.done
+		if err := errors.Join(barrier.err, <-snapshot); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestCoveredSnapshotIsAnsweredWhenSettled: what a snapshot covers was acknowledged
 // then, and so it must not be lost in a crash.
 func TestCoveredSnapshotIsAnsweredWhenSettled(t *testing.T) {
