@@ -85,6 +85,31 @@ func TestSnapshotsAreFewOctets(t *testing.T) {
 	}
 }
 
+// TestSizeOfTheNextSnapshot: what a message took in the last one is taken for what it
+// takes, but for a queue so short that the rest of the snapshot counts.
+func TestSizeOfTheNextSnapshot(t *testing.T) {
+	for _, test := range []struct {
+		bytes    int64
+		messages int
+		each     int64
+	}{
+		{93_000, 1000, 93},
+		{256_000, 1000, 256},
+		{257_000, 1000, snapshotMessageBytes},
+		{200, 1, 200},
+		{200, 0, snapshotMessageBytes},
+	} {
+		s := &snapshotter{octets: func() int64 { return 0 }, done: &writtenReport{bytes: test.bytes, messages: test.messages}}
+		if got := s.backlog(0, 100).size; got != 100*snapshotMessageBytes {
+			t.Errorf("with no snapshot yet: %d octets", got)
+		}
+		s.take()
+		if got := s.backlog(0, 100).size; got != 100*test.each {
+			t.Errorf("behind one of %d octets and %d messages: %d octets, want %d", test.bytes, test.messages, got, 100*test.each)
+		}
+	}
+}
+
 // A slowFSM takes its time.
 type slowFSM struct{ capture, write, apply time.Duration }
 
@@ -142,6 +167,9 @@ func TestSnapshotsAreMeasured(t *testing.T) {
 			t.Fatal(err)
 		}
 		captured.Release()
+		if a.snapshots.watching.Load() {
+			t.Error("calls are measured with no snapshot under way")
+		}
 		apply(time.Second)
 		r := a.snapshots.take()
 		want := writtenReport{bytes: 15, messages: 10, octets: 1000, took: 65 * time.Millisecond, capture: 3 * time.Millisecond, longest: 7 * time.Millisecond}

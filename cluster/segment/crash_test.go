@@ -149,7 +149,7 @@ func (m *model) Step() (clustertest.Next, error) {
 		return clustertest.Kill, nil
 	case 2:
 		m.fail(1)
-	case 3:
+	case 3, 4:
 		m.rot()
 		return clustertest.Kill, nil
 	}
@@ -165,7 +165,8 @@ func (m *model) Step() (clustertest.Next, error) {
 // sync covered and a crash tore must not come back now that only headers are
 // read.
 func (m *model) rot() {
-	for _, g := range m.set.Segments() {
+	// The newest first: that is where the last crash left something.
+	for _, g := range slices.Backward(m.set.Segments()) {
 		if !g.Sealed || m.rotten[g.Number] || m.random.IntN(2) == 0 {
 			continue
 		}

@@ -23,8 +23,8 @@ func indexAt(file []byte) int64 { return int64(binary.BigEndian.Uint64(file[512+
 
 // A record that a power failure tore in the middle of a batch counts for nothing,
 // also when the index or the seals are lost later and only the headers are read:
-// the gap record lies over it. The crash points alone cannot find this out, since
-// there an index is lost only where the workload loses it (see model.rot).
+// the gap record lies over it. The crash points come to this only where their
+// workload loses an index, see model.rot.
 func TestTornRecordStaysCovered(t *testing.T) {
 	const header = 32
 	for _, torn := range []struct {
