@@ -54,13 +54,12 @@ func (m *Member) Submit(ctx context.Context, e mail.Envelope, body *mail.Body) (
 	// The last that has it, here or at a peer, ends the body's need of memory: after
 	// a majority had it, and often after the 250.
 	var readers atomic.Int64
-	readers.Store(1)
+	readers.Store(2) // the spool, and we until the pushes are counted
 	unread := func() {
 		if readers.Add(-1) == 0 {
 			body.Free()
 		}
 	}
-	readers.Add(1)
 	stored := func(err error) {
 		if err == nil {
 			unread()
@@ -102,8 +101,9 @@ func (m *Member) answered(id mail.QueueID) (mail.QueueID, bool) {
 }
 
 // copies returns when the body is whole and on its way to stable storage here, at
-// the leader and at a majority of the voters, or when the leader will see to that. The pushes that it returns may still
-// be under way. Stored is called when the spool here needs the body no more.
+// the leader and at a majority of the voters, or when the leader will see to that.
+// The pushes that it returns may still be under way. Stored is called when the
+// spool here needs the body no more.
 //
 // So many, and not only the leader: an entry whose body no majority can take would
 // hold up the log, and everything behind it.
@@ -192,8 +192,8 @@ type ack struct {
 	err  error
 }
 
-// copies counts where a body is, whole. It counts nodes, by name: one
-// that has lost its disk is there twice for a while, under two server ids.
+// copies counts where a body is, whole. It counts nodes, by name: one that has lost
+// its disk is there twice for a while, under two server ids.
 type copies struct {
 	self, leader string
 	votes        map[string]bool // the voters' names

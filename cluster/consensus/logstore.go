@@ -29,7 +29,7 @@ import (
 //   - no leader is told that an entry is here before it is settled (gate).
 //
 // What Raft concludes for itself nobody can hold back. So entries that decide (see
-// there) are settled before it counts them.
+// decides) are settled before it counts them.
 //
 // A crash may leave entries on the disk that are not settled: those of the last
 // batch, since no batch is written before the one before it is settled. The
@@ -75,9 +75,9 @@ type logStore struct {
 	unsettled []namedBody
 }
 
-// Attested is a method that a log may have: the last index up to which all entries
-// had been settled when the last batch was written. What is behind it nobody may
-// have been told of.
+// An attester is a log that knows, when it is opened, up to which index all entries
+// had been settled when its last batch was written. Of what is behind that index
+// perhaps nobody was told.
 type attester interface{ Attested() uint64 }
 
 // tailOctetsMax bounds the tail. When it is full, Raft's main goroutine waits for
@@ -145,10 +145,10 @@ func (s *logStore) IsMonotonic() bool { return true }
 // StoreLog stores one entry.
 func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
-// StoreLogs stores entries: durably on return, unless this node leads and they are
-// no more than what it proposed. Only
-// Raft's main goroutine calls it. It never waits for a body to arrive: that would
-// stop elections and heartbeats with it. It may wait for the disk of this node.
+// StoreLogs stores entries: durably on return, unless this node leads and none of
+// them decides. Only Raft's main goroutine calls it. It never waits for a body to
+// arrive: that would stop elections and heartbeats with it. It may wait for the
+// disk of this node.
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if err := s.latch.Err(); err != nil {
 		return err

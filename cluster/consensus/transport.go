@@ -161,9 +161,9 @@ func (t *transport) Close() error {
 }
 
 // pump hands the requests on, those that are well-formed. Only those that carry
-// entries, or ask for one, wait at the gate, each in its own goroutine, so that heartbeats, votes and snapshots never
-// wait behind one. The reordering is harmless: Raft judges each request by its
-// term and index.
+// entries, or ask for one, wait at the gate, each in its own goroutine, so that
+// heartbeats, votes and snapshots never wait behind one. The reordering is
+// harmless: Raft judges each request by its term and index.
 func (t *transport) pump() {
 	requests := t.NetworkTransport.Consumer()
 	for {
