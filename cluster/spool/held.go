@@ -57,7 +57,7 @@ func (s *Spool) unpin(id mail.QueueID) {
 }
 
 // Doom marks bodies for Delete, and returns those that it marked, with those
-// that were marked already. It passes over what is pinned or not here. From now
+// that were marked already. It passes over what is pinned, coming or not here. From now
 // on a doomed body is not Held, cannot be pinned and is not listed, until Spare
 // or a Put takes the mark away. Every body that Doom returns must be given to
 // Spare or to Delete.
@@ -66,7 +66,9 @@ func (s *Spool) Doom(ids []mail.QueueID) (doomed []mail.BodyRef) {
 	defer s.mu.Unlock()
 	for _, id := range ids {
 		e, ok := s.index[id]
-		if !ok || s.pins[id] > 0 {
+		// What is coming may be here already, while its Put is about to say so: who
+		// pins it then is told that it is here, and must not be told wrong.
+		if !ok || s.pins[id] > 0 || s.coming[id] != nil {
 			continue
 		}
 		s.doomed[id] = struct{}{}
@@ -93,12 +95,13 @@ func (s *Spool) spareLocked(ref mail.BodyRef) {
 	}
 }
 
-// Pinned returns those of the bodies that are pinned now.
+// Pinned returns those of the bodies that are pinned or coming now: those that
+// Doom passes over.
 func (s *Spool) Pinned(ids []mail.QueueID) (pinned []mail.QueueID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range ids {
-		if s.pins[id] > 0 {
+		if s.pins[id] > 0 || s.coming[id] != nil {
 			pinned = append(pinned, id)
 		}
 	}

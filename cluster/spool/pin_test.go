@@ -152,6 +152,51 @@ func TestSameBodyTwiceInABatch(t *testing.T) {
 	})
 }
 
+// TestComingBodiesAreNotDoomed: of two Puts of a body the first one has been
+// answered, so the body is here, and whoever pins it now is told by the second that
+// it is. Nobody can doom it in between.
+func TestComingBodiesAreNotDoomed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := clustertest.NewDisk(1)
+		s := open(t, disk.Mount(), spool.Options{})
+		disk.SetLatency(func(clustertest.Op) time.Duration { return time.Millisecond })
+		putLater(t, s, 1, 100)
+		ref, content := body(2, 100)
+		ids := []mail.QueueID{ref.ID}
+		var doomed []mail.BodyRef
+		var kept []mail.QueueID
+		var release func()
+		var here bool
+		answers := 0 // the writer's, up to the second
+		told := make(chan struct{}, 2)
+		for range 2 { // in one batch
+			s.PutThen(ref, content, func(err error) {
+				if err != nil {
+					t.Error(err)
+				}
+				if answers++; answers == 1 {
+					doomed, kept = s.Doom(ids), s.Pinned(ids)
+					release, here = s.Pin(ref)
+				}
+				told <- struct{}{}
+			})
+		}
+		<-told
+		<-told
+		if !here || s.Await(ref) != nil || !s.Held(ref) {
+			t.Errorf("pinned %t, and in the end held: %t", here, s.Held(ref))
+		}
+		release()
+		if len(doomed) != 0 || len(kept) != 1 || answers != 2 {
+			t.Errorf("doomed %v, kept %v between two answers of %d", doomed, kept, answers)
+		}
+		if doomed := s.Doom(ids); len(doomed) != 1 {
+			t.Errorf("doomed %v when nobody needs it any more", doomed)
+		}
+		_ = s.Close()
+	})
+}
+
 // Under all races of pins, dooms, deletes and puts: what somebody has pinned can
 // be read to the end, and what was put and not deleted after is held.
 func TestPinsAndDoomsRace(t *testing.T) {
@@ -164,7 +209,7 @@ func TestPinsAndDoomsRace(t *testing.T) {
 	for worker := range 4 {
 		workers.Go(func() {
 			random := rand.New(rand.NewPCG(uint64(worker), 3))
-			for range rounds {
+			for round := 0; round < rounds || deleted.Load() == 0; round++ {
 				n := random.IntN(bodies)
 				ref, content := body(n, 1000+n)
 				if err := s.Put(ref, content); err != nil {
