@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/holdfast-mx/holdfast/fsm/mail"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
@@ -27,6 +28,7 @@ type frame struct {
 	last      bool
 	abandoned bool
 	tellTaken bool
+	checksum  *mail.Checksum // nil: the octets are to be hashed
 }
 
 // octets returns how many octets the frame carries.
@@ -83,6 +85,7 @@ const (
 	fieldLast      protowire.Number = 4
 	fieldAbandoned protowire.Number = 5
 	fieldTellTaken protowire.Number = 6
+	fieldChecksum  protowire.Number = 7
 )
 
 // smallDataBytes is up to which length octets are copied rather than sent as a
@@ -144,6 +147,10 @@ func (f *frame) fields() []byte {
 	if f.tellTaken {
 		b = protowire.AppendTag(b, fieldTellTaken, protowire.VarintType)
 		b = protowire.AppendVarint(b, 1)
+	}
+	if f.checksum != nil {
+		b = protowire.AppendTag(b, fieldChecksum, protowire.Fixed32Type)
+		b = protowire.AppendFixed32(b, uint32(*f.checksum))
 	}
 	return b
 }
@@ -231,6 +238,17 @@ func (r *pieces) varint() (uint64, error) {
 	return 0, fmt.Errorf("%w: varint", errFrames)
 }
 
+func (r *pieces) fixed32() (v uint32, err error) {
+	for shift := 0; shift < 32; shift += 8 {
+		b, err := r.octet()
+		if err != nil {
+			return 0, err
+		}
+		v |= uint32(b) << shift
+	}
+	return v, nil
+}
+
 func (r *pieces) tag() (protowire.Number, protowire.Type, error) {
 	v, err := r.varint()
 	if err != nil {
@@ -308,6 +326,12 @@ func (r *pieces) frame(size uint64) (frame, error) {
 			case fieldTellTaken:
 				f.tellTaken = v != 0
 			}
+		case kind == protowire.Fixed32Type && number == fieldChecksum:
+			sum, err := r.fixed32()
+			if err != nil {
+				return f, err
+			}
+			f.checksum = new(mail.Checksum(sum))
 		case kind == protowire.BytesType && (number == fieldRef || number == fieldData):
 			n, err := r.varint()
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/holdfast-mx/holdfast/fsm/mail"
 	pb "github.com/holdfast-mx/holdfast/proto/peerpb"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -15,7 +16,7 @@ import (
 
 // generated is a frame as the generated code has it.
 func (f *frame) generated() *pb.PushFrame {
-	return &pb.PushFrame{Number: f.number, Ref: f.ref, Data: bytes.Join(f.data, nil), Last: f.last, Abandoned: f.abandoned, TellTaken: f.tellTaken}
+	return &pb.PushFrame{Checksum: (*uint32)(f.checksum), Number: f.number, Ref: f.ref, Data: bytes.Join(f.data, nil), Last: f.last, Abandoned: f.abandoned, TellTaken: f.tellTaken}
 }
 
 func (f *frames) generated() *pb.PushFrames {
@@ -55,6 +56,9 @@ func randomFrames(random *rand.Rand) *frames {
 		one := frame{number: numbers[random.IntN(len(numbers))], last: random.IntN(2) == 0, abandoned: random.IntN(4) == 0, tellTaken: random.IntN(2) == 0}
 		if random.IntN(2) == 0 {
 			one.ref = octets(random.IntN(70))
+		}
+		if random.IntN(2) == 0 {
+			one.checksum = new(mail.Checksum(random.Uint32()))
 		}
 		for range random.IntN(5) {
 			sizes := []int{0, 1, smallDataBytes, smallDataBytes + 1, 1 + random.IntN(3000)}

@@ -218,7 +218,12 @@ func (in *inbox) take(f *frame) (*arrival, error) {
 		if err := in.reserve(n, ref); err != nil {
 			return nil, err
 		}
-		a = &arrival{number: n, ref: ref, body: mail.NewBodyIn(in.memory, ref.Size), tell: f.tellTaken}
+		a = &arrival{number: n, ref: ref, tell: f.tellTaken}
+		if f.checksum != nil {
+			a.body = mail.NewBodyOf(in.memory, ref, *f.checksum)
+		} else {
+			a.body = mail.NewBodyIn(in.memory, ref.Size)
+		}
 		in.arriving[n], in.last = a, n
 	}
 	if f.abandoned {

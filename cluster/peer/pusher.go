@@ -54,6 +54,7 @@ type pusher struct {
 // A Push is one body on its way to one peer. A nil Push has failed already.
 type Push struct {
 	ref    mail.BodyRef
+	sum    *mail.Checksum // nil where the body was not hashed to ref
 	pusher *pusher
 	when   Told
 	done   func(error)
@@ -83,6 +84,9 @@ func (p *pusher) push(ref mail.BodyRef, body *mail.Body, when Told, done func(er
 		return nil
 	}
 	c := &Push{ref: ref, pusher: p, chunks: body.Chunks(), when: when, done: done}
+	if body.Ref(ref.ID) == ref {
+		c.sum = new(body.Checksum())
+	}
 	if err := p.enqueue(c); err != nil {
 		done(err)
 		return nil
@@ -297,7 +301,7 @@ func (p *pusher) frameLocked(room int) (frame, bool) {
 	c := p.active[p.turn]
 	f := frame{number: c.number}
 	if !c.begun {
-		f.ref, f.tellTaken, c.begun = c.ref.Encode(), c.when == Taken, true
+		f.ref, f.checksum, f.tellTaken, c.begun = c.ref.Encode(), c.sum, c.when == Taken, true
 	}
 	if c.abandoned {
 		f.abandoned = true

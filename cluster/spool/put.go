@@ -42,8 +42,9 @@ func (s *Spool) PutThen(ref mail.BodyRef, b *mail.Body, done func(error)) (begun
 		fail(ErrTooLarge)
 		return false
 	case b.Ref(ref.ID) != ref:
-		// The body was hashed when it was received. To hash it again here would find
-		// only memory that changed in between.
+		// The body was hashed when it was received, and its checksum computed, which
+		// the record gets. To read it again here would find only memory that changed
+		// in between, and a read of the record finds that, too.
 		fail(ErrMismatch)
 		return false
 	}
@@ -112,7 +113,7 @@ type written struct {
 }
 
 func newPut(ref mail.BodyRef, b *mail.Body) *job {
-	return &job{body: written{ref: ref, payload: segment.NewPayload(b.Chunks()...)}}
+	return &job{body: written{ref: ref, payload: segment.NewPayloadSummed(uint32(b.Checksum()), b.Chunks()...)}}
 }
 
 // size is what the job adds to a batch.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
+	"hash/crc32"
 	"io"
 )
 
@@ -35,6 +36,12 @@ func DigestFromBytes(b []byte) (Digest, error) {
 
 // String returns the digest in hexadecimal.
 func (d Digest) String() string { return hex.EncodeToString(d[:]) }
+
+// A Checksum is the CRC32C of octets: it finds damage, and costs a third of a
+// Digest or less.
+type Checksum uint32
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // A BodyRef names one body: whose it is, what its octets hash to, and how many
 // there are. A body is held only where all three match. This is the name that
@@ -91,7 +98,8 @@ func DecodeBodyRef(b []byte) (BodyRef, error) {
 func (r BodyRef) String() string { return fmt.Sprintf("%s (%d octets)", r.ID, r.Size) }
 
 // A Body is the octets of one received message, kept in chunks so that a large
-// one is never copied to grow, together with their count and running digest.
+// one is never copied to grow, together with their count, their checksum and their
+// running digest.
 //
 // Write to it while it is received; once it is handed over, nobody writes to it
 // or to its chunks again, and any number of readers may read it.
@@ -100,7 +108,16 @@ type Body struct {
 	chunks [][]byte
 	size   ByteSize
 	expect ByteSize // how large it will be, as far as that is known
-	sum    hash.Hash
+	check  Checksum
+	sum    hash.Hash // nil where somebody else has hashed it
+	claim  *claim    // what he says
+}
+
+// A claim is what somebody says of octets that he has hashed, and whose checksum
+// he computed of the same octets at the same time.
+type claim struct {
+	ref BodyRef
+	sum Checksum
 }
 
 // A Memory lends the chunks of bodies. Fresh memory costs more than the octets
@@ -135,6 +152,13 @@ func NewBodyFor(expect ByteSize) *Body { return &Body{expect: expect} }
 // them back.
 func NewBodyIn(m Memory, expect ByteSize) *Body { return &Body{memory: m, expect: expect} }
 
+// NewBodyOf is NewBodyIn for octets to come that somebody we believe has hashed:
+// he gives them that name and that checksum. They are hashed here only if they are
+// others.
+func NewBodyOf(m Memory, ref BodyRef, sum Checksum) *Body {
+	return &Body{memory: m, expect: ref.Size, claim: &claim{ref, sum}}
+}
+
 // Free gives the chunks back. Whoever calls it knows that nobody reads them any
 // more, nor the Body; without a call the garbage collector has them in the end.
 func (b *Body) Free() {
@@ -148,10 +172,14 @@ func (b *Body) Free() {
 
 // Write appends a copy of p. It never fails.
 func (b *Body) Write(p []byte) (int, error) {
-	if b.sum == nil {
-		b.sum = sha256.New()
+	if b.claim == nil {
+		if b.sum == nil {
+			b.sum = sha256.New()
+		}
+		b.sum.Write(p)
 	}
-	b.sum.Write(p)
+	// Of p, as the digest, and not of the copy: what happens to that must be found.
+	b.check = Checksum(crc32.Update(uint32(b.check), castagnoli, p))
 	for rest := p; len(rest) > 0; {
 		last := len(b.chunks) - 1
 		if last < 0 || len(b.chunks[last]) == cap(b.chunks[last]) {
@@ -186,12 +214,26 @@ func (b *Body) chunkBytes(here int) int {
 // Size returns the number of octets written.
 func (b *Body) Size() ByteSize { return b.size }
 
+// Checksum returns the checksum of the octets as they were written.
+func (b *Body) Checksum() Checksum { return b.check }
+
 // Digest returns the SHA-256 of the octets written so far.
 func (b *Body) Digest() Digest {
+	var d Digest
+	if b.claim != nil {
+		if b.size == b.claim.ref.Size && b.check == b.claim.sum {
+			return b.claim.ref.Digest
+		}
+		sum := sha256.New()
+		for _, c := range b.chunks {
+			sum.Write(c)
+		}
+		sum.Sum(d[:0])
+		return d
+	}
 	if b.sum == nil {
 		return sha256.Sum256(nil)
 	}
-	var d Digest
 	b.sum.Sum(d[:0])
 	return d
 }

@@ -88,3 +88,37 @@ func TestBodies(t *testing.T) {
 		t.Error("digest of no octets")
 	}
 }
+
+// TestBodiesHashedElsewhere: what somebody else says of the octets counts as long as
+// their checksum is what he says, and else they are hashed.
+func TestBodiesHashedElsewhere(t *testing.T) {
+	octets := bytes.Repeat([]byte("octets "), 100_000)
+	own := NewBody(octets)
+	ref := own.Ref(QueueID{1})
+	claimed := ref
+	claimed.Digest = Digest{1, 2, 3} // so that we see whose it is
+	altered := bytes.Clone(octets)
+	altered[300_000] ^= 4
+	for what, c := range map[string]struct {
+		octets []byte
+		sum    Checksum
+		digest Digest
+	}{
+		"as he says":       {octets, own.Checksum(), Digest{1, 2, 3}},
+		"one bit":          {altered, own.Checksum(), sha256.Sum256(altered)},
+		"another checksum": {octets, own.Checksum() + 1, ref.Digest},
+		"cut short":        {octets[:len(octets)-1], own.Checksum(), sha256.Sum256(octets[:len(octets)-1])},
+		"nothing":          {nil, 0, sha256.Sum256(nil)},
+	} {
+		b := NewBodyOf(nil, claimed, c.sum)
+		for rest := c.octets; len(rest) > 0; rest = rest[min(len(rest), 5000):] {
+			_, _ = b.Write(rest[:min(len(rest), 5000)])
+		}
+		if got := b.Ref(QueueID{1}); got.Digest != c.digest || got.Size != ByteSize(len(c.octets)) {
+			t.Errorf("%s: %v, want the digest %v", what, got.Digest, c.digest)
+		}
+		if !bytes.Equal(bytes.Join(b.Chunks(), nil), c.octets) {
+			t.Errorf("%s: the octets are others", what)
+		}
+	}
+}

@@ -261,7 +261,11 @@ type PushFrame struct {
 	// The sender gives the body up. It gets no acknowledgement.
 	Abandoned bool `protobuf:"varint,5,opt,name=abandoned,proto3" json:"abandoned,omitempty"`
 	// In the first frame of a body only: TAKEN is to be said of it.
-	TellTaken     bool `protobuf:"varint,6,opt,name=tell_taken,json=tellTaken,proto3" json:"tell_taken,omitempty"`
+	TellTaken bool `protobuf:"varint,6,opt,name=tell_taken,json=tellTaken,proto3" json:"tell_taken,omitempty"`
+	// In the first frame of a body only: the CRC32C of the octets that the sender
+	// hashed for the reference. They are not hashed again if they have it when they
+	// arrive. Without it, or with another one, they are.
+	Checksum      *uint32 `protobuf:"fixed32,7,opt,name=checksum,proto3,oneof" json:"checksum,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -336,6 +340,13 @@ func (x *PushFrame) GetTellTaken() bool {
 		return x.TellTaken
 	}
 	return false
+}
+
+func (x *PushFrame) GetChecksum() uint32 {
+	if x != nil && x.Checksum != nil {
+		return *x.Checksum
+	}
+	return 0
 }
 
 // PushAcks are acknowledgements in no particular order.
@@ -1807,7 +1818,7 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\x17proto/peerpb/peer.proto\x12\x10holdfast.peer.v1\"A\n" +
 	"\n" +
 	"PushFrames\x123\n" +
-	"\x06frames\x18\x01 \x03(\v2\x1b.holdfast.peer.v1.PushFrameR\x06frames\"\x9a\x01\n" +
+	"\x06frames\x18\x01 \x03(\v2\x1b.holdfast.peer.v1.PushFrameR\x06frames\"\xc8\x01\n" +
 	"\tPushFrame\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\fR\x03ref\x12\x12\n" +
@@ -1815,7 +1826,9 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\x04last\x18\x04 \x01(\bR\x04last\x12\x1c\n" +
 	"\tabandoned\x18\x05 \x01(\bR\tabandoned\x12\x1d\n" +
 	"\n" +
-	"tell_taken\x18\x06 \x01(\bR\ttellTaken\"9\n" +
+	"tell_taken\x18\x06 \x01(\bR\ttellTaken\x12\x1f\n" +
+	"\bchecksum\x18\a \x01(\aH\x00R\bchecksum\x88\x01\x01B\v\n" +
+	"\t_checksum\"9\n" +
 	"\bPushAcks\x12-\n" +
 	"\x04acks\x18\x01 \x03(\v2\x19.holdfast.peer.v1.PushAckR\x04acks\"\xd7\x01\n" +
 	"\aPushAck\x12\x16\n" +
@@ -2033,6 +2046,7 @@ func file_proto_peerpb_peer_proto_init() {
 	if File_proto_peerpb_peer_proto != nil {
 		return
 	}
+	file_proto_peerpb_peer_proto_msgTypes[1].OneofWrappers = []any{}
 	file_proto_peerpb_peer_proto_msgTypes[9].OneofWrappers = []any{
 		(*ProposeOutcome_Result)(nil),
 		(*ProposeOutcome_NotAppended)(nil),
