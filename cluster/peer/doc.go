@@ -9,7 +9,10 @@
 // It promises that
 //   - a Push ends with nil only when the peer has taken, or stored, the body;
 //   - a body that arrives has the size and digest of its reference, in both
-//     directions, whatever the other side did;
+//     directions. Of a pushed one the digest is the sender's word, and that the
+//     octets are those which he hashed is known by their CRC32C. Nodes believe one
+//     another (each could propose what it likes); what is looked for is damage, in
+//     memory too;
 //   - ErrNotAppended means that the command was certainly not appended: this
 //     node never sent it, or the leader said so. Every other failure of a
 //     proposal is ErrOutcomeUnknown;
