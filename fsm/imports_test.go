@@ -33,6 +33,7 @@ var pureRooms = map[string]map[string]string{
 	},
 	"mail": {
 		"bytes": "", "crypto/sha256": "digests of bodies", "encoding/hex": "", "errors": "", "fmt": "", "hash": "",
+		"hash/crc32":               "checksums of bodies",
 		"io":                       "a reader over a body in memory",
 		"net/netip":                "a value type",
 		"strings":                  "",

@@ -41,8 +41,6 @@ func (d Digest) String() string { return hex.EncodeToString(d[:]) }
 // Digest or less.
 type Checksum uint32
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // A BodyRef names one body: whose it is, what its octets hash to, and how many
 // there are. A body is held only where all three match. This is the name that
 // a Raft entry carries and that the append rule is about.
@@ -179,7 +177,7 @@ func (b *Body) Write(p []byte) (int, error) {
 		b.sum.Write(p)
 	}
 	// Of p, as the digest, and not of the copy: what happens to that must be found.
-	b.check = Checksum(crc32.Update(uint32(b.check), castagnoli, p))
+	b.check = Checksum(crc32.Update(uint32(b.check), crc32.MakeTable(crc32.Castagnoli), p))
 	for rest := p; len(rest) > 0; {
 		last := len(b.chunks) - 1
 		if last < 0 || len(b.chunks[last]) == cap(b.chunks[last]) {
