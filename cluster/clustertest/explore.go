@@ -218,13 +218,19 @@ func (e Explorer) Repeats(p Point) error {
 			return err
 		}
 	}
-	for i, one := range traces[0] {
-		if i >= len(traces[1]) || traces[1][i] != one {
-			return fmt.Errorf("point %v: operation %d of %d is another one: %v", p, i, len(traces[0]), one)
+	for i := range max(len(traces[0]), len(traces[1])) {
+		around := func(trace []Event) []Event {
+			return trace[min(max(0, i-repeatsContext), len(trace)):min(i+1, len(trace))]
+		}
+		if i >= len(traces[0]) || i >= len(traces[1]) || traces[0][i] != traces[1][i] {
+			return fmt.Errorf("point %v: operation %d is another one the second time:\n%v\n%v", p, i, around(traces[0]), around(traces[1]))
 		}
 	}
 	return nil
 }
+
+// repeatsContext is how many operations before the one that differs are shown.
+const repeatsContext = 6
 
 // A run is one life of a workload after the other.
 type run struct {

@@ -199,24 +199,28 @@ func (w *workload) body() int {
 // put puts one body, while nothing else happens.
 func (w *workload) put(n int) {
 	ref, content := body(n, w.sizes[n])
-	w.settle(n, w.spool.Put(ref, content))
-}
-
-// settle draws the conclusions from a Put.
-func (w *workload) settle(n int, err error) {
-	switch {
+	came := make(chan error, 1)
+	w.spool.PutThen(ref, content, func(err error) {
+		// Noted where it is said, not where it is heard: the writer goes on at once,
+		// to free what the batch has struck out, and whether a goroutine that it has
+		// woken sees the disk before or after that is anybody's guess.
+		if err == nil && w.spool.Err() == nil {
+			w.disk.Note(clustertest.Acknowledged)
+		}
+		came <- err
+	})
+	switch err := <-came; {
 	case err == nil:
 		w.tally.puts++
 		w.fates[n] = held
-		if !w.busy() {
-			w.disk.Note(clustertest.Acknowledged)
-		}
 	case w.fates[n] == gone:
 		w.fates[n] = unsure
 	}
+	synctest.Wait()
 }
 
 // busy reports whether something else was written at this moment, or failed to.
+// It is asked after a Delete, which is answered when its batch is done with.
 func (w *workload) busy() bool {
 	w.disk.SetLatency(nil)
 	before := w.disk.Count(clustertest.OpAny)

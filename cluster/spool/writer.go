@@ -80,16 +80,20 @@ func (s *Spool) commit(batch []*job) {
 	for _, a := range p.answers {
 		a.job.done(a.err)
 	}
-	if began := s.began(); began || len(p.deletions) > 0 || len(p.deletes) > 0 {
-		defer s.nudge()
-	}
+	began := s.began()
 	if len(p.deletions) == 0 && len(p.deletes) == 0 {
+		if began {
+			s.nudge()
+		}
 		return
 	}
 	err := s.free()
 	if err != nil {
 		err = s.fail(err)
 	}
+	// Before a Delete is answered, since the keeper asks for some: it would rest
+	// again, or not, by whether it is quicker than we are.
+	s.nudge()
 	for _, a := range p.deletes {
 		a.job.done(err)
 	}
