@@ -60,6 +60,9 @@ type World struct {
 	inFiles string
 	// host: all nodes keep all that they keep in real files.
 	host bool
+	// measured: the free space of a node is that of the file system which its data
+	// directory lies on, not what the story says.
+	measured bool
 	// segments: Raft's log lies in segment files on the disk that bodies lie on,
 	// and both are in short files, many of which come and go. Otherwise the log is
 	// a map, which stories look into and hold up.
@@ -145,6 +148,8 @@ func (w *World) Start(ctx context.Context, name string) error {
 	switch {
 	case name == w.inFiles:
 		fs, spoolPool = vfs.OS(), 1
+	case w.measured:
+		fs, spoolSegment, spoolPool = vfs.OS(), 4*mail.MiB, poolFiles
 	case w.host:
 		fs, spoolSegment = vfs.OS(), 16*mail.KiB
 	case w.segments:
@@ -181,6 +186,10 @@ func (w *World) Start(ctx context.Context, name string) error {
 		}
 		return c, err
 	}
+	freeSpace := func(string) (int, error) { return int(d.free.Load()), nil }
+	if w.measured {
+		freeSpace = node.System(w.log).FreeSpace
+	}
 	n, err := node.Start(ctx, w.config(name), node.Seams{
 		Log:    w.log.With("node", name),
 		Listen: listen, Dial: dial, DialSMTP: dial, Resolver: noResolver{},
@@ -202,7 +211,7 @@ func (w *World) Start(ctx context.Context, name string) error {
 				Name: name, Incarnation: c.ServerID.Incarnation(), Address: net.JoinHostPort(name, clusterPort), Alive: true,
 			}}, nil
 		},
-		FreeSpace:   func(string) (int, error) { return int(d.free.Load()), nil },
+		FreeSpace:   freeSpace,
 		Descriptors: func() (uint64, error) { return 1 << 16, nil },
 		Now:         time.Now,
 		Boot:        func() time.Duration { return time.Since(time.Time{}.AddDate(1990, 0, 0)) },
