@@ -211,8 +211,9 @@ func (m *Member) lead(ctx context.Context) {
 }
 
 // recordSettings makes the settings say how many voters there are, since what
-// makes a next hop down depends on it. The first leader of a new cluster, which
-// is one whose log time has not begun, also records the founding settings.
+// makes a next hop down depends on it, and bounds the waits that one entry ends,
+// once every server can apply that. The first leader of a new cluster, which is
+// one whose log time has not begun, also records the founding settings.
 func (m *Member) recordSettings(ctx context.Context) {
 	voters := 0
 	for _, s := range m.node.Servers() {
@@ -227,6 +228,11 @@ func (m *Member) recordSettings(ctx context.Context) {
 		settings = m.founding.WithDefaults()
 	}
 	settings.Voters = voters
+	bounded := settings
+	bounded.WaitsPerEntry = fsm.WaitsPerEntry
+	if m.understood(fsm.PutSettings{Settings: bounded}) {
+		settings = bounded
+	}
 	if voters == 0 || settings == before {
 		return
 	}

@@ -210,8 +210,10 @@ func (m *Member) recordStart(ctx context.Context, number uint64) {
 // understood reports whether every server of the configuration has said that it
 // can apply commands of that kind. Where one is in the log already, all can.
 func (m *Member) understood(a fsm.Action) bool {
-	for range m.View().Starts() {
-		return true
+	if _, is := a.(fsm.RecordStart); is {
+		for range m.View().Starts() {
+			return true
+		}
 	}
 	return m.roll.understand(a, m.node.ID(), m.node.Servers())
 }

@@ -216,11 +216,21 @@ func (c *checker) leases() error {
 }
 
 func (c *checker) domains() error {
+	endings := 0
 	for d := range c.s.domains.all() {
+		if d.ending > 0 {
+			endings++
+		}
+		if (d.ending > 0) != c.s.endings.has(d.number) {
+			return fmt.Errorf("domain %q ends waits from entry %d on, or not", d.config.Name, d.ending)
+		}
 		item, _ := c.s.counts.get(countsItem{domain: d.number})
 		if want := c.counts[d.number]; item.Counts != want {
 			return fmt.Errorf("domain %q counts %+v, want %+v", d.config.Name, item.Counts, want)
 		}
+	}
+	if n := c.s.endings.len(); n != endings {
+		return fmt.Errorf("%d domains end waits, want %d", n, endings)
 	}
 	return nil
 }

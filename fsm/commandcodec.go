@@ -13,13 +13,18 @@ import (
 // CommandVersion is the greatest version of a command that EncodeCommand writes
 // and DecodeCommand reads, and so that this node can apply. A command has the
 // least version that knows its kind, so that older nodes stop at no other.
-const CommandVersion = 2
+const CommandVersion = 3
 
 // VersionOf returns the version of a kind of command: a node can apply it whose
 // CommandVersion is not less.
 func VersionOf(a Action) uint32 {
-	if _, ok := a.(RecordStart); ok {
+	switch a := a.(type) {
+	case RecordStart:
 		return 2
+	case PutSettings:
+		if a.Settings.WaitsPerEntry != 0 {
+			return 3
+		}
 	}
 	return 1
 }

@@ -68,4 +68,8 @@ type Settings struct {
 	RecordLife         Millis // how long an ended message is remembered
 	RetryMin, RetryMax Millis // wait after a 4yz, doubled per attempt
 	Voters             int    // how many nodes' failures make a next hop down: min(2, Voters)
+	// WaitsPerEntry is how many waits one entry ends at most, where those of a
+	// whole domain end; the entries that come next end the others. Zero is all:
+	// older versions know no other way.
+	WaitsPerEntry int
 }

@@ -218,6 +218,7 @@ func settingsToProto(v Settings) *queuepb.Settings {
 		RetryMinMillis:        int64(v.RetryMin),
 		RetryMaxMillis:        int64(v.RetryMax),
 		Voters:                int64(v.Voters),
+		WaitsPerEntry:         int64(v.WaitsPerEntry),
 	}
 }
 
@@ -233,5 +234,6 @@ func settingsFromProto(p *queuepb.Settings) (Settings, error) {
 		RetryMin:        Millis(p.GetRetryMinMillis()),
 		RetryMax:        Millis(p.GetRetryMaxMillis()),
 		Voters:          int(p.GetVoters()),
+		WaitsPerEntry:   int(p.GetWaitsPerEntry()),
 	}, nil
 }

@@ -14,6 +14,10 @@ type domain struct {
 	number domainNumber
 	config Domain
 	hop    NextHop
+	// ending says that the retry waits of the domain are being ended: those of
+	// messages accepted by this entry or later are still to be looked at. Zero where
+	// none are.
+	ending Index
 }
 
 // Domain returns the configuration of a relay domain.
@@ -134,11 +138,11 @@ func (s *State) removeDomain(n mail.Domain) Result {
 	s.names.remove(nameItem{name: n})
 	s.domains.remove(d)
 	s.counts.remove(c)
+	s.endings.remove(d.number)
 	return Result{Verdict: Done}
 }
 
 // flushDomain makes waiting messages due and has every node try the next hop.
-// The cost is that of the waiting messages of the domain.
 func (s *State) flushDomain(i Index, n mail.Domain) Result {
 	old, ok := s.domain(n)
 	if !ok {
@@ -147,15 +151,14 @@ func (s *State) flushDomain(i Index, n mail.Domain) Result {
 	d := *old
 	d.hop.Flush = i
 	s.domains.set(&d)
-	s.endRetryWaits(d.number)
+	s.endRetryWaits(&d)
 	return Result{Verdict: Done}
 }
 
 // reportNextHop takes what one node saw. The next hop is down when two nodes
 // failed since it was last up, or all where there are fewer: one node's own
 // network must not stop the others. One node that got through makes it up, and
-// if it had been down, the retry waits from before end; the cost of that is
-// the waiting messages of the domain.
+// if it had been down, the retry waits from before end.
 func (s *State) reportNextHop(r ReportNextHop) Result {
 	if r.Node == "" || len(r.Node) > nodeNameBytesMax || !utf8.ValidString(string(r.Node)) {
 		return invalid("malformed node name")
@@ -170,7 +173,7 @@ func (s *State) reportNextHop(r ReportNextHop) Result {
 		d.hop.Failed = nil
 		s.putNextHop(&d, NextHopUp)
 		if old.hop.State == NextHopDown {
-			s.endRetryWaits(d.number)
+			s.endRetryWaits(&d)
 		}
 		return Result{Verdict: Done}
 	}

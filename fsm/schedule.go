@@ -152,27 +152,70 @@ func (s *State) wake() {
 	}
 }
 
-// endRetryWaits makes every part of the domain due that waits for nothing but
-// its next retry. The cost is that of the waiting parts of the domain.
-func (s *State) endRetryWaits(n domainNumber) {
-	var entries []Index
-	for item := range s.waiting.from(partItem{domain: n}) {
-		if item.domain != n {
-			break
-		}
-		entries = append(entries, item.entry)
+// endRetryWaits has every part of the domain become due that waits for nothing
+// but its next retry: endWaits does it, from this entry on. A part that is
+// deferred anew before endWaits comes to it is due once more than it had to be.
+func (s *State) endRetryWaits(old *domain) {
+	d := *old
+	d.ending = 1 // the least index there is
+	s.domains.set(&d)
+	s.endings.set(d.number)
+}
+
+// endWaits goes on with what endRetryWaits has begun, for Settings.WaitsPerEntry
+// parts at most, one domain after the other in the order of their numbers. It
+// follows every command, so all replicas come equally far.
+func (s *State) endWaits() {
+	left := s.settings.WaitsPerEntry
+	if left == 0 {
+		left = s.waiting.len() + 1 // more than there are
 	}
-	for _, entry := range entries {
-		m, _ := s.messages.get(&message{entry: entry})
-		w := m.part(n).wait()
-		if w.retryAt <= s.now {
-			continue // in doubt only
+	for left > 0 {
+		n, ok := s.endings.first()
+		if !ok {
+			return
 		}
-		w.retryAt = s.now
-		c := m.clone()
-		c.part(n).waits = &w
-		s.put(c)
+		old, _ := s.domains.get(&domain{number: n})
+		entries, more := s.waitingFrom(partItem{n, old.ending}, left)
+		for _, entry := range entries {
+			s.endRetryWait(entry, n)
+		}
+		left -= len(entries)
+		d := *old
+		if d.ending = 0; more {
+			d.ending = entries[len(entries)-1] + 1
+		} else {
+			s.endings.remove(n)
+		}
+		s.domains.set(&d)
 	}
+}
+
+// waitingFrom returns the waiting parts of the domain from that one on, at most
+// max of them, and whether there may be more.
+func (s *State) waitingFrom(first partItem, max int) (entries []Index, more bool) {
+	for item := range s.waiting.from(first) {
+		if item.domain != first.domain {
+			return entries, false
+		}
+		if entries = append(entries, item.entry); len(entries) == max {
+			return entries, true
+		}
+	}
+	return entries, false
+}
+
+// endRetryWait ends the wait of one part, unless that is in doubt only.
+func (s *State) endRetryWait(entry Index, n domainNumber) {
+	m, _ := s.messages.get(&message{entry: entry})
+	w := m.part(n).wait()
+	if w.retryAt <= s.now {
+		return
+	}
+	w.retryAt = s.now
+	c := m.clone()
+	c.part(n).waits = &w
+	s.put(c)
 }
 
 // sayQueued tells the shell, once per command, that a domain has due mail.

@@ -5,6 +5,13 @@ import (
 	"unicode/utf8"
 )
 
+// WaitsPerEntry is what a leader sets Settings.WaitsPerEntry to, when every voter
+// can apply it: with a million waiting messages an entry that ended all waits
+// would stop everything else for seconds, and this many take some ten
+// milliseconds. Those who then deliver need three entries for 64 messages, so the
+// waits end faster than anybody can use it.
+const WaitsPerEntry = 2000
+
 // DefaultSettings are the settings of a new cluster.
 func DefaultSettings() Settings {
 	return Settings{
@@ -62,6 +69,8 @@ func (v Settings) flaw() string {
 		return "retry minimum above the maximum"
 	case v.Voters < 0 || v.Voters > votersMax:
 		return "impossible number of voters"
+	case v.WaitsPerEntry < 0 || v.WaitsPerEntry > waitsPerEntryMax:
+		return "impossible number of waits per entry"
 	}
 	return ""
 }

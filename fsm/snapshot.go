@@ -16,9 +16,9 @@ import (
 )
 
 // snapshotVersion is the greatest version that Encode writes and Decode reads.
-// Encode writes version 1 until a start is recorded: from then on every voter
-// can read what this version writes.
-const snapshotVersion = 3
+// Encode writes version 1 until a start is recorded, and version 3 until waits are
+// bounded: from then on every voter can read what this version writes.
+const snapshotVersion = 4
 
 // snapshotCompressed is the first version that is compressed behind its header.
 const snapshotCompressed = 3
@@ -41,8 +41,11 @@ const snapshotRecordBytesMax = 4 << 20
 // index follows from them.
 func (s *State) Encode(w io.Writer) error {
 	version := uint32(1)
-	if s.starts.len() > 0 {
+	switch {
+	case s.settings.WaitsPerEntry > 0 || s.endings.len() > 0:
 		version = snapshotVersion
+	case s.starts.len() > 0:
+		version = snapshotCompressed
 	}
 	e := &encoder{s: s, version: version, w: bufio.NewWriterSize(w, snapshotBufferBytes), origins: make(map[origin]uint32)}
 	finish := []func() error{e.w.Flush}
@@ -196,6 +199,7 @@ func (d *domain) toProto() *queuepb.DomainRecord {
 		Since:  int64(d.hop.Since),
 		Detail: d.hop.Detail,
 		Flush:  uint64(d.hop.Flush),
+		Ending: uint64(d.ending),
 	}
 	for _, n := range d.hop.Failed {
 		r.Failed = append(r.Failed, string(n))
@@ -405,7 +409,7 @@ func (s *State) loadDomain(r *queuepb.DomainRecord) error {
 		Since:  Millis(r.GetSince()),
 		Detail: r.GetDetail(),
 		Flush:  Index(r.GetFlush()),
-	}}
+	}, ending: Index(r.GetEnding())}
 	for _, n := range r.GetFailed() {
 		d.hop.Failed = append(d.hop.Failed, NodeName(n))
 	}
@@ -416,8 +420,13 @@ func (s *State) loadDomain(r *queuepb.DomainRecord) error {
 		return fmt.Errorf("domain %q of number %d does not fit", c.Name, d.number)
 	case d.hop.State < NextHopUp || d.hop.State > NextHopDown || !slices.IsSorted(d.hop.Failed):
 		return fmt.Errorf("domain %q: impossible next hop", c.Name)
+	case d.ending > s.applied+1:
+		return fmt.Errorf("domain %q: waits end from entry %d on, after entry %d", c.Name, d.ending, s.applied)
 	}
 	s.domains.set(d)
+	if d.ending > 0 {
+		s.endings.set(d.number)
+	}
 	s.names.set(nameItem{c.Name, d.number})
 	s.counts.set(countsItem{domain: d.number})
 	return known(r)

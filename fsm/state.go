@@ -18,6 +18,7 @@ const (
 	fingerprintLifeMax = 24 * hour     // upper limit of Settings.FingerprintLife
 	waitMax            = 7 * 24 * hour // upper limit of the other settings that are times
 	votersMax          = 64            // upper limit of Settings.Voters
+	waitsPerEntryMax   = 1 << 20       // upper limit of Settings.WaitsPerEntry
 	tickMax            = 60 * second   // log time advances by no more per Tick
 	failedNodesMax     = 64            // nodes remembered as having failed to reach a next hop
 	bodyBytesMax       = 1 << 40       // keeps the sum over all messages within an int64
@@ -59,24 +60,25 @@ type State struct {
 	settings   Settings // without zero fields
 	domainLast domainNumber
 
-	messages tree[*message]   // by entry
-	ids      tree[*message]   // the same, by id
-	aliases  tree[aliasItem]  // which ids stand for a message
-	aliasIDs tree[idItem]     // the same, by id
-	domains  tree[*domain]    // by number
-	names    tree[nameItem]   // which number a name has
-	due      tree[partItem]   // parts that may be granted, oldest first within a domain
-	waiting  tree[partItem]   // parts with a wait running
-	wakes    tree[wakeItem]   // the same, by the end of the wait
-	leases   tree[leaseItem]  // by token
-	leased   tree[leasedItem] // which messages are in a lease
-	prints   tree[printItem]  // fingerprints of unsettled messages
-	printed  tree[printItem]  // the same, by entry: oldest first
-	ended    tree[endedItem]  // messages with nothing left to do, by the time they ended
-	counts   tree[countsItem] // by domain number
-	origins  tree[originItem] // shared by messages
-	numbered tree[originItem] // the same, by number
-	starts   tree[startItem]  // by server
+	messages tree[*message]     // by entry
+	ids      tree[*message]     // the same, by id
+	aliases  tree[aliasItem]    // which ids stand for a message
+	aliasIDs tree[idItem]       // the same, by id
+	domains  tree[*domain]      // by number
+	names    tree[nameItem]     // which number a name has
+	due      tree[partItem]     // parts that may be granted, oldest first within a domain
+	waiting  tree[partItem]     // parts with a wait running
+	wakes    tree[wakeItem]     // the same, by the end of the wait
+	endings  tree[domainNumber] // domains whose retry waits are being ended: see domain.ending
+	leases   tree[leaseItem]    // by token
+	leased   tree[leasedItem]   // which messages are in a lease
+	prints   tree[printItem]    // fingerprints of unsettled messages
+	printed  tree[printItem]    // the same, by entry: oldest first
+	ended    tree[endedItem]    // messages with nothing left to do, by the time they ended
+	counts   tree[countsItem]   // by domain number
+	origins  tree[originItem]   // shared by messages
+	numbered tree[originItem]   // the same, by number
+	starts   tree[startItem]    // by server
 
 	totals Totals
 	// effects collects what Apply returns. Empty between two of them.
@@ -162,7 +164,8 @@ func New() *State {
 			}
 			return a.part.less(b.part)
 		}),
-		leases: newTree(func(a, b leaseItem) bool { return a.token < b.token }),
+		endings: newTree(func(a, b domainNumber) bool { return a < b }),
+		leases:  newTree(func(a, b leaseItem) bool { return a.token < b.token }),
 		leased: newTree(func(a, b leasedItem) bool {
 			if a.token != b.token {
 				return a.token < b.token
@@ -198,6 +201,7 @@ func (s *State) Apply(i Index, c Command) (Result, []Effect) {
 		s.settle(c.Settled)
 	}
 	r := s.act(i, c)
+	s.endWaits()
 	if s.waived.settleAfterMatch {
 		s.settle(c.Settled)
 	}
@@ -269,6 +273,7 @@ func (s *State) Snapshot() *State {
 	t.due = s.due.copy()
 	t.waiting = s.waiting.copy()
 	t.wakes = s.wakes.copy()
+	t.endings = s.endings.copy()
 	t.leases = s.leases.copy()
 	t.leased = s.leased.copy()
 	t.prints = s.prints.copy()

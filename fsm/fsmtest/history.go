@@ -90,7 +90,7 @@ func (h *History) Run(steps int) error {
 	}
 	if err := h.do(fsm.PutSettings{Settings: fsm.Settings{
 		DoubtWait: 120_000, FingerprintLife: 300_000, FingerprintMax: 3 + h.source.Choose("fingerprints", 20), RecordLife: 3_900_000,
-		RetryMin: 60_000, RetryMax: 240_000, Voters: 3,
+		RetryMin: 60_000, RetryMax: 240_000, Voters: 3, WaitsPerEntry: h.source.Choose("waits per entry", 4),
 	}}); err != nil {
 		return err
 	}

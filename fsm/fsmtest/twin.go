@@ -2,6 +2,7 @@ package fsmtest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -16,6 +17,7 @@ type Twin struct {
 	settings fsm.Settings
 	messages []*twinMessage // in the order in which they were accepted
 	domains  map[mail.Domain]*twinDomain
+	made     int // domains, ever
 	starts   map[fsm.ServerID][]uint64
 	counted  fsm.Totals // the counters only
 }
@@ -23,6 +25,8 @@ type Twin struct {
 type twinDomain struct {
 	config fsm.Domain
 	hop    fsm.NextHop
+	number int       // how many were made before it
+	ending fsm.Index // retry waits end from this entry on; 0 where they do not
 }
 
 type twinMessage struct {
@@ -66,6 +70,7 @@ func (w *Twin) Apply(i fsm.Index, c fsm.Command) fsm.Result {
 		}
 	}
 	r := w.act(i, c)
+	w.endWaits()
 	for _, m := range w.messages {
 		if !m.ended && !m.live() && !m.leased() {
 			m.ended, m.endedAt = true, w.now
@@ -127,7 +132,7 @@ func (w *Twin) act(i fsm.Index, c fsm.Command) fsm.Result {
 			return fsm.Result{Verdict: fsm.NotFound}
 		}
 		d.hop.Flush = i
-		w.endRetries(a.Name)
+		d.ending = 1
 		return fsm.Result{Verdict: fsm.Done}
 	case fsm.ReportNextHop:
 		return w.nextHop(a)
@@ -502,7 +507,8 @@ func (w *Twin) putDomain(c fsm.Domain) fsm.Result {
 	d := w.domains[c.Name]
 	switch {
 	case d == nil:
-		w.domains[c.Name] = &twinDomain{config: c, hop: fsm.NextHop{State: fsm.NextHopUp, Since: w.now}}
+		w.made++
+		w.domains[c.Name] = &twinDomain{config: c, hop: fsm.NextHop{State: fsm.NextHopUp, Since: w.now}, number: w.made}
 	case d.config.MX != c.MX || !slices.Equal(d.config.Targets, c.Targets):
 		d.config = c
 		d.hop.Failed, d.hop.Detail = nil, ""
@@ -540,7 +546,7 @@ func (w *Twin) nextHop(r fsm.ReportNextHop) fsm.Result {
 	if r.Up {
 		d.hop.Failed = nil
 		if d.hop.State == fsm.NextHopDown {
-			w.endRetries(r.Domain)
+			d.ending = 1
 		}
 		w.setHop(d, fsm.NextHopUp)
 		return fsm.Result{Verdict: fsm.Done}
@@ -557,12 +563,28 @@ func (w *Twin) nextHop(r fsm.ReportNextHop) fsm.Result {
 	return fsm.Result{Verdict: fsm.Done}
 }
 
-// endRetries makes the queued messages of a domain due that wait for a retry.
-func (w *Twin) endRetries(n mail.Domain) {
-	for _, m := range w.messages {
-		if p := m.parts[n]; p != nil && p.lease == 0 && p.retryAt > w.now && m.has(n, fsm.RecipientQueued) > 0 {
-			p.retryAt = w.now
+// endWaits makes queued messages due that wait for a retry, of the domains where
+// such waits end, as many as one entry may look at.
+func (w *Twin) endWaits() {
+	looked := 0
+	for _, n := range slices.SortedFunc(maps.Keys(w.domains), func(a, b mail.Domain) int { return w.domains[a].number - w.domains[b].number }) {
+		d := w.domains[n]
+		if d.ending == 0 {
+			continue
 		}
+		for _, m := range w.messages {
+			p := m.parts[n]
+			waits := p != nil && p.lease == 0 && max(p.retryAt, p.doubt) > w.now && m.has(n, fsm.RecipientQueued) > 0
+			if !waits || m.entry < d.ending {
+				continue
+			}
+			p.retryAt = min(p.retryAt, w.now)
+			d.ending = m.entry + 1
+			if looked++; looked == w.settings.WaitsPerEntry {
+				return
+			}
+		}
+		d.ending = 0
 	}
 }
 

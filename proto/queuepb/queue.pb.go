@@ -2020,8 +2020,11 @@ type Settings struct {
 	RetryMinMillis        int64                  `protobuf:"varint,5,opt,name=retry_min_millis,json=retryMinMillis,proto3" json:"retry_min_millis,omitempty"`
 	RetryMaxMillis        int64                  `protobuf:"varint,6,opt,name=retry_max_millis,json=retryMaxMillis,proto3" json:"retry_max_millis,omitempty"`
 	Voters                int64                  `protobuf:"varint,7,opt,name=voters,proto3" json:"voters,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// How many waits one entry ends at most; zero for all. Since version 3 of the
+	// command.
+	WaitsPerEntry int64 `protobuf:"varint,8,opt,name=waits_per_entry,json=waitsPerEntry,proto3" json:"waits_per_entry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Settings) Reset() {
@@ -2099,6 +2102,13 @@ func (x *Settings) GetRetryMaxMillis() int64 {
 func (x *Settings) GetVoters() int64 {
 	if x != nil {
 		return x.Voters
+	}
+	return 0
+}
+
+func (x *Settings) GetWaitsPerEntry() int64 {
+	if x != nil {
+		return x.WaitsPerEntry
 	}
 	return 0
 }
@@ -2288,7 +2298,8 @@ func (x *Result) GetText() string {
 // Versions 1 and 2 are not compressed, have no origins, and hold what never
 // changes about a message in MessageRecord.accepted and origin. Version 1 has no
 // starts; it is written until one is recorded, for voters that read no other.
-// Version 2 is no longer written.
+// Version 2 is no longer written. Version 4 has waits_per_entry in the settings,
+// and is written only where that is not zero.
 type SnapshotRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Record:
@@ -2469,7 +2480,7 @@ func (*SnapshotRecord_Origin) isSnapshotRecord_Record() {}
 
 type SnapshotHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 3, or 1 where there are no starts
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 4, 3 where waits_per_entry is zero, or 1 where there are no starts either
 	Applied       uint64                 `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"` // index of the last entry applied
 	Now           int64                  `protobuf:"varint,3,opt,name=now,proto3" json:"now,omitempty"`
 	Settings      *Settings              `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
@@ -2669,6 +2680,7 @@ type DomainRecord struct {
 	Since         int64                  `protobuf:"varint,5,opt,name=since,proto3" json:"since,omitempty"`
 	Detail        string                 `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
 	Flush         uint64                 `protobuf:"varint,7,opt,name=flush,proto3" json:"flush,omitempty"`
+	Ending        uint64                 `protobuf:"varint,8,opt,name=ending,proto3" json:"ending,omitempty"` // from the message of this entry on, retry waits are still to be ended; since version 4
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2748,6 +2760,13 @@ func (x *DomainRecord) GetDetail() string {
 func (x *DomainRecord) GetFlush() uint64 {
 	if x != nil {
 		return x.Flush
+	}
+	return 0
+}
+
+func (x *DomainRecord) GetEnding() uint64 {
+	if x != nil {
+		return x.Ending
 	}
 	return 0
 }
@@ -3541,7 +3560,7 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x02up\x18\x03 \x01(\bR\x02up\x12\x16\n" +
 	"\x06detail\x18\x04 \x01(\tR\x06detail\"F\n" +
 	"\vPutSettings\x127\n" +
-	"\bsettings\x18\x01 \x01(\v2\x1b.holdfast.queue.v1.SettingsR\bsettings\"\xb1\x02\n" +
+	"\bsettings\x18\x01 \x01(\v2\x1b.holdfast.queue.v1.SettingsR\bsettings\"\xd9\x02\n" +
 	"\bSettings\x12*\n" +
 	"\x11doubt_wait_millis\x18\x01 \x01(\x03R\x0fdoubtWaitMillis\x126\n" +
 	"\x17fingerprint_life_millis\x18\x02 \x01(\x03R\x15fingerprintLifeMillis\x12'\n" +
@@ -3549,7 +3568,8 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x12record_life_millis\x18\x04 \x01(\x03R\x10recordLifeMillis\x12(\n" +
 	"\x10retry_min_millis\x18\x05 \x01(\x03R\x0eretryMinMillis\x12(\n" +
 	"\x10retry_max_millis\x18\x06 \x01(\x03R\x0eretryMaxMillis\x12\x16\n" +
-	"\x06voters\x18\a \x01(\x03R\x06voters\"-\n" +
+	"\x06voters\x18\a \x01(\x03R\x06voters\x12&\n" +
+	"\x0fwaits_per_entry\x18\b \x01(\x03R\rwaitsPerEntry\"-\n" +
 	"\x04Tick\x12%\n" +
 	"\x0eelapsed_millis\x18\x01 \x01(\x03R\relapsedMillis\"=\n" +
 	"\vRecordStart\x12\x16\n" +
@@ -3588,7 +3608,7 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x0fdoubts_reported\x18\x06 \x01(\x04R\x0edoubtsReported\x12%\n" +
 	"\x0edoubts_expired\x18\a \x01(\x04R\rdoubtsExpired\x12%\n" +
 	"\x0edelivered_late\x18\b \x01(\x04R\rdeliveredLate\x12'\n" +
-	"\x0freports_ignored\x18\t \x01(\x04R\x0ereportsIgnored\"\xf1\x01\n" +
+	"\x0freports_ignored\x18\t \x01(\x04R\x0ereportsIgnored\"\x89\x02\n" +
 	"\fDomainRecord\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x126\n" +
 	"\x06domain\x18\x02 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\x125\n" +
@@ -3596,7 +3616,8 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x06failed\x18\x04 \x03(\tR\x06failed\x12\x14\n" +
 	"\x05since\x18\x05 \x01(\x03R\x05since\x12\x16\n" +
 	"\x06detail\x18\x06 \x01(\tR\x06detail\x12\x14\n" +
-	"\x05flush\x18\a \x01(\x04R\x05flush\"\xbb\x03\n" +
+	"\x05flush\x18\a \x01(\x04R\x05flush\x12\x16\n" +
+	"\x06ending\x18\b \x01(\x04R\x06ending\"\xbb\x03\n" +
 	"\rMessageRecord\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\x04R\x05entry\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1a\n" +
