@@ -128,7 +128,8 @@ type RaftStore struct {
 	valuesOn   chan struct{} // closed while writes of values go through
 	failures   int           // how many writes of entries fail next
 	valuesFail bool
-	unreadable uint64 // entries from here on cannot be read; 0 for none
+	atValue    *atValue // what the next write of a value meets; nil for nothing
+	unreadable uint64   // entries from here on cannot be read; 0 for none
 }
 
 var (
@@ -200,6 +201,50 @@ func (s *RaftStore) FailValues() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.valuesFail = true
+}
+
+// An atValue is the end of a process at a write of a value.
+type atValue struct {
+	skip  int
+	crash func()
+	late  bool
+}
+
+// CrashAtValue has crash called, by a goroutine of its own, in the middle of a
+// write of a value, term, vote or floor, when so many have been done. The value is on the disk already
+// where late says so, but the process never learns that, since its disk is dead
+// from that moment on.
+func (s *RaftStore) CrashAtValue(skip int, late bool, crash func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.atValue = &atValue{skip, crash, late}
+}
+
+// storeValue does one write of a value.
+func (s *RaftStore) storeValue(change func(*RaftDisk)) error {
+	if err := s.passValues(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	at := s.atValue
+	if at != nil && at.skip > 0 {
+		at.skip--
+		at = nil
+	} else {
+		s.atValue = nil
+	}
+	s.mu.Unlock()
+	if at == nil {
+		return s.durable(change)
+	}
+	if at.late {
+		if err := s.durable(change); err != nil {
+			return err
+		}
+	}
+	s.Crash()
+	go at.crash()
+	return ErrKilled
 }
 
 // FailReads makes reading any entry from index on fail.
@@ -331,10 +376,7 @@ func (s *RaftStore) DeleteRange(lowest, highest uint64) error {
 
 // Set stores a value.
 func (s *RaftStore) Set(key, value []byte) error {
-	if err := s.passValues(); err != nil {
-		return err
-	}
-	return s.durable(func(d *RaftDisk) { d.values[string(key)] = bytes.Clone(value) })
+	return s.storeValue(func(d *RaftDisk) { d.values[string(key)] = bytes.Clone(value) })
 }
 
 // Get returns a value, empty for none.
@@ -346,10 +388,7 @@ func (s *RaftStore) Get(key []byte) ([]byte, error) {
 
 // SetUint64 stores a number.
 func (s *RaftStore) SetUint64(key []byte, value uint64) error {
-	if err := s.passValues(); err != nil {
-		return err
-	}
-	return s.durable(func(d *RaftDisk) {
+	return s.storeValue(func(d *RaftDisk) {
 		d.numbers[string(key)] = value
 		if d.number != nil {
 			d.number(string(key), value)

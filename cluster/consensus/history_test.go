@@ -27,8 +27,10 @@ type history struct {
 	rand *rand.Rand
 	live []mail.BodyRef // accepted, not finished
 
-	commits, acks, kills, restarts, installs int
-	stats                                    Stats
+	changing bool // voters come and go: the last member is none at first
+
+	commits, acks, kills, restarts, installs, elections, changes int
+	stats                                                        Stats
 }
 
 func (h *history) intn(n int) int {
@@ -142,7 +144,9 @@ func (h *history) supervisor() {
 }
 
 func (h *history) stop(m *testMember) {
+	spoke := uint64(0)
 	if p := m.running(); p != nil {
+		spoke = p.node.Term()
 		s := p.node.Stats()
 		h.mu.Lock()
 		h.stats.Exempt += s.Exempt
@@ -155,6 +159,11 @@ func (h *history) stop(m *testMember) {
 		h.mu.Unlock()
 	}
 	m.kill()
+	// Whoever has spoken in a term has it on the disk, and its vote in it: else it
+	// could vote twice.
+	if kept := m.disk.Number("CurrentTerm"); kept < spoke {
+		h.c.oracle.violation("%s: was in term %d, and its disk says %d", m.name, spoke, kept)
+	}
 }
 
 func (h *history) start(m *testMember) {
@@ -171,7 +180,7 @@ func (h *history) nemesis() {
 	for h.pause(h.between(time.Second, 5*time.Second)) {
 		a, b := h.member(), h.member()
 		lasts := h.between(500*time.Millisecond, 8*time.Second)
-		switch h.intn(12) {
+		switch h.intn(14) {
 		case 0, 1:
 			h.c.net.Cut(a.name, b.name)
 			h.pause(lasts)
@@ -216,8 +225,38 @@ func (h *history) nemesis() {
 			}
 		case 11:
 			h.restartMajority()
+		case 12, 13:
+			h.crashElection(a, lasts)
 		}
 	}
+}
+
+// crashElection makes an election, in which the power of a member fails while it
+// writes its term, or its vote.
+func (h *history) crashElection(a *testMember, lasts time.Duration) {
+	p, leader := a.running(), h.c.currentLeader()
+	if p == nil || leader == nil {
+		return
+	}
+	crashed := make(chan struct{})
+	p.store.CrashAtValue(h.intn(3), h.intn(2) == 0, func() {
+		h.stop(a)
+		close(crashed)
+	})
+	for _, name := range h.c.others(leader.name) {
+		h.c.net.Cut(leader.name, name)
+	}
+	h.pause(lasts)
+	h.c.net.HealAll()
+	select {
+	case <-crashed:
+		h.mu.Lock()
+		h.elections++
+		h.mu.Unlock()
+	default:
+		h.stop(a)
+	}
+	h.start(a)
 }
 
 // restartMajority restarts everybody, of whom only a majority comes back, and
@@ -256,14 +295,27 @@ func (h *history) restartMajority() {
 
 // run lives one history and judges it.
 func runHistory(t *testing.T, size int, seed uint64, controls controls, judge func(*oracle)) *history {
-	h := &history{size: size, rand: rand.New(rand.NewPCG(seed, 1))}
+	return newHistory(size, seed).run(t, seed, controls, judge)
+}
+
+func newHistory(size int, seed uint64) *history {
+	return &history{size: size, rand: rand.New(rand.NewPCG(seed, 1))}
+}
+
+func (h *history) run(t *testing.T, seed uint64, controls controls, judge func(*oracle)) *history {
+	size := h.size
 	inCluster(t, size, clusterOptions{
 		seed: seed, controls: controls, housekeeping: true,
 		trailing: 8, threshold: 30, interval: 5 * time.Second,
 	}, func(t *testing.T, c *testCluster) {
 		h.c, h.calm = c, make(chan struct{}) // made inside the bubble
 		c.up()
-		c.bootstrap()
+		if h.changing {
+			c.bootstrapWith(c.names[:size-1]...)
+			h.tasks.Go(h.registrar)
+		} else {
+			c.bootstrap()
+		}
 		c.leader()
 		h.tasks.Go(h.client)
 		h.tasks.Go(h.client)
@@ -289,6 +341,9 @@ func runHistory(t *testing.T, size int, seed uint64, controls controls, judge fu
 			}
 			return !slices.ContainsFunc(c.names, func(name string) bool { return c.members[name].running() == nil })
 		})
+		if h.changing {
+			h.admitAll()
+		}
 		c.oracle.conclude()
 		h.commits = len(c.oracle.applied)
 		for _, name := range c.names {
@@ -300,8 +355,8 @@ func runHistory(t *testing.T, size int, seed uint64, controls controls, judge fu
 }
 
 func (h *history) String() string {
-	return fmt.Sprintf("%d nodes: %d commits, %d acknowledged, %d exempt, %d gate waits, %d refused, %d raised, %d kills, %d full restarts, %d snapshots installed, %d entries cut at a start",
-		h.size, h.commits, h.acks, h.stats.Exempt, h.stats.GateWaits, h.stats.GateRefusals, h.stats.FloorRaises, h.kills, h.restarts, h.installs, h.stats.CutAtStart)
+	return fmt.Sprintf("%d nodes: %d commits, %d acknowledged, %d exempt, %d gate waits, %d refused, %d raised, %d kills, %d of them in an election, %d full restarts, %d snapshots installed, %d entries cut at a start, %d changes of the voters",
+		h.size, h.commits, h.acks, h.stats.Exempt, h.stats.GateWaits, h.stats.GateRefusals, h.stats.FloorRaises, h.kills, h.elections, h.restarts, h.installs, h.stats.CutAtStart, h.changes)
 }
 
 // TestRandomHistories is the append rule under everything at once.
@@ -313,6 +368,19 @@ func TestRandomHistories(t *testing.T) {
 		}
 		t.Run(fmt.Sprintf("%d nodes seed %d", size, seed), func(t *testing.T) {
 			t.Log(runHistory(t, size, seed, controls{}, (*oracle).clean))
+		})
+	}
+}
+
+// TestRandomHistoriesOfChangingVoters: beside everything else, members are taken
+// out and taken in again.
+func TestRandomHistoriesOfChangingVoters(t *testing.T) {
+	for i := range *histories {
+		seed := *seedFlag + uint64(i)
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			h := newHistory(4, seed)
+			h.changing = true
+			t.Log(h.run(t, seed, controls{}, (*oracle).clean))
 		})
 	}
 }
@@ -332,4 +400,9 @@ func TestRandomHistoriesFindABrokenRule(t *testing.T) {
 			t.Log(runHistory(t, 3, *seedFlag, test.controls, func(o *oracle) { o.caught(test.what) }))
 		})
 	}
+	t.Run("nonvoters spared, I1", func(t *testing.T) {
+		h := newHistory(4, *seedFlag)
+		h.changing = true
+		t.Log(h.run(t, *seedFlag, controls{nonvotersSpared: true, startCheckOff: true}, func(o *oracle) { o.caught("I1") }))
+	})
 }

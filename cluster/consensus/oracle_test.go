@@ -208,16 +208,19 @@ func (f *testFSM) Restore(r io.Reader) error {
 type oracle struct {
 	c *testCluster
 
-	mu         sync.Mutex
-	voters     []string
-	applied    map[uint64]appliedEntry
-	finished   map[mail.QueueID]bool
-	acked      map[mail.QueueID]mail.BodyRef
-	batches    map[uint64]byte // where the next command of a batch belongs
-	violations []string
-	stores     func(*testMember, []*raft.Log)
-	noted      map[string]int // violations by kind
-	dropped    int
+	mu     sync.Mutex
+	voters []string
+	// next are the voters after the change that is under way, nil where none is;
+	// before are those before the last one.
+	next, before []string
+	applied      map[uint64]appliedEntry
+	finished     map[mail.QueueID]bool
+	acked        map[mail.QueueID]mail.BodyRef
+	batches      map[uint64]byte // where the next command of a batch belongs
+	violations   []string
+	stores       func(*testMember, []*raft.Log)
+	noted        map[string]int // violations by kind
+	dropped      int
 }
 
 type appliedEntry struct {
@@ -240,7 +243,36 @@ func newOracle(c *testCluster) *oracle {
 func (o *oracle) setVoters(names ...string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.voters = names
+	o.voters, o.next, o.before = names, nil, o.voters
+}
+
+// changing says that these may be the voters from now on, or that nothing
+// changes.
+func (o *oracle) changing(names ...string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.next = names
+}
+
+// majority returns how many of the voters there are that have something, and how
+// many must: of those under whom the most are there beyond that, where a change
+// is under way.
+func (o *oracle) majority(has func(*testMember) bool, also ...[]string) (copies, majority int) {
+	for i, voters := range append([][]string{o.voters, o.next}, also...) {
+		if i > 0 && len(voters) == 0 {
+			continue
+		}
+		n, need := 0, len(voters)/2+1
+		for _, name := range voters {
+			if has(o.c.members[name]) {
+				n++
+			}
+		}
+		if i == 0 || n-need > copies-majority {
+			copies, majority = n, need
+		}
+	}
+	return copies, majority
 }
 
 func (o *oracle) violation(format string, args ...any) {
@@ -265,13 +297,8 @@ func (o *oracle) found() []string {
 }
 
 // copies counts the voters whose disk has a body whole.
-func (o *oracle) copies(ref mail.BodyRef) (copies, majority int) {
-	for _, name := range o.voters {
-		if o.c.members[name].bodyDisk.Has(ref) {
-			copies++
-		}
-	}
-	return copies, len(o.voters)/2 + 1
+func (o *oracle) copies(ref mail.BodyRef, also ...[]string) (copies, majority int) {
+	return o.majority(func(m *testMember) bool { return m.bodyDisk.Has(ref) }, also...)
 }
 
 func (o *oracle) applying(m *testMember, index uint64, data []byte) {
@@ -310,19 +337,15 @@ func (o *oracle) applying(m *testMember, index uint64, data []byte) {
 // stored checks that an entry which is applied for the first time is on the
 // disks of a majority. A member applies nothing that it has not on its own.
 func (o *oracle) stored(m *testMember, index uint64, l raft.Log) {
-	copies := 0
 	for _, name := range o.voters {
-		v := o.c.members[name]
-		if v.open != nil {
+		if o.c.members[name].open != nil {
 			return // on another disk than the test's
 		}
-		if v.disk.Covers(index, l.Term, l.Data) {
-			copies++
-		}
 	}
+	copies, majority := o.majority(func(v *testMember) bool { return v.disk.Covers(index, l.Term, l.Data) })
 	if l.Index == 0 {
 		o.note("index %d: applied by %s, which has not got it on its disk", index, m.name)
-	} else if majority := len(o.voters)/2 + 1; copies < majority {
+	} else if copies < majority {
 		o.note("index %d: applied by %s with %d copies of the entry, majority is %d", index, m.name, copies, majority)
 	}
 }
@@ -356,7 +379,8 @@ func (o *oracle) acknowledged(data []byte) {
 	if o.finished[ref.ID] {
 		return
 	}
-	if copies, majority := o.copies(ref); copies < majority {
+	// It may have been committed before the last change.
+	if copies, majority := o.copies(ref, o.before); copies < majority {
 		o.note("%s acknowledged with %d copies, majority is %d", ref, copies, majority)
 	}
 }
