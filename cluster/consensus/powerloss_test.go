@@ -4,6 +4,7 @@ package consensus
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -48,6 +49,9 @@ func TestPowerLossChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if from > 0 && from%snapshotEvery == 0 { // the power failed before it, perhaps
+		takeSnapshot(t, s.Snapshots, from, stateUpTo(from))
+	}
 	for n := from + 1; ; n++ {
 		// In the order in which Raft does it.
 		for _, err := range []error{
@@ -60,16 +64,26 @@ func TestPowerLossChild(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		if n%snapshotEvery == 0 {
+			takeSnapshot(t, s.Snapshots, n, stateUpTo(n))
+		}
 		fmt.Println("durable", n)
 	}
+}
+
+// snapshotEvery is after how many entries the child takes a snapshot.
+const snapshotEvery = 5
+
+func stateUpTo(n uint64) []byte {
+	return bytes.Repeat(fmt.Appendf(nil, "state up to %d ", n), 400)
 }
 
 func candidate(n uint64) []byte { return fmt.Appendf(nil, "n%d/%d", n%3, n) }
 
 // TestPowerLoss: the power of a real process on a real file system fails, again
-// and again: whatever raft-boltdb and the log had said was durable is there when
-// the file system is mounted again. What nobody synced is not: that shows that
-// the power really failed.
+// and again: whatever raft-boltdb, the log and the snapshots had said was durable
+// is there when the file system is mounted again. What nobody synced is not: that
+// shows that the power really failed.
 func TestPowerLoss(t *testing.T) {
 	d := newPowerDisk(t)
 	must := func(err error) {
@@ -180,6 +194,15 @@ func durable(dir string, n uint64) error {
 		if err := s.Log.GetLog(index, &l); err != nil || string(l.Data) != "entry "+strconv.FormatUint(index, 10) || l.Term != index {
 			return fmt.Errorf("entry %d: %q of term %d, %v", index, l.Data, l.Term, err)
 		}
+	}
+	m, state, err := load(s.Snapshots)
+	switch {
+	case err != nil:
+		return fmt.Errorf("snapshots: %w", err)
+	case m == nil && n >= snapshotEvery, m != nil && m.Index < n-n%snapshotEvery:
+		return fmt.Errorf("newest snapshot: %+v", m)
+	case m != nil && !bytes.Equal(state, stateUpTo(m.Index)):
+		return fmt.Errorf("the snapshot up to %d is another one: %q", m.Index, state[:min(len(state), 40)])
 	}
 	// The child goes on behind its term, and a log has no gaps.
 	if last < term {

@@ -14,6 +14,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-mx/holdfast/cluster/vfs"
 )
 
 // A sealedSnapshots is raft's FileSnapshotStore with a seal behind each state.
@@ -60,6 +62,7 @@ const (
 
 	snapshotsDir = "snapshots" // where the store below puts them
 	stateFile    = "state.bin"
+	unfinished   = ".tmp" // behind the name of the directory of one that is not closed
 )
 
 var errSealed = errors.New("metadata and state do not belong together")
@@ -91,12 +94,16 @@ func (s *sealedSnapshots) Create(v raft.SnapshotVersion, index, term uint64, c r
 	if err != nil {
 		return nil, err
 	}
-	return &sealedSink{SnapshotSink: sink, meta: raft.SnapshotMeta{Index: index, Term: term, Configuration: c, ConfigurationIndex: ci}}, nil
+	return &sealedSink{
+		SnapshotSink: sink, dir: filepath.Join(s.dir, sink.ID()+unfinished),
+		meta: raft.SnapshotMeta{Index: index, Term: term, Configuration: c, ConfigurationIndex: ci},
+	}, nil
 }
 
 // A sealedSink puts the seal behind what was written.
 type sealedSink struct {
 	raft.SnapshotSink
+	dir    string // in which its files are until it is closed
 	meta   raft.SnapshotMeta
 	octets int64
 	ended  bool
@@ -115,6 +122,12 @@ func (s *sealedSink) Close() error {
 	s.ended = true
 	if _, err := s.SnapshotSink.Write(sealOf(&s.meta, s.octets).encode()); err != nil {
 		return errors.Join(err, s.SnapshotSink.Cancel())
+	}
+	// The store below syncs both files, and the directory above when this one has
+	// its name, but never this one: a file system that does not sync a file's name
+	// with the file could lose them, after the log was cut off up to here.
+	if err := vfs.OS().SyncDir(s.dir); err != nil {
+		return errors.Join(fmt.Errorf("sync the snapshot's directory: %w", err), s.SnapshotSink.Cancel())
 	}
 	return s.SnapshotSink.Close()
 }
