@@ -54,6 +54,9 @@ type Bodies interface {
 	// nil. The error says that it never will be: this node's disk has failed, or
 	// the bodies are closed.
 	Await(mail.BodyRef) error
+	// Hasten says that Await is about to be called for bodies that are on their way:
+	// they need not wait any more for others to go with.
+	Hasten()
 	// Arrived returns a channel that is closed once the body is here, by whichever
 	// route it came. It is a hint.
 	Arrived(mail.BodyRef) <-chan struct{}

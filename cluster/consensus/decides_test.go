@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -189,6 +190,8 @@ func (b lateBodies) Await(mail.BodyRef) error {
 	return nil
 }
 
+func (b lateBodies) Hasten() {}
+
 func (b lateBodies) Held(mail.BodyRef) bool { return false }
 
 func namingBodies(first, last, term uint64) []*raft.Log {
@@ -197,6 +200,36 @@ func namingBodies(first, last, term uint64) []*raft.Log {
 		l.Extensions = mail.NewBody([]byte{byte(l.Index)}).Ref(mail.QueueID{byte(l.Index)}).Encode()
 	}
 	return logs
+}
+
+// patientBodies go to the disk when they are hastened.
+type patientBodies struct {
+	lateBodies
+	hastened *[]uint64 // the last entry on the disk at each Hasten
+	disk     *clustertest.RaftDisk
+}
+
+func (b patientBodies) Hasten() {
+	_, last := b.disk.Bounds()
+	*b.hastened = append(*b.hastened, last)
+}
+
+// TestBodiesAreWrittenWithTheirEntries: who writes entries has the bodies that they
+// name written meanwhile, not behind them.
+func TestBodiesAreWrittenWithTheirEntries(t *testing.T) {
+	disk := clustertest.NewRaftDisk(1, 0)
+	on := make(chan struct{})
+	close(on)
+	var hastened []uint64
+	s := &logStore{store: disk.Open(), latch: newLatch(), bodies: patientBodies{lateBodies{on: on}, &hastened, disk}, floor: &floor{}}
+	for _, logs := range [][]*raft.Log{namingBodies(1, 2, 1), commandsOf(3, 3, 1), namingBodies(4, 4, 1)} {
+		if err := s.StoreLogs(logs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []uint64{0, 3}; !slices.Equal(hastened, want) {
+		t.Errorf("hastened when the log ended with %d, want %d: once before each batch that names bodies", hastened, want)
+	}
 }
 
 // TestSettleIsOfOneBatch: who waited for the bodies of a batch that was cut off and

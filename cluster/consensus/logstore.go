@@ -262,27 +262,38 @@ func (s *logStore) write(logs []*raft.Log) error {
 	if err := s.settle(); err != nil {
 		return err
 	}
+	named, err := s.named(logs)
+	if err != nil {
+		return err
+	}
+	if len(named) > 0 {
+		s.bodies.Hasten() // so that they are written while the entries are
+	}
 	if err := s.writing.time(func() error { return s.store.StoreLogs(logs) }); err != nil {
 		// The names stay: the entries may have reached the disk.
 		return s.failed(fmt.Errorf("store %d log entries from %d: %w", len(logs), logs[0].Index, err))
-	}
-	if s.bodies == nil {
-		return nil
-	}
-	var named []namedBody
-	for _, l := range logs {
-		ref, err := bodyOf(l)
-		if err != nil {
-			return err
-		}
-		if ref != nil && l.Index > s.floor.value.Load() {
-			named = append(named, namedBody{l.Index, *ref})
-		}
 	}
 	s.mu.Lock()
 	s.unsettled = named
 	s.mu.Unlock()
 	return nil
+}
+
+// named returns the bodies that these entries name and that they need to be settled.
+func (s *logStore) named(logs []*raft.Log) (named []namedBody, err error) {
+	if s.bodies == nil {
+		return nil, nil
+	}
+	for _, l := range logs {
+		ref, err := bodyOf(l)
+		if err != nil {
+			return nil, err
+		}
+		if ref != nil && l.Index > s.floor.value.Load() {
+			named = append(named, namedBody{l.Index, *ref})
+		}
+	}
+	return named, nil
 }
 
 // settle waits until the bodies that the last batch in the store names are held.

@@ -81,6 +81,7 @@ func (s *Spool) Await(ref mail.BodyRef) error {
 		}
 		ended := c.ended
 		s.mu.Unlock()
+		s.Hasten()
 		<-ended
 	}
 }

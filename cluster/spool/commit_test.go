@@ -47,6 +47,76 @@ func TestGroupCommit(t *testing.T) {
 	})
 }
 
+// Where bodies come close to one another, one that nobody waits for yet waits for
+// others: until somebody hastens it, a Put comes, or many octets wait, and not for
+// ever.
+func TestPatientBodies(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		after time.Duration
+		end   func(t *testing.T, s *spool.Spool, ref mail.BodyRef)
+	}{
+		{"hastened", 0, func(_ *testing.T, s *spool.Spool, _ mail.BodyRef) { s.Hasten() }},
+		{"awaited", 0, func(t *testing.T, s *spool.Spool, ref mail.BodyRef) {
+			if err := s.Await(ref); err != nil {
+				t.Error(err)
+			}
+		}},
+		{"a Put comes", 0, func(t *testing.T, s *spool.Spool, _ mail.BodyRef) { put(t, s, 5, 100) }},
+		{"many octets", 0, func(t *testing.T, s *spool.Spool, _ mail.BodyRef) { begin(t, s, 5, 256<<10) }},
+		{"left alone", 10 * time.Millisecond, func(*testing.T, *spool.Spool, mail.BodyRef) { time.Sleep(time.Second) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				disk := clustertest.NewDisk(1)
+				s := open(t, disk.Mount(), spool.Options{})
+				defer s.Close()
+				put(t, s, 0, 100)
+				// One that comes alone goes at once.
+				_, done := begin(t, s, 1, 100)
+				synctest.Wait()
+				if len(done) == 0 {
+					t.Fatal("a body that came alone was not written at once")
+				}
+				// What waits for a sync goes together, and tells that more will come.
+				disk.Inject(clustertest.Fault{Op: clustertest.OpSync, Delay: time.Millisecond})
+				for n := 2; n <= 4; n++ {
+					begin(t, s, n, 100)
+					synctest.Wait()
+				}
+				time.Sleep(time.Second)
+				start := time.Now()
+				ref, stored := begin(t, s, 6, 100)
+				synctest.Wait()
+				if len(stored) > 0 || s.Held(ref) {
+					t.Fatal("it has not waited for others")
+				}
+				c.end(t, s, ref)
+				synctest.Wait()
+				if at := <-stored; at.Sub(start) != c.after {
+					t.Errorf("written after %v, want %v", at.Sub(start), c.after)
+				}
+			})
+		})
+	}
+}
+
+// begin begins a Put, and tells when it has ended.
+func begin(t *testing.T, s *spool.Spool, n, size int) (mail.BodyRef, <-chan time.Time) {
+	t.Helper()
+	ref, b := body(n, size)
+	ended := make(chan time.Time, 1)
+	if !s.PutThen(ref, b, func(err error) {
+		if err != nil {
+			t.Errorf("put body %d: %v", n, err)
+		}
+		ended <- time.Now()
+	}) {
+		t.Fatalf("put of body %d has not begun", n)
+	}
+	return ref, ended
+}
+
 // A Put returns after its sync, not before; and until then the body is not held.
 func TestPutWaitsForTheSync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

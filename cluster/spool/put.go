@@ -23,6 +23,7 @@ import (
 func (s *Spool) Put(ref mail.BodyRef, b *mail.Body) error {
 	done := make(chan error, 1)
 	s.PutThen(ref, b, func(err error) { done <- err })
+	s.Hasten()
 	return <-done
 }
 
@@ -31,7 +32,9 @@ func (s *Spool) Put(ref mail.BodyRef, b *mail.Body) error {
 // everybody, which done must not hold up.
 //
 // It returns true when the body is held or will be, unless the spool fails or is
-// closed first. Then the body can be pinned, and Await says when it is held.
+// closed first. Then the body can be pinned, and Await says when it is held. A
+// small one may wait for others to share their sync with, 10 ms at most, until
+// Hasten or Await is called.
 func (s *Spool) PutThen(ref mail.BodyRef, b *mail.Body, done func(error)) (begun bool) {
 	fail := func(err error) { done(fmt.Errorf("put body %s: %w", ref, err)) }
 	switch {
@@ -49,6 +52,7 @@ func (s *Spool) PutThen(ref mail.BodyRef, b *mail.Body, done func(error)) (begun
 		return false
 	}
 	j := newPut(ref, b)
+	j.patient = true
 	if j.body.payload.Len() != int64(ref.Size) {
 		// Its memory was given back: whoever did that has not got it any more.
 		fail(fmt.Errorf("%d octets: %w", j.body.payload.Len(), ErrMismatch))
@@ -69,6 +73,10 @@ func (s *Spool) PutThen(ref mail.BodyRef, b *mail.Body, done func(error)) (begun
 	return s.begin(j)
 }
 
+// Hasten has the bodies that were given to PutThen written now: somebody is about to
+// wait for them.
+func (s *Spool) Hasten() { s.line.hasten() }
+
 // Delete makes it durable that the doomed ones of these bodies are gone, and
 // then frees the segments that nothing needs any more. Bodies that are not
 // doomed, because they were spared or put again, are passed over. A nil error
@@ -85,7 +93,8 @@ func (s *Spool) Delete(refs []mail.BodyRef) error {
 
 // A job is something that waits for the writer.
 type job struct {
-	kind jobKind
+	kind    jobKind
+	patient bool // see line
 
 	body    written        // of a Put
 	copies  []written      // of a copy forward

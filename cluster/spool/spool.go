@@ -68,7 +68,7 @@ type Spool struct {
 	log      *slog.Logger
 	opened   time.Time
 
-	line   line
+	line   *line
 	stop   chan struct{} // closed by Close
 	failed chan struct{} // closed with the first error of a write
 	// run waits for the writer and the keeper.
