@@ -80,7 +80,7 @@ func (o *oracle) resolved(names []string) {
 	}
 	o.mu.Unlock()
 	if !same {
-		o.setVoters(names...)
+		o.changed(names...)
 	}
 }
 

@@ -211,7 +211,7 @@ type oracle struct {
 	mu     sync.Mutex
 	voters []string
 	// next are the voters after the change that is under way, nil where none is;
-	// before are those before the last one.
+	// before are those before the last one, nil where that is settled.
 	next, before []string
 	applied      map[uint64]appliedEntry
 	finished     map[mail.QueueID]bool
@@ -241,6 +241,13 @@ func newOracle(c *testCluster) *oracle {
 }
 
 func (o *oracle) setVoters(names ...string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.voters, o.next, o.before = names, nil, nil
+}
+
+// changed says that the change that was under way has made these the voters.
+func (o *oracle) changed(names ...string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.voters, o.next, o.before = names, nil, o.voters
