@@ -142,8 +142,8 @@ func TestLeaderWritesBesideTheFollowers(t *testing.T) {
 		before := a.running().fsm.count()
 		a.running().store.Block()
 		answered := make(chan error, 2)
-		go func() { answered <- a.propose(2*time.Hour, []byte{commandNothing}, nil) }()
 		index := a.node().LastIndex() + 1
+		go func() { answered <- a.propose(2*time.Hour, []byte{commandNothing}, nil) }()
 		for _, name := range c.others(a.name) {
 			c.must(name+" has it", func() bool {
 				_, last := c.members[name].disk.Bounds()
@@ -198,8 +198,8 @@ func TestLeaderDiesBeforeItsWrite(t *testing.T) {
 			without.kill()
 			a.running().store.Block()
 			lost := batchCommand(1, 0)
-			a.running().tasks.Go(func() { _ = a.propose(patience, lost, nil) })
 			index := a.node().LastIndex() + 1
+			a.running().tasks.Go(func() { _ = a.propose(patience, lost, nil) })
 			c.must(with.name+" has it", func() bool {
 				_, ok := with.disk.Entry(index)
 				return ok
