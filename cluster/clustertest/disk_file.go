@@ -52,22 +52,40 @@ func (f *file) WriteAt(p []byte, off int64) (n int, err error) {
 // Forget does nothing: a page cache shows in no content.
 func (f *file) Forget(int64, int64) {}
 
-// Allocate does nothing: there is always room.
-func (f *file) Allocate(int64, int64) {}
+// Allocate makes the file longer, as a write of the last one of those octets would.
+func (f *file) Allocate(off, n int64) error {
+	return f.do(OpTruncate, 0, func(hit *fault) error {
+		if err := hit.err(); err != nil {
+			return err
+		}
+		if !f.write {
+			return fs.ErrPermission
+		}
+		if end := off + n; end > int64(len(f.inode.content)) {
+			f.inode.change(change{offset: end - 1, data: []byte{0}})
+		}
+		return nil
+	})
+}
 
 // Sector is the unit that a power failure does not tear.
 func (f *file) Sector() int { return sectorBytes }
 
 // WriteSectors is a write like any other. It panics where a host would refuse, or
 // make the file longer.
-func (f *file) WriteSectors(p []byte, off int64) (int, error) {
-	n, err := f.put(slices.Clone(p), off, func() {
-		size := int64(len(f.inode.content))
-		if len(p)%sectorBytes != 0 || off%sectorBytes != 0 || off+int64(len(p)) > size || !vfs.IsAligned(p) {
-			panic(fmt.Sprintf("%d octets at %d of %d are no sectors", len(p), off, size))
+func (f *file) WriteSectors(pieces [][]byte, off int64) (int64, error) {
+	return f.put(slices.Concat(pieces...), off, func() {
+		size, end := int64(len(f.inode.content)), off
+		for _, p := range pieces {
+			end += int64(len(p))
+			if len(p)%sectorBytes != 0 || !vfs.IsAligned(p, sectorBytes) {
+				panic(fmt.Sprintf("%d octets at %d of %d are no sectors", len(p), off, size))
+			}
+		}
+		if off%sectorBytes != 0 || end > size {
+			panic(fmt.Sprintf("%d octets at %d of %d are no sectors", end-off, off, size))
 		}
 	})
-	return int(n), err
 }
 
 // WritevAt is one operation: a power failure tears it as it tears one long

@@ -77,9 +77,14 @@ func (f *lyingFile) WritevAt(pieces [][]byte, off int64) (int64, error) {
 	return f.File.WritevAt(pieces, off)
 }
 
-func (f *lyingFile) WriteSectors(p []byte, off int64) (int, error) {
+func (f *lyingFile) WriteSectors(pieces [][]byte, off int64) (int64, error) {
 	f.fs.settle()
-	return f.File.WriteSectors(p, off)
+	return f.File.WriteSectors(pieces, off)
+}
+
+func (f *lyingFile) Allocate(off, n int64) error {
+	f.fs.settle()
+	return f.File.Allocate(off, n)
 }
 
 func (f *lyingFile) Truncate(size int64) error {

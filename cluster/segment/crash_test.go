@@ -52,8 +52,12 @@ func newModel(seed uint64, disk *clustertest.Disk) *model {
 		durable: make(map[int]bool), freed: make(map[int]bool), rotten: make(map[segment.Number]bool),
 		lives: new(int), torn: new(int), failures: new(int),
 	}
+	bytes := 12<<10 + m.random.IntN(40<<10)
+	if m.random.IntN(4) == 0 {
+		bytes += 2 * segment.LargeBytesMin
+	}
 	m.options = segment.Options{
-		SegmentBytes: int64(12<<10 + m.random.IntN(40<<10)),
+		SegmentBytes: int64(bytes),
 		PoolFiles:    m.random.IntN(3),
 		Random:       rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}),
 	}
@@ -184,11 +188,18 @@ func (m *model) do() error {
 	switch m.random.IntN(12) {
 	case 0, 1, 2, 3, 4, 5:
 		n, size := m.next, m.random.IntN(1<<(1+m.random.IntN(15)))
-		b := octets(n, size)
-		cut := m.random.IntN(size + 1)
+		var payload segment.Payload
+		if m.random.IntN(30) == 0 {
+			size += segment.LargeBytesMin
+			payload = segment.NewPayload(chunked(n, size)...)
+		} else {
+			b := octets(n, size)
+			cut := m.random.IntN(size + 1)
+			payload = segment.NewPayload(b[:cut], b[cut:])
+		}
 		m.next++
 		m.size[n] = size
-		at, err := m.set.Append(kindThing, label(n), segment.NewPayload(b[:cut], b[cut:]))
+		at, err := m.set.Append(kindThing, label(n), payload)
 		if err == nil {
 			m.place[n] = at
 			m.pending = append(m.pending, n)

@@ -39,9 +39,9 @@ func (f forgetterFile) WritevAt(pieces [][]byte, off int64) (int64, error) {
 	return n, err
 }
 
-func (f forgetterFile) WriteSectors(p []byte, off int64) (int, error) {
-	n, err := f.File.WriteSectors(p, off)
-	f.fs.written = max(f.fs.written, off+int64(n))
+func (f forgetterFile) WriteSectors(pieces [][]byte, off int64) (int64, error) {
+	n, err := f.File.WriteSectors(pieces, off)
+	f.fs.written = max(f.fs.written, off+n)
 	return n, err
 }
 

@@ -18,8 +18,8 @@ const KindMax Kind = 0xfeff
 const (
 	// kindIndex: the payload is the index of the records before it.
 	kindIndex Kind = 0xff01
-	// kindGap covers what a crash left half written. The payload is garbage and
-	// its checksum means nothing.
+	// kindGap covers what a crash left half written, or fills up a page in front of
+	// a large payload. Its own payload and that one's checksum mean nothing.
 	kindGap Kind = 0xff02
 )
 

@@ -3,7 +3,9 @@ package segment_test
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -18,6 +20,9 @@ type counter struct {
 	sector        int
 	sectors, past int // octets and writes in sectors
 	pages         int // writes through the page cache
+	// pieces are the last write's in sectors, and at where it began.
+	pieces [][]byte
+	at     int64
 }
 
 func (c *counter) file(f vfs.File, err error) (vfs.File, error) {
@@ -37,10 +42,12 @@ type counterFile struct {
 
 func (f counterFile) Sector() int { return f.counter.sector }
 
-func (f counterFile) WriteSectors(p []byte, off int64) (int, error) {
-	f.counter.sectors += len(p)
+func (f counterFile) WriteSectors(pieces [][]byte, off int64) (int64, error) {
+	n, err := f.File.WriteSectors(pieces, off)
+	f.counter.sectors += int(n)
 	f.counter.past++
-	return f.File.WriteSectors(p, off)
+	f.counter.pieces, f.counter.at = slices.Clone(pieces), off
+	return n, err
 }
 
 func (f counterFile) WritevAt(pieces [][]byte, off int64) (int64, error) {
@@ -80,26 +87,33 @@ func TestSmallBatchCostsItsSectors(t *testing.T) {
 	ok(t, s.Close())
 }
 
-// Through the page cache goes what is long, what a segment grows by, and
-// everything where the disk's sectors are as long as a page or not known.
-func TestLargeBatchesAndGrowingSegments(t *testing.T) {
+// Through the page cache goes what is neither small nor large, what a segment grows
+// by in little steps, and everything where the disk's sectors are not known; what is
+// small also where they are as long as a page.
+func TestBatchesThroughThePageCache(t *testing.T) {
 	for _, c := range []struct {
 		what         string
 		sector, size int
 		ahead        bool
 	}{
-		{"long", 512, 300_000, true},
-		{"a piece from where it lies", 512, 30_000, true},
+		{"a piece from where it lies", 512, 120_000, true},
 		{"grows", 512, 20_000, false},
 		{"long sectors", 4096, 100, true},
 		{"no sectors", 0, 100, true},
+		{"no sectors, large", 0, 300_000, true},
+		{"no sectors, large and grows", 0, 300_000, false},
+		{"too long sectors", 8192, 300_000, true},
 	} {
 		fs := &counter{FS: clustertest.NewDisk(1).Mount(), sector: c.sector}
 		s, _ := open(t, fs, segment.Options{SegmentBytes: 2 << 20, PoolFiles: 1})
 		for c.ahead && s.Prewrite() {
 		}
+		end := segment.FirstOffset
 		for n := range 5 {
-			add(t, s, n, c.size)
+			if at := addChunked(t, s, n, c.size); at.Offset() != end {
+				t.Errorf("%s: record %d lies at %d, not at %d", c.what, n, at.Offset(), end)
+			}
+			end += segment.RecordBytes(8, int64(c.size))
 			ok(t, s.Sync())
 		}
 		if fs.past != 0 || fs.pages != 5 {
@@ -107,6 +121,93 @@ func TestLargeBatchesAndGrowingSegments(t *testing.T) {
 		}
 		ok(t, s.Close())
 	}
+}
+
+// A large payload goes to the disk out of its own memory, past the page cache,
+// whether the segment grows or not, and all that is in its batch goes with it. It
+// costs less than two pages more than it is long.
+func TestLargePayloadIsNotCopied(t *testing.T) {
+	for _, c := range []struct {
+		what   string
+		sector int
+		ahead  bool
+	}{
+		{"short sectors, ahead", 512, true},
+		{"long sectors, ahead", 4096, true},
+		{"short sectors, grows", 512, false},
+		{"long sectors, grows", 4096, false},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			const size, more = 1<<20 + 12_345, 30_000
+			disk := clustertest.NewDisk(1)
+			fs := &counter{FS: disk.Mount(), sector: c.sector}
+			s, _ := open(t, fs, segment.Options{SegmentBytes: 8 << 20, PoolFiles: 1})
+			for c.ahead && s.Prewrite() {
+			}
+			var places []segment.Place
+			for n := 0; n < 10; n += 2 {
+				chunks := chunked(n, size)
+				at, err := s.Append(kindThing, label(n), segment.NewPayload(chunks...))
+				ok(t, err)
+				if at.Payload(8)%4096 != 0 {
+					t.Errorf("payload %d begins at %d", n, at.Payload(8))
+				}
+				places = append(places, at, addChunked(t, s, n+1, more))
+				fs.sectors, fs.past, fs.pages = 0, 0, 0
+				ok(t, s.Sync())
+				if fs.past != 1 || fs.pages != 0 || fs.sectors > size+more+4*4096 {
+					t.Errorf("%d writes past the page cache, of %d octets, and %d through it", fs.past, fs.sectors, fs.pages)
+				}
+				at2, found := fs.at, 0
+				for _, p := range fs.pieces {
+					if found < len(chunks) && &p[0] == &chunks[found][0] {
+						if want := at.Payload(8) + int64(found*len(chunks[0])); at2 != want {
+							t.Errorf("chunk %d goes to %d, not to %d", found, at2, want)
+						}
+						found++
+					}
+					at2 += int64(len(p))
+				}
+				if found != len(chunks)-1 && found != len(chunks) {
+					t.Errorf("%d of %d chunks are written from where they lie", found, len(chunks))
+				}
+			}
+			for n, at := range places {
+				ok(t, read(s, at, n, []int{size, more}[n%2]))
+			}
+			disk.Kill()
+			s, d := open(t, disk.Mount(), segment.Options{SegmentBytes: 8 << 20, PoolFiles: 1})
+			if st := s.Stats(); len(d.records) != len(places) || st.Damage != 0 || st.Torn != 0 {
+				t.Errorf("%d records, %+v", len(d.records), st)
+			}
+			for n, at := range places {
+				ok(t, read(s, at, n, []int{size, more}[n%2]))
+			}
+			ok(t, s.Close())
+		})
+	}
+}
+
+// Where no room can be set aside, a large payload goes through the page cache, and
+// nothing fails.
+func TestLargePayloadWithoutRoom(t *testing.T) {
+	disk := clustertest.NewDisk(1)
+	fs := &counter{FS: disk.Mount(), sector: 4096}
+	s, _ := open(t, fs, segment.Options{})
+	disk.Inject(clustertest.Fault{Op: clustertest.OpTruncate, Err: syscall.ENOSPC})
+	for n := range 3 {
+		addChunked(t, s, n, 1<<20)
+		ok(t, s.Sync())
+	}
+	if fs.past != 0 || fs.pages != 3 {
+		t.Errorf("%d writes past the page cache, %d through it", fs.past, fs.pages)
+	}
+	ok(t, s.Close())
+	s, d := open(t, disk.Mount(), segment.Options{})
+	if len(d.records) != 3 {
+		t.Errorf("%d records", len(d.records))
+	}
+	ok(t, s.Close())
 }
 
 // A segment that grows in small batches is written ahead in steps that become
@@ -132,9 +233,9 @@ func TestSmallBatchesWriteAhead(t *testing.T) {
 		t.Errorf("the file grew %d times, and %d batches went into what there was; at most %d octets ahead", c.pages, c.past, longest)
 	}
 	// A batch that is not small goes over what is there, and writes nothing ahead.
-	add(t, s, batches, 300_000)
+	add(t, s, batches, 120_000)
 	ok(t, s.Sync())
-	end += segment.RecordBytes(8, 300_000)
+	end += segment.RecordBytes(8, 120_000)
 	add(t, s, batches+1, 20_000)
 	ok(t, s.Sync())
 	end += segment.RecordBytes(8, 20_000)
@@ -187,7 +288,7 @@ func TestSectorsAndPagesMakeOneFile(t *testing.T) {
 				t.Cleanup(func() { ok(t, d.Unmount()) })
 				place = d.Dir + dir
 			}
-			o := segment.Options{Store: store, SegmentBytes: 512 << 10, PoolFiles: 2}
+			o := segment.Options{Store: store, SegmentBytes: 1 << 20, PoolFiles: 2}
 			s, err := segment.Open(fs, place, o, func(segment.Record) error { return nil })
 			ok(t, err)
 			for s.Prewrite() {
@@ -202,8 +303,12 @@ func TestSectorsAndPagesMakeOneFile(t *testing.T) {
 			for range 150 {
 				first := len(places)
 				for range 1 + r.IntN(4) {
-					sizes = append(sizes, r.IntN(1<<r.IntN(17)))
-					places = append(places, add(t, s, len(places), sizes[len(places)]))
+					size, put := r.IntN(1<<r.IntN(17)), add
+					if r.IntN(5) == 0 {
+						size, put = size+segment.LargeBytesMin, addChunked
+					}
+					sizes = append(sizes, size)
+					places = append(places, put(t, s, len(places), size))
 				}
 				ok(t, s.Sync())
 				for n := max(0, first-3); n < len(places); n++ {
@@ -230,4 +335,55 @@ func TestSectorsAndPagesMakeOneFile(t *testing.T) {
 			ok(t, s.Close())
 		})
 	}
+}
+
+// Readers that read ahead of what is written keep nothing stale in the host's page
+// cache: what a sync has covered reads as it was written.
+func TestReadersBesideWritesPastThePageCache(t *testing.T) {
+	t.Chdir(t.TempDir())
+	place := strings.TrimPrefix(dir, "/")
+	s, err := segment.Open(vfs.OS(), place, segment.Options{Store: store, SegmentBytes: 4 << 20, PoolFiles: 2}, func(segment.Record) error { return nil })
+	ok(t, err)
+	for s.Prewrite() {
+	}
+	r := rand.New(rand.NewPCG(1, 5))
+	stop, newest := make(chan struct{}), make(chan segment.Number, 1)
+	var readers sync.WaitGroup
+	readers.Go(func() {
+		b := make([]byte, 4<<20)
+		for n := range newest {
+			reader, err := s.Reader(n)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for again := true; again; {
+				_, _ = reader.ReadAt(b, 0) // whatever is there, and what is behind it
+				select {
+				case <-stop:
+					again = false
+				default:
+					again = len(newest) == 0
+				}
+			}
+			_ = reader.Close()
+		}
+	})
+	for n := range 120 {
+		size, put := r.IntN(1<<r.IntN(17)), add
+		if n%2 == 0 {
+			size, put = size+segment.LargeBytesMin, addChunked
+		}
+		at := put(t, s, n, size)
+		ok(t, s.Sync())
+		ok(t, read(s, at, n, size))
+		select {
+		case newest <- at.Segment:
+		default:
+		}
+	}
+	close(stop)
+	close(newest)
+	readers.Wait()
+	ok(t, s.Close())
 }

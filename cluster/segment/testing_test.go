@@ -76,6 +76,27 @@ func add(t testing.TB, s *segment.Set, n, size int) segment.Place {
 	return at
 }
 
+// chunked returns octets in memory like that of a body: chunks that begin at pages.
+func chunked(n, size int) [][]byte {
+	const chunk = 64 << 10
+	var chunks [][]byte
+	for b := octets(n, size); len(b) > 0; b = b[min(len(b), chunk):] {
+		c := vfs.Aligned(chunk)
+		chunks = append(chunks, c[:copy(c, b)])
+	}
+	return chunks
+}
+
+// addChunked is add with a payload as a body has it.
+func addChunked(t testing.TB, s *segment.Set, n, size int) segment.Place {
+	t.Helper()
+	at, err := s.Append(kindThing, label(n), segment.NewPayload(chunked(n, size)...))
+	if err != nil {
+		t.Fatalf("append %d: %v", n, err)
+	}
+	return at
+}
+
 func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

@@ -47,6 +47,13 @@ const (
 // does not have.
 const directBytesMax = 256 << 10
 
+// LargeBytesMin is what a large payload has at least. It begins at a page of the file,
+// behind a gap of at most a page and a header. So where it lies in pages of memory, too,
+// the disk gets it from there, past the page cache: nothing is copied, and no page is
+// looked for. What comes behind it in its batch is copied into the arena, so that all of
+// it can go that way.
+const LargeBytesMin = 128 << 10
+
 // When a file grows, each sync has the file system's journal written, three blocks
 // at the least. A batch that is no longer than those is cheaper written twice: zeros
 // are written behind it, with its own sync, and the next batches go over them and
@@ -79,20 +86,32 @@ type writer struct {
 	grows     bool
 	forgotten int64
 	// ahead: everything in front of it was written and synced before it was needed,
-	// whatever it holds. sector is how finely it can be written, 0 if only in pages.
+	// whatever it holds. sector is how finely it can be written past the page cache,
+	// at most a page; 0 if it cannot.
 	ahead, sector int64
-	// allocated is how far room was set aside for a file that grows.
+	// large: large payloads go past the page cache.
+	large bool
+	// allocated is how far room was set aside for a file that grows; if large, the file
+	// is that long.
 	allocated int64
 	// small is how many octets the last batches had in a row that were small.
 	small int64
 
 	// arena holds the small pieces of what is between flushed and end, and in front
-	// of them tail; open is where in it the piece begins that may still grow.
+	// of them tail: what the file has from the last page up to flushed, if it can be
+	// written past the page cache. open is where in it the piece begins that may still
+	// grow. So all pieces, one behind the other, are the file from the page on in
+	// which flushed lies.
 	arena  []byte
 	open   int
 	pieces [][]byte
-	// tail is what the file has from the last multiple of sector up to flushed.
-	tail []byte
+	tail   []byte
+	// past: the pieces begin and end with pages, and lie in pages of memory, as far as
+	// the file's end allows.
+	//
+	// Invariant: if past, or if there is no piece yet, an octet lies as far behind the
+	// beginning of a page in the arena as it does in the file.
+	past bool
 
 	last Number // the greatest number ever seen
 }
@@ -112,6 +131,9 @@ func (s *Set) Append(kind Kind, label []byte, payload Payload) (Place, error) {
 		return Place{}, s.fail(err)
 	}
 	w := &s.writer
+	if err := s.beginLarge(r); err != nil {
+		return Place{}, s.fail(err)
+	}
 	r.offset = w.end
 	if err := s.appendRecord(r, payload); err != nil {
 		return Place{}, s.fail(err)
@@ -125,12 +147,49 @@ func (s *Set) makeRoom(r record) error {
 	w := &s.writer
 	if w.active != nil {
 		index := len(w.index) + indexEntryBytes + len(r.label)
-		full := w.end+RecordBytes(len(r.label), r.length)+RecordBytes(0, int64(index)) > s.limit
+		full := w.end+w.gap(r)+RecordBytes(len(r.label), r.length)+RecordBytes(0, int64(index)) > s.limit
 		if w.end == headBytes || !full && index <= indexBytesMax {
 			return nil
 		}
 	}
 	return s.roll()
+}
+
+// gap returns how long a gap has to be in front of r, so that a large payload begins
+// at a page; 0 if there is none.
+func (w *writer) gap(r record) int64 {
+	head := int64(recordHeaderBytes + len(r.label))
+	if !w.large || r.length < LargeBytesMin || head%recordAlign != 0 {
+		return 0
+	}
+	n := pageBytes - 1 - (w.end+head-1)%pageBytes
+	if n > 0 && n < recordHeaderBytes {
+		n += pageBytes
+	}
+	return n
+}
+
+// beginLarge makes ready for r, if its payload is a large one: from here on up to the
+// next sync everything is appended so that it can go past the page cache.
+func (s *Set) beginLarge(r record) error {
+	w := &s.writer
+	if !w.large || r.length < LargeBytesMin {
+		return nil
+	}
+	if !w.past && len(w.pieces) > 0 {
+		if err := s.flush(); err != nil {
+			return err
+		}
+	}
+	if cap(w.arena) < arenaBytesMax {
+		w.arena = append(vfs.Aligned(arenaBytesMax)[:0], w.arena...)
+	}
+	w.past = true
+	if n := w.gap(r); n > 0 {
+		p := NewPayload(zeros[:n-recordHeaderBytes])
+		return s.appendRecord(record{kind: kindGap, sum: p.sum, length: p.length, offset: w.end}, p)
+	}
+	return nil
 }
 
 // appendRecord puts r, whose offset is the end, behind what is there.
@@ -153,11 +212,15 @@ func (s *Set) appendRecord(r record, payload Payload) error {
 	return s.appendBytes(zeros[:RecordBytes(len(r.label), r.length)-int64(need)-r.length])
 }
 
-var zeros [recordAlign]byte
+// zeros is as long as the padding of a record and a gap may be.
+var zeros [pageBytes + recordHeaderBytes]byte
 
 // appendBytes puts p behind what is there.
 func (s *Set) appendBytes(p []byte) error {
 	w := &s.writer
+	if w.past {
+		return s.appendPast(p)
+	}
 	small := len(p) <= copyBytesMax
 	if small && len(p) > cap(w.arena)-len(w.arena) {
 		if err := s.moreArena(); err != nil {
@@ -176,6 +239,31 @@ func (s *Set) appendBytes(p []byte) error {
 		w.pieces = append(w.pieces, p)
 	}
 	w.end += int64(len(p))
+	return nil
+}
+
+// appendPast puts p behind what is there so that it can go past the page cache: from
+// where it lies, or copied.
+func (s *Set) appendPast(p []byte) error {
+	w := &s.writer
+	for len(p) > 0 {
+		if len(w.pieces)+2 >= piecesMax || w.end-w.flushed >= writeBytesMax || len(w.arena) == cap(w.arena) {
+			if err := s.flush(); err != nil {
+				return err
+			}
+		}
+		var n int
+		if len(p) > copyBytesMax && w.end%pageBytes == 0 && vfs.IsAligned(p, pageBytes) {
+			n = len(p) / pageBytes * pageBytes
+			w.closePiece()
+			w.pieces = append(w.pieces, p[:n])
+		} else {
+			n = min(len(p), cap(w.arena)-len(w.arena))
+			w.arena = append(w.arena, p[:n]...)
+		}
+		w.end += int64(n)
+		p = p[n:]
+	}
 	return nil
 }
 
@@ -207,22 +295,23 @@ func (s *Set) moreArena() error {
 // flush writes what was appended.
 func (s *Set) flush() error {
 	w := &s.writer
-	w.closePiece()
-	if len(w.pieces) == 0 {
+	if w.end == w.flushed {
 		return nil
 	}
+	w.closePiece()
 	w.allocate(s.limit)
-	var err error
-	if sectors := w.sectors(); sectors != nil {
-		_, err = w.file.WriteSectors(sectors, w.flushed-int64(len(w.tail)))
-	} else {
-		_, err = w.file.WritevAt(w.pieces, w.flushed)
-	}
+	from := w.flushed - int64(len(w.tail))
 	w.keepTail()
+	var err error
+	if unit := w.unit(); unit > 0 {
+		_, err = w.file.WriteSectors(w.sectors(unit), w.flushed/unit*unit)
+	} else {
+		_, err = w.file.WritevAt(w.pieces, from)
+	}
 	clear(w.pieces)
 	w.pieces = w.pieces[:0]
 	w.arena = append(w.arena[:0], w.tail...)
-	w.open = len(w.tail)
+	w.open = 0
 	if err != nil {
 		return fmt.Errorf("write segment %d: %w", w.active.number, err)
 	}
@@ -233,28 +322,49 @@ func (s *Set) flush() error {
 // allocate sets room aside for what was appended and more, up to limit, unless it
 // is little, for which writeAhead is better.
 func (w *writer) allocate(limit int64) {
-	upTo := min(w.end+allocateBytes, limit)
-	if !w.grows || w.end <= w.allocated || upTo <= w.end || w.end-w.synced <= aheadBatchMax {
+	if !w.grows || w.end <= w.allocated || w.end-w.synced <= aheadBatchMax {
 		return
 	}
-	w.file.Allocate(w.flushed, upTo-w.flushed)
+	upTo := pageUp(max(w.end, min(w.end+allocateBytes, limit)))
+	if err := w.file.Allocate(w.flushed, upTo-w.flushed); err != nil {
+		w.large = false // it would have to make the file longer
+	}
 	w.allocated = upTo
 }
 
-// sectors returns what was appended in whole sectors, with what the file has in
-// front of it in the first one, and zeros behind it in the last one: what the file
-// holds there means nothing. It returns nil where that cannot be written as it is.
-func (w *writer) sectors() []byte {
-	if w.sector == 0 || len(w.pieces) > 1 || len(w.pieces[0]) != len(w.arena)-len(w.tail) {
-		return nil // or a piece is not in the arena
+// pageUp returns the first multiple of a page from n on.
+func pageUp(n int64) int64 { return (n + pageBytes - 1) / pageBytes * pageBytes }
+
+// unit returns in which multiples what was appended can be written past the page
+// cache; 0 if it cannot.
+func (w *writer) unit() int64 {
+	switch {
+	case w.past:
+		if end := pageUp(w.end); end <= w.ahead || w.large && end <= w.allocated {
+			return pageBytes
+		}
+	case w.sector > 0 && w.sector < pageBytes && len(w.pieces) == 1 && len(w.pieces[0]) == len(w.arena):
+		// The only piece is the arena.
+		begin, end := w.flushed/w.sector*w.sector, (w.end+w.sector-1)/w.sector*w.sector
+		if end <= w.ahead && end-begin <= directBytesMax {
+			return w.sector
+		}
 	}
-	whole := (int64(len(w.arena)) + w.sector - 1) / w.sector * w.sector
-	if whole > directBytesMax || w.flushed-int64(len(w.tail))+whole > w.ahead {
-		return nil
+	return 0
+}
+
+// sectors makes the pieces begin at the multiple of unit that is before flushed, and
+// end at the one that is behind end: with zeros, since what the file holds there means
+// nothing.
+func (w *writer) sectors(unit int64) [][]byte {
+	w.pieces[0] = w.pieces[0][(w.flushed%pageBytes)/unit*unit:]
+	if over := w.end % unit; over > 0 {
+		last := &w.pieces[len(w.pieces)-1] // the end of the arena
+		n := len(*last)
+		*last = (*last)[:n+int(unit-over)]
+		clear((*last)[n:])
 	}
-	b := w.arena[:whole]
-	clear(b[len(w.arena):])
-	return b
+	return w.pieces
 }
 
 // keepTail keeps the end of what was appended.
@@ -262,16 +372,15 @@ func (w *writer) keepTail() {
 	if w.sector == 0 {
 		return
 	}
+	missing := int(w.end % pageBytes)
 	var kept [pageBytes]byte
-	tail := kept[:w.end%w.sector]
-	missing := len(tail)
-	for i := len(w.pieces) - 1; i >= 0 && missing > 0; i-- {
+	tail := kept[:missing]
+	for i := len(w.pieces) - 1; missing > 0; i-- {
 		p := w.pieces[i]
 		p = p[len(p)-min(len(p), missing):]
 		missing -= len(p)
 		copy(tail[missing:], p)
 	}
-	copy(tail[:missing], w.tail) // the whole of it, or nothing
 	w.tail = append(w.tail[:0], tail...)
 }
 
@@ -301,7 +410,7 @@ func (s *Set) sync() error {
 	if err := w.file.Sync(); err != nil {
 		return fmt.Errorf("sync segment %d: %w", w.active.number, err)
 	}
-	w.synced, w.ahead = w.end, ahead
+	w.synced, w.ahead, w.past = w.end, ahead, false
 	w.forget(keptBytes)
 	s.mu.Lock()
 	w.active.size = max(w.active.size, w.end, w.ahead)
@@ -324,7 +433,7 @@ func (w *writer) writeAhead(limit int64) int64 {
 	if w.end <= w.ahead {
 		return w.ahead
 	}
-	upTo := (w.end + min(w.small, aheadBytesMax) + pageBytes - 1) / pageBytes * pageBytes
+	upTo := pageUp(w.end + min(w.small, aheadBytesMax))
 	if upTo > limit {
 		return w.ahead
 	}
@@ -459,10 +568,11 @@ func (s *Set) begin() error {
 	w.active, w.file, w.last = g, f, g.number
 	w.end, w.flushed, w.synced = headBytes, headBytes, headBytes
 	w.grows, w.forgotten = size < s.limit, 0
-	w.ahead, w.sector, w.small, w.allocated = 0, 0, 0, 0
-	if sector := f.Sector(); sector < pageBytes {
+	w.ahead, w.sector, w.small, w.allocated, w.past = 0, 0, 0, 0, false
+	if sector := f.Sector(); sector <= pageBytes {
 		w.sector = int64(sector)
 	}
+	w.large = w.sector > 0
 	if !w.grows {
 		w.ahead = size
 	}

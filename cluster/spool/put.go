@@ -121,6 +121,14 @@ type written struct {
 	at   segment.Place
 }
 
+// rank orders bodies that are written together.
+func (b *written) rank() int {
+	if b.payload.Len() >= segment.LargeBytesMin {
+		return 0
+	}
+	return 1
+}
+
 func newPut(ref mail.BodyRef, b *mail.Body) *job {
 	return &job{body: written{ref: ref, payload: segment.NewPayloadSummed(uint32(b.Checksum()), b.Chunks()...)}}
 }

@@ -198,6 +198,8 @@ func (s *Spool) store(p *plan) error {
 	if err := s.appendDeletions(p.deletions); err != nil {
 		return err
 	}
+	// Large ones first: what follows them goes past the page cache with them.
+	slices.SortStableFunc(p.puts, func(a, b *written) int { return cmp.Compare(a.rank(), b.rank()) })
 	for _, b := range p.puts {
 		if err := s.appendBody(b); err != nil {
 			return err

@@ -125,14 +125,14 @@ func (f *osFile) Sector() int {
 	return f.past.sector
 }
 
-func (f *osFile) WriteSectors(p []byte, off int64) (int, error) {
+func (f *osFile) WriteSectors(pieces [][]byte, off int64) (int64, error) {
 	if f.Sector() == 0 {
 		return 0, &fs.PathError{Op: "write sectors", Path: f.Name(), Err: errors.ErrUnsupported}
 	}
-	n, err := f.past.file.WriteAt(p, off)
+	n, err := writePieces(f.past.file, pieces, off)
 	if n == 0 && errors.Is(err, unix.EINVAL) {
 		// The kernel would not even try. Through the page cache it is as durable.
-		return f.WriteAt(p, off)
+		return f.WritevAt(pieces, off)
 	}
 	return n, err
 }
@@ -153,7 +153,12 @@ func (f *osFile) Sync() error {
 	return nil
 }
 
-func (f *osFile) WritevAt(pieces [][]byte, off int64) (n int64, err error) {
+func (f *osFile) WritevAt(pieces [][]byte, off int64) (int64, error) {
+	return writePieces(f.File, pieces, off)
+}
+
+// writePieces writes the pieces one behind the other.
+func writePieces(f *os.File, pieces [][]byte, off int64) (n int64, err error) {
 	rest := make([][]byte, 0, len(pieces))
 	for _, p := range pieces {
 		if len(p) > 0 {
@@ -162,7 +167,7 @@ func (f *osFile) WritevAt(pieces [][]byte, off int64) (n int64, err error) {
 	}
 	for len(rest) > 0 {
 		var once int
-		err := onDescriptor(f.File, func(fd int) (err error) {
+		err := onDescriptor(f, func(fd int) (err error) {
 			once, err = writev(fd, rest, off+n)
 			return err
 		})
@@ -188,8 +193,11 @@ func (f *osFile) Forget(off, n int64) {
 	_ = onDescriptor(f.File, func(fd int) error { return uncache(fd, off, n) })
 }
 
-func (f *osFile) Allocate(off, n int64) {
-	_ = onDescriptor(f.File, func(fd int) error { return allocate(fd, off, n) })
+func (f *osFile) Allocate(off, n int64) error {
+	if err := onDescriptor(f.File, func(fd int) error { return allocate(fd, off, n) }); err != nil {
+		return &fs.PathError{Op: "allocate", Path: f.Name(), Err: err}
+	}
+	return nil
 }
 
 func (f *osFile) Size() (int64, error) {
@@ -215,7 +223,7 @@ func onDescriptor(f *os.File, call func(fd int) error) error {
 			}
 		}
 	}); err != nil {
-		return err
+		return fs.ErrClosed // nothing else keeps a descriptor back
 	}
 	return result
 }

@@ -24,10 +24,8 @@ func writev(fd int, pieces [][]byte, off int64) (int, error) {
 // uncache takes the clean pages of a range out of the page cache.
 func uncache(fd int, off, n int64) error { return unix.Fadvise(fd, off, n, unix.FADV_DONTNEED) }
 
-// allocate sets room aside behind the end of a file.
-func allocate(fd int, off, n int64) error {
-	return unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, off, n)
-}
+// allocate sets room aside behind the end of a file, and makes the file longer by it.
+func allocate(fd int, off, n int64) error { return unix.Fallocate(fd, 0, off, n) }
 
 // openPast opens f once more, to write past the page cache in whole sectors of the
 // disk. It returns nil where the file system says nothing about that, or nobody

@@ -23,7 +23,7 @@ func TestWriteSectors(t *testing.T) {
 	}
 	sector := f.Sector()
 	if sector == 0 {
-		if _, err := f.WriteSectors(Aligned(512), 0); !errors.Is(err, errors.ErrUnsupported) {
+		if _, err := f.WriteSectors([][]byte{Aligned(512)}, 0); !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("no sectors, and yet: %v", err)
 		}
 		t.Skip("this file system or its disk says nothing about sectors")
@@ -38,9 +38,10 @@ func TestWriteSectors(t *testing.T) {
 		}
 		write := f.WriteSectors
 		if r.IntN(3) == 0 {
-			write = f.WriteAt
+			write = f.WritevAt
 		}
-		if n, err := write(p, int64(off)); n != len(p) || err != nil {
+		cut := r.IntN(len(p)/alignment+1) * alignment
+		if n, err := write([][]byte{p[:cut], p[cut:]}, int64(off)); n != int64(len(p)) || err != nil {
 			t.Fatalf("%d of %d octets: %v", n, len(p), err)
 		}
 		copy(want[off:], p)
@@ -61,7 +62,7 @@ func TestWriteSectors(t *testing.T) {
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteSectors(Aligned(sector), 0); !errors.Is(err, fs.ErrClosed) {
+	if _, err := f.WriteSectors([][]byte{Aligned(sector)}, 0); !errors.Is(err, fs.ErrClosed) {
 		t.Errorf("closed, and yet: %v", err)
 	}
 }
@@ -85,7 +86,7 @@ func TestWriteSectorsOfRenamed(t *testing.T) {
 	}
 	p := Aligned(f.Sector())
 	p[0] = 'x'
-	if _, err := f.WriteSectors(p, 0); err != nil {
+	if _, err := f.WriteSectors([][]byte{p}, 0); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.ReadAt(p[1:2], 0); err != nil || p[1] != 'x' {

@@ -3,6 +3,7 @@
 package vfs
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -17,8 +18,8 @@ func writev(fd int, pieces [][]byte, off int64) (int, error) { return unix.Pwrit
 // uncache does nothing where the page cache takes no advice.
 func uncache(int, int64, int64) error { return nil }
 
-// allocate does nothing where it might make the file longer.
-func allocate(int, int64, int64) error { return nil }
+// allocate has no room set aside.
+func allocate(int, int64, int64) error { return errors.ErrUnsupported }
 
 // openPast finds no way past the page cache.
 func openPast(*os.File) (past *os.File, sector int) { return nil, 0 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"path/filepath"
 	"testing"
@@ -82,6 +83,58 @@ func TestForget(t *testing.T) {
 	}
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Allocate makes a file longer, by zeros, and leaves alone what is there: room that
+// was set aside is written to in any way.
+func TestAllocate(t *testing.T) {
+	f, err := OS().Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 3<<20)
+	copy(want, "what is there")
+	if _, err := f.WriteAt(want[:5000], 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Allocate(100, int64(len(want))-100); err != nil {
+		_ = f.Close()
+		t.Skipf("this file system sets no room aside: %v", err)
+	}
+	check := func(when string) {
+		t.Helper()
+		got := make([]byte, len(want)+1)
+		if n, err := f.ReadAt(got, 0); n != len(want) || !errors.Is(err, io.EOF) || !bytes.Equal(got[:n], want) {
+			t.Errorf("%s: %d octets, or others: %v", when, n, err)
+		}
+	}
+	check("set aside")
+	p := Aligned(1 << 20)
+	for i := range p {
+		p[i] = byte(i ^ i>>12)
+	}
+	for _, off := range []int{8192, 2 << 20} {
+		write := f.WriteSectors
+		if f.Sector() == 0 {
+			write = f.WritevAt
+		}
+		if _, err := write([][]byte{p[:4096], p[4096:]}, int64(off)); err != nil {
+			t.Fatal(err)
+		}
+		copy(want[off:], p)
+		check("written")
+	}
+	if err := errors.Join(f.Truncate(2<<20+777), f.Sync()); err != nil {
+		t.Fatal(err)
+	}
+	want = want[:2<<20+777]
+	check("cut")
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Allocate(0, 1); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("closed, and yet: %v", err)
 	}
 }
 

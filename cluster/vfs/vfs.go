@@ -58,12 +58,13 @@ type File interface {
 	// Sector returns how finely WriteSectors can write this file, in octets, a power
 	// of two; 0 where it cannot.
 	Sector() int
-	// WriteSectors is a WriteAt past the host's page cache: the disk gets these
-	// octets and no block around them. The offset, the length and where p lies in
-	// memory (see Aligned) are multiples of Sector, and the file is as long as what
-	// is written already. It is durable after Sync, like any write; who writes the
-	// same place in both ways does one after the other.
-	WriteSectors(p []byte, off int64) (n int, err error)
+	// WriteSectors is a WritevAt past the host's page cache: the disk gets these
+	// octets and no block around them, out of the memory in which they lie. The
+	// offset, the length of each piece and where it lies in memory (see Aligned) are
+	// multiples of Sector, and the file is as long as what is written already. It is
+	// durable after Sync, like any write; who writes the same place in both ways does
+	// one after the other.
+	WriteSectors(pieces [][]byte, off int64) (n int64, err error)
 	// Sync makes everything written to the file so far durable, its length
 	// included (fdatasync).
 	Sync() error
@@ -72,10 +73,11 @@ type File interface {
 	// written next. What is not synced yet is kept. It changes nothing that anyone
 	// can read, and may do nothing.
 	Forget(off, n int64)
-	// Allocate has the file system set aside room for n octets from off on, so that
-	// it need not look for room with each write. The file becomes no longer, and
-	// nothing that anyone can read changes. It may do nothing.
-	Allocate(off, n int64)
+	// Allocate has the file system set aside room for n octets from off on, so that it
+	// need not look for room with each write. What is written there already stays, and
+	// the file becomes so long, with zeros; its length is durable after Sync. An error
+	// means that there may be no such room, and harms nothing.
+	Allocate(off, n int64) error
 	// Truncate sets the length, and gives back the room behind it. Durable only
 	// after Sync.
 	Truncate(size int64) error
@@ -96,8 +98,8 @@ func Aligned(n int) []byte {
 	return b[from : from+n : from+n]
 }
 
-// IsAligned reports whether p begins where Aligned's memory may.
-func IsAligned(p []byte) bool { return address(p)%alignment == 0 }
+// IsAligned reports whether p begins at a multiple of n octets.
+func IsAligned(p []byte, n int) bool { return address(p)%uintptr(n) == 0 }
 
 func address(p []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(p))) }
 

@@ -98,14 +98,14 @@ func (f watchedFile) WritevAt(pieces [][]byte, offset int64) (int64, error) {
 	return f.File.WritevAt(pieces, offset)
 }
 
-func (f watchedFile) WriteSectors(p []byte, offset int64) (int, error) {
+func (f watchedFile) WriteSectors(pieces [][]byte, offset int64) (int64, error) {
 	defer f.watch.watch()()
-	return f.File.WriteSectors(p, offset)
+	return f.File.WriteSectors(pieces, offset)
 }
 
-func (f watchedFile) Allocate(offset, n int64) {
+func (f watchedFile) Allocate(offset, n int64) error {
 	defer f.watch.watch()()
-	f.File.Allocate(offset, n)
+	return f.File.Allocate(offset, n)
 }
 
 func (f watchedFile) Sync() error {
