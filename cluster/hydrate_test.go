@@ -345,6 +345,41 @@ func TestHydrationKnowsOnlyWhatItCounted(t *testing.T) {
 	})
 }
 
+// An entry that came without its body makes the node look at what was accepted
+// since the last count, and at nothing before: a long queue is not looked through
+// for each. Everything else, and time, makes it look at all.
+func TestHydrationCountsWhatIsNew(t *testing.T) {
+	peers := &sources{holds: bothPeers}
+	inLair(t, 5, peers, func(t *testing.T, l *lair) {
+		h := l.hydrator
+		h.count()
+		if h.missing != 5 || len(h.todo) != 5 {
+			t.Fatalf("%d missing, %d named", h.missing, len(h.todo))
+		}
+		for n, do := range []struct {
+			what  string
+			done  func()
+			whole bool
+		}{
+			{"an entry was appended without its body", func() { l.now.exempt++ }, false},
+			{"another, that is not applied", func() { l.now.exempt++; l.now.exemptIndex = l.index + 3 }, false},
+			{"a snapshot was restored", func() { l.now.restores++ }, true},
+			{"not all that is missing is named", func() { h.todo = h.todo[1:] }, true},
+			{"it is long ago", func() { time.Sleep(hydrateAgain) }, true},
+		} {
+			do.done()
+			l.accept(6 + n)
+			if from, _, _, _ := h.since(h.signs()); from != 0 == do.whole {
+				t.Errorf("%s: looks from entry %d on", do.what, from)
+			}
+			h.count()
+			if h.missing != 6+n || len(h.todo) != 6+n || h.todo[5+n] != refNumber(6+n) {
+				t.Errorf("%s: %d missing, %d named", do.what, h.missing, len(h.todo))
+			}
+		}
+	})
+}
+
 // Not more octets a second than the operator allows, and none where the disk has
 // no room.
 func TestHydrationIsBounded(t *testing.T) {
