@@ -20,7 +20,8 @@ const batchesMax = 4
 
 // A proposer has this node's commands proposed at whoever leads, those that wait
 // at the same time in one batch. Settled ids go ahead of each batch, in an entry
-// of their own: what follows them has no effect without them.
+// of their own: what follows them has no effect without them. Where few ids meet few
+// commands each command has them all, and there is no such entry.
 type proposer struct {
 	// propose proposes a batch once, and returns an outcome for each errand.
 	propose func([]*errand) []outcome
@@ -130,11 +131,14 @@ func (m *Member) proposeBatch(batch []*errand) []outcome {
 	})
 }
 
-// proposeBehind proposes a batch behind all settled ids. Those that find no place
-// in the same call are committed before it is made.
+// proposeBehind proposes a batch behind all settled ids, or with all of them in each
+// command. Those that find no place in the same call are committed before it is made.
 func proposeBehind(s *settledSet, name fsm.NodeName, batch []*errand, propose func([]consensus.Proposal) []outcome) []outcome {
 	var proposals []consensus.Proposal
 	ids, all := s.oldest()
+	if all && carriable(ids, batch) {
+		return proposeWith(s, ids, batch, propose)
+	}
 	for {
 		proposals = make([]consensus.Proposal, 0, 1+len(batch))
 		if len(ids) > 0 {
@@ -175,6 +179,38 @@ func proposeBehind(s *settledSet, name fsm.NodeName, batch []*errand, propose fu
 		}
 	}
 	return ordered
+}
+
+// An entry of its own costs more than carriedMax ids that stand in commands. A command
+// of more than carriedBytesMax stays as long as it is: it may be the longest that an
+// entry takes.
+const (
+	carriedMax      = 32
+	carriedBytesMax = 8 << 10
+)
+
+// carriable reports whether each command of a batch had better have the ids itself.
+func carriable(ids []mail.QueueID, batch []*errand) bool {
+	return len(ids) > 0 && len(ids)*len(batch) <= carriedMax &&
+		!slices.ContainsFunc(batch, func(e *errand) bool { return e.data == nil || len(e.data) > carriedBytesMax })
+}
+
+// proposeWith proposes a batch with the ids in each command, so that none has an
+// effect without them, whichever of the others there are.
+func proposeWith(s *settledSet, ids []mail.QueueID, batch []*errand, propose func([]consensus.Proposal) []outcome) []outcome {
+	proposals := make([]consensus.Proposal, len(batch))
+	for i, e := range batch {
+		data, err := fsm.WithSettled(e.data, ids)
+		if err != nil {
+			return sameOutcome(len(batch), fmt.Errorf("%w: %w", ErrNotAccepted, err))
+		}
+		proposals[i] = consensus.Proposal{Data: data, Body: e.body}
+	}
+	outcomes := propose(proposals)
+	if slices.ContainsFunc(outcomes, func(o outcome) bool { return o.err == nil }) {
+		s.committed(ids)
+	}
+	return outcomes
 }
 
 func sameOutcome(n int, err error) []outcome {

@@ -195,7 +195,9 @@ func TestSettledIDsThatAreNotCommitted(t *testing.T) {
 		}
 	}
 	var settled settledSet
-	settled.add(idOf(1))
+	for n := range carriedMax {
+		settled.add(idOf(n + 1))
+	}
 	for _, failure := range []error{ErrNotAccepted, ErrOutcomeUnknown} {
 		got := proposeBehind(&settled, "n1", []*errand{{}, {data: []byte("a")}}, func(p []consensus.Proposal) []outcome {
 			if len(p) != 2 || string(p[1].Data) != "a" {
@@ -206,6 +208,66 @@ func TestSettledIDsThatAreNotCommitted(t *testing.T) {
 		if !errors.Is(got[0].err, failure) || got[1].err != nil || settled.empty() {
 			t.Errorf("%v, %v; the ids are waiting: %v", got[0].err, got[1].err, !settled.empty())
 		}
+	}
+}
+
+// TestFewSettledIDsStandInEachCommand: so whichever of them gets into the log, it has
+// them; and they come again until one is committed.
+func TestFewSettledIDsStandInEachCommand(t *testing.T) {
+	var settled settledSet
+	ids := []mail.QueueID{idOf(1), idOf(2)}
+	for _, id := range ids {
+		settled.add(id)
+	}
+	tick := entry(t, fsm.Tick{Elapsed: 7})
+	before := slices.Clone(tick)
+	long := make([]byte, carriedBytesMax+1)
+	for _, c := range []struct {
+		batch    []*errand
+		outcomes []outcome // of the commands
+		own      bool      // the ids have an entry of their own
+		waiting  int       // ids, behind it
+	}{
+		{[]*errand{{data: tick}}, []outcome{{err: ErrNotAccepted}}, false, 2},
+		{[]*errand{{data: tick}, {data: tick}}, []outcome{{err: ErrOutcomeUnknown}, {err: ErrOutcomeUnknown}}, false, 2},
+		{[]*errand{{data: tick}, {data: long}}, []outcome{{}, {}}, true, 2},
+		{slices.Repeat([]*errand{{data: tick}}, carriedMax/2+1), slices.Repeat([]outcome{{}}, carriedMax/2+1), true, 2},
+		{[]*errand{{}}, nil, true, 2},
+		{slices.Repeat([]*errand{{data: tick}}, carriedMax/2), append([]outcome{{err: ErrNotAccepted}}, slices.Repeat([]outcome{{}}, carriedMax/2-1)...), false, 0},
+		{[]*errand{{data: tick}}, []outcome{{}}, false, 0}, // no ids, and no entry for them
+	} {
+		waiting := len(settled.waiting)
+		got := proposeBehind(&settled, "n1", c.batch, func(proposals []consensus.Proposal) []outcome {
+			commands := proposals
+			if c.own {
+				commands = proposals[1:]
+				if settles, err := fsm.DecodeCommand(proposals[0].Data); err != nil || !slices.Equal(settles.Settled, ids) {
+					t.Errorf("the first is %+v, %v", settles, err)
+				}
+			}
+			for _, p := range commands {
+				if len(p.Data) > carriedBytesMax {
+					continue
+				}
+				command, err := fsm.DecodeCommand(p.Data)
+				if err != nil || command.Action != (fsm.Tick{Elapsed: 7}) || (len(command.Settled) == 0) != (c.own || waiting == 0) {
+					t.Errorf("%+v, %v; of %d ids, in an entry of their own: %v", command, err, waiting, c.own)
+				}
+			}
+			if len(commands) != len(c.outcomes) {
+				t.Errorf("%d commands, want %d", len(commands), len(c.outcomes))
+			}
+			if c.own {
+				return append([]outcome{{err: ErrOutcomeUnknown}}, c.outcomes...)
+			}
+			return c.outcomes
+		})
+		if len(got) != len(c.batch) || len(settled.waiting) != c.waiting {
+			t.Errorf("%d outcomes of %d errands; %d ids wait, want %d", len(got), len(c.batch), len(settled.waiting), c.waiting)
+		}
+	}
+	if !slices.Equal(tick, before) {
+		t.Error("the command itself has changed")
 	}
 }
 

@@ -3,6 +3,7 @@ package fsm
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -94,6 +95,17 @@ func EncodeCommand(c Command) ([]byte, error) {
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(p)
 	if err != nil {
 		return nil, fmt.Errorf("encode command %T: %w", c.Action, err)
+	}
+	return b, nil
+}
+
+// WithSettled returns an encoded command that has no settled ids with these. Command
+// stays as it is.
+func WithSettled(command []byte, ids []mail.QueueID) ([]byte, error) {
+	// One encoding behind another is that of both together.
+	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(slices.Clip(command), &queuepb.Command{Settled: packIDs(ids)})
+	if err != nil {
+		return nil, fmt.Errorf("encode settled ids: %w", err)
 	}
 	return b, nil
 }
