@@ -52,10 +52,11 @@ func (s *State) accept(i Index, node NodeName, a Accept) Result {
 	for _, k := range partOf {
 		parts[k].queued++
 	}
-	m.sealed = seal(a.Envelope, a.Body, s.now)
-	if len(m.sealed) > envelopeBytesMax {
-		return invalid("envelope of %d bytes", len(m.sealed))
+	octets := seal(a.Envelope, a.Body, s.now)
+	if len(octets) > envelopeBytesMax {
+		return invalid("envelope of %d bytes", len(octets))
 	}
+	m.slot = s.seal(i, octets)
 	t := a.Envelope.Trace
 	s.setOrigin(m, origin{node, t.Node, t.Protocol, t.TLS})
 	s.put(m)

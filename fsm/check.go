@@ -12,11 +12,11 @@ import (
 // It costs time in proportion to the queue. Decode, tests and simulations call
 // it; an error is a damaged snapshot or a defect of this package.
 func (s *State) Check() error {
-	for m := range s.messages.all() {
-		u, err := m.sealed.open()
+	for m := range s.messagesFrom(0) {
+		u, err := s.sealed.get(m.slot).open()
 		if err == nil {
 			domains, partOf := partDomains(u.envelope)
-			err = s.fits(m, u, domains, partOf)
+			err = s.fits(&m, u, domains, partOf)
 		}
 		if err != nil {
 			return fmt.Errorf("message %s of entry %d: %w", m.id, m.entry, err)
@@ -29,8 +29,8 @@ func (s *State) Check() error {
 // envelope.
 func (s *State) checkIndexes() error {
 	c := checker{s: s, counts: make(map[domainNumber]Counts), leased: make(map[Token]int)}
-	for m := range s.messages.all() {
-		if err := c.message(m); err != nil {
+	for m := range s.messagesFrom(0) {
+		if err := c.message(&m); err != nil {
 			return fmt.Errorf("message %s of entry %d: %w", m.id, m.entry, err)
 		}
 	}
@@ -87,7 +87,8 @@ func (s *State) fits(m *message, u unsealed, domains []mail.Domain, partOf []int
 type checker struct {
 	s *State
 
-	messages, aliases, due, waiting, leasedAll, ended int
+	messages, rests, aliases, due, waiting, leasedAll, ended int
+	sealed                                                   int // octets
 
 	totals Totals
 	counts map[domainNumber]Counts
@@ -100,8 +101,16 @@ func (c *checker) message(m *message) error {
 	if m.entry == 0 || m.entry > s.applied {
 		return fmt.Errorf("accepted after entry %d", s.applied)
 	}
-	if found, ok := s.ids.get(m); !ok || found != m {
+	if found, ok := s.ids.get(idItem{id: m.id}); !ok || found.entry != m.entry {
 		return errors.New("its id does not find it")
+	}
+	if e, _, n := s.sealed.record(m.slot); e != m.entry {
+		return fmt.Errorf("lies where entry %d does", e)
+	} else {
+		c.sealed += n
+	}
+	if m.rest != nil || m.one[0].waits != nil {
+		c.rests++
 	}
 	for _, p := range m.parts() {
 		if err := c.part(m, &p); err != nil {
@@ -119,7 +128,7 @@ func (c *checker) message(m *message) error {
 	}
 	c.totals.countMessage(m, +1)
 	if m.live() {
-		c.totals.LiveBytes += m.sealed.size()
+		c.totals.LiveBytes += s.sealed.get(m.slot).size()
 	}
 	return nil
 }
@@ -168,7 +177,7 @@ func (c *checker) indexes() error {
 	for a := range s.aliases.all() {
 		c.aliases++
 		item, ok := s.aliasIDs.get(idItem{id: a.id})
-		if !ok || !s.messages.has(&message{entry: a.entry}) || item.entry != a.entry || s.ids.has(&message{id: a.id}) {
+		if !ok || !s.hasMessage(a.entry) || item.entry != a.entry || s.ids.has(idItem{id: a.id}) {
 			return fmt.Errorf("alias %s of entry %d finds nothing", a.id, a.entry)
 		}
 	}
@@ -177,6 +186,8 @@ func (c *checker) indexes() error {
 		got, want int
 	}{
 		{"ids", s.ids.len(), c.messages},
+		{"rests", s.rests.len(), c.rests},
+		{"sealed octets", s.sealed.live(), c.sealed},
 		{"ids of aliases", s.aliasIDs.len(), c.aliases},
 		{"numbered origins", s.numbered.len(), s.origins.len()},
 		{"due", s.due.len(), c.due},
@@ -241,7 +252,7 @@ func (c *checker) fingerprints() error {
 		return fmt.Errorf("%d fingerprints, want at most %d", n, s.settings.FingerprintMax)
 	}
 	for p := range s.prints.all() {
-		if !s.printed.has(p) || !s.messages.has(&message{entry: p.entry}) {
+		if !s.printed.has(p) || !s.hasMessage(p.entry) {
 			return fmt.Errorf("fingerprint of entry %d, which keeps none", p.entry)
 		}
 	}

@@ -100,7 +100,7 @@ func (s *State) repeated(f fingerprint) (*message, bool) {
 	if !ok {
 		return nil, false
 	}
-	m, ok := s.messages.get(&message{entry: p.entry})
+	m, ok := s.message(p.entry)
 	if !ok || m.settled || !(m.matches() || s.waived.matchAnyState) {
 		return nil, false
 	}
@@ -145,7 +145,7 @@ func (s *State) dropFingerprint(m *message) {
 func (s *State) boundFingerprints() {
 	for s.printed.len() > s.settings.FingerprintMax {
 		oldest, _ := s.printed.first()
-		m, _ := s.messages.get(&message{entry: oldest.entry})
+		m, _ := s.message(oldest.entry)
 		s.dropFingerprint(m)
 		s.totals.FingerprintsDropped++
 	}
@@ -159,8 +159,8 @@ func (s *State) ageFingerprints() {
 		if !ok {
 			return
 		}
-		m, _ := s.messages.get(&message{entry: oldest.entry})
-		if m.sealed.at()+s.settings.FingerprintLife > s.now {
+		m, _ := s.message(oldest.entry)
+		if s.sealed.get(m.slot).at()+s.settings.FingerprintLife > s.now {
 			return
 		}
 		s.dropFingerprint(m)

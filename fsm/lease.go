@@ -64,7 +64,7 @@ func (s *State) leasedMessages(t Token) []*message {
 		if item.token != t {
 			break
 		}
-		m, _ := s.messages.get(&message{entry: item.entry})
+		m, _ := s.message(item.entry)
 		messages = append(messages, m)
 	}
 	return messages

@@ -126,12 +126,13 @@ type Part struct {
 
 // message is the stored form of a Message.
 //
-// It is immutable once it is in a State: change a clone, then put it. Millions
-// of them are kept, so what few need is in rest; this struct fills 96 bytes.
+// It is read out of a State, and good until the next change of it: change a
+// clone, then put it. What it points to is immutable. Millions are kept, in the
+// form of a stored.
 type message struct {
-	entry  Index
-	id     mail.QueueID
-	sealed sealed // what never changes
+	entry Index
+	id    mail.QueueID
+	slot  slot // of what never changes
 	// The parts are in the order in which their domains first occur among the
 	// recipients: one, or those in rest where there is more than one.
 	one     [1]part
@@ -337,7 +338,7 @@ func (m *message) writeNotes(recipients int) []note {
 // open decodes what never changes about m. It cannot fail: Accept and Decode
 // let in only what can be read.
 func (s *State) open(m *message) unsealed {
-	u, err := m.sealed.open()
+	u, err := s.sealed.get(m.slot).open()
 	if err != nil {
 		panic(fmt.Sprintf("message %s of entry %d: %v", m.id, m.entry, err))
 	}
@@ -347,9 +348,9 @@ func (s *State) open(m *message) unsealed {
 	return u
 }
 
-// body names m's body, without decoding the envelope.
-func (m *message) body() mail.BodyRef {
-	digest, size := m.sealed.body()
+// bodyOf names a message's body, without decoding the envelope.
+func (s *State) bodyOf(m *message) mail.BodyRef {
+	digest, size := s.sealed.get(m.slot).body()
 	return mail.BodyRef{ID: m.id, Digest: digest, Size: size}
 }
 

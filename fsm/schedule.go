@@ -35,14 +35,13 @@ func (s *State) place(p part) (place, Millis) {
 // stored, and brings every index, count and effect in line with it. Nothing
 // else writes a message, so the indexes cannot drift from the messages.
 func (s *State) put(m *message) {
-	old, _ := s.messages.get(m)
+	old, _ := s.message(m.entry)
 	live := m.live()
 	if m.over = !live && !m.isLeased(); m.over && (old == nil || !old.over) {
 		m.endedAt = s.now
 		s.ended.set(endedItem{m.endedAt, m.entry})
 	}
-	s.messages.set(m)
-	s.ids.set(m)
+	s.store(m)
 	for i, p := range m.parts() {
 		was := nowhere
 		if old != nil {
@@ -65,9 +64,9 @@ func (s *State) put(m *message) {
 	s.totals.countMessage(m, +1)
 	switch wasLive := old != nil && old.live(); {
 	case live && !wasLive:
-		s.totals.LiveBytes += m.sealed.size()
+		s.totals.LiveBytes += s.sealed.get(m.slot).size()
 	case wasLive && !live:
-		s.totals.LiveBytes -= m.sealed.size()
+		s.totals.LiveBytes -= s.sealed.get(m.slot).size()
 		s.effects = append(s.effects, Finished{m.id})
 	}
 }
@@ -92,8 +91,7 @@ func (s *State) drop(m *message) {
 		s.aliases.remove(aliasItem{m.entry, id})
 		s.aliasIDs.remove(idItem{id: id})
 	}
-	s.ids.remove(m)
-	s.messages.remove(m)
+	s.unstore(m)
 }
 
 // displace takes a part out of the indexes and counts.
@@ -207,7 +205,7 @@ func (s *State) waitingFrom(first partItem, max int) (entries []Index, more bool
 
 // endRetryWait ends the wait of one part, unless that is in doubt only.
 func (s *State) endRetryWait(entry Index, n domainNumber) {
-	m, _ := s.messages.get(&message{entry: entry})
+	m, _ := s.message(entry)
 	w := m.part(n).wait()
 	if w.retryAt <= s.now {
 		return

@@ -9,8 +9,8 @@ import (
 )
 
 // A sealed is what never changes about a message, but its origin, in one
-// string: a tenth of the heap that the envelope would take, one pointer for the
-// garbage collector, and the form in which snapshots hold it.
+// row of octets: a tenth of the heap that the envelope would take, nothing for the
+// garbage collector to look into (see blocks), and the form in which snapshots hold it.
 //
 //	octets  field
 //	1       form, 1
@@ -35,9 +35,15 @@ import (
 // complement), a text is a number of octets and that many octets of UTF-8.
 // Nothing follows the last recipient. A form that is not 1 is a later version's,
 // and refused.
-type sealed string
+type sealed []byte
 
 const sealedForm = 1
+
+// Where in a sealed the digest and the size begin.
+const (
+	sealedDigest = 1
+	sealedSize   = sealedDigest + len(mail.Digest{})
+)
 
 // Bits of a sealed envelope and of a sealed recipient.
 const (
@@ -97,7 +103,7 @@ func seal(e mail.Envelope, b mail.BodyRef, at Millis) sealed {
 			w = appendText(w, r.Original)
 		}
 	}
-	return sealed(w) // of exactly its length
+	return w
 }
 
 func appendText(w []byte, t string) []byte {
@@ -118,7 +124,7 @@ var (
 	errSealedText  = errors.New("sealed envelope with text that is not UTF-8")
 )
 
-// open decodes. The texts share the memory of s.
+// open decodes. The texts share memory, but not that of s.
 func (s sealed) open() (unsealed, error) {
 	r := opener{rest: string(s)}
 	if r.octet() != sealedForm {
@@ -172,25 +178,41 @@ func (s sealed) open() (unsealed, error) {
 
 // body returns the digest and the size of the body, without the rest.
 func (s sealed) body() (digest mail.Digest, size mail.ByteSize) {
-	r := opener{rest: string(s)}
-	r.octet()
-	copy(digest[:], r.octets(len(digest)))
-	return digest, mail.ByteSize(r.number())
+	copy(digest[:], s[min(sealedDigest, len(s)):])
+	size, _ = s.sizeAndAt()
+	return digest, size
 }
 
 // size returns the octets of the body, without the rest.
 func (s sealed) size() mail.ByteSize {
-	r := opener{rest: string(s)}
-	r.octets(1 + len(mail.Digest{}))
-	return mail.ByteSize(r.number())
+	size, _ := s.sizeAndAt()
+	return size
 }
 
 // at returns the log time of the Accept, without the rest.
 func (s sealed) at() Millis {
-	r := opener{rest: string(s)}
-	r.octets(1 + len(mail.Digest{}))
-	r.number()
-	return Millis(r.number())
+	_, at := s.sizeAndAt()
+	return at
+}
+
+// sizeAndAt reads the two numbers behind the digest; zero where they are cut short.
+func (s sealed) sizeAndAt() (mail.ByteSize, Millis) {
+	rest := s[min(sealedSize, len(s)):]
+	size, n := number(rest)
+	at, _ := number(rest[n:])
+	return mail.ByteSize(size), Millis(at)
+}
+
+// number reads a number, and returns how many octets it has: none where it is cut
+// short.
+func number[T ~string | ~[]byte](b T) (n uint64, octets int) {
+	for i := range min(len(b), binary.MaxVarintLen64) {
+		n |= uint64(b[i]&0x7f) << (7 * i)
+		if b[i] < 0x80 {
+			return n, i + 1
+		}
+	}
+	return 0, 0
 }
 
 // An opener reads a sealed up to the first error.
@@ -227,16 +249,13 @@ func (r *opener) octets(n int) string {
 }
 
 func (r *opener) number() uint64 {
-	var n uint64
-	for i := range binary.MaxVarintLen64 {
-		b := r.octet()
-		n |= uint64(b&0x7f) << (7 * i)
-		if b < 0x80 {
-			return n
-		}
+	n, octets := number(r.rest)
+	if octets == 0 {
+		r.fail(errSealedShort)
+		return 0
 	}
-	r.fail(errSealedShort)
-	return 0
+	r.rest = r.rest[octets:]
+	return n
 }
 
 // length reads a number of octets that must be there.

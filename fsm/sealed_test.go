@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"math"
 	"net/netip"
 	"reflect"
@@ -53,12 +54,12 @@ func TestSealed(t *testing.T) {
 				t.Errorf("%s: cut at %d of %d it is opened", what, n, len(s))
 			}
 		}
-		if _, err := (s + "\x00").open(); err != errSealedLong {
+		if _, err := append(s[:len(s):len(s)], 0).open(); err != errSealedLong {
 			t.Errorf("%s: with an octet behind it: %v", what, err)
 		}
 		for n := range len(s) { // nothing panics, whatever it says
 			for bit := range 8 {
-				damaged := []byte(s)
+				damaged := bytes.Clone(s)
 				damaged[n] ^= 1 << bit
 				_, _ = sealed(damaged).open()
 				sealed(damaged).size()
@@ -85,7 +86,7 @@ func TestSealedRefused(t *testing.T) {
 		"text that is not UTF-8":      {recipient + 2, 0xff, errSealedText},
 		"too many recipients":         {recipient - 1, 100, errSealedShort},
 	} {
-		b := []byte(whole)
+		b := bytes.Clone(whole)
 		b[test.at] = test.put
 		if _, err := sealed(b).open(); err != test.want {
 			t.Errorf("%s: %v, want %v", what, err, test.want)

@@ -103,7 +103,7 @@ func (s *State) tick(elapsed Millis) Result {
 		if !ok || oldest.at+s.settings.RecordLife > s.now {
 			return Result{Verdict: Done}
 		}
-		m, _ := s.messages.get(&message{entry: oldest.entry})
+		m, _ := s.message(oldest.entry)
 		s.drop(m)
 	}
 }

@@ -80,8 +80,8 @@ func (s *State) Encode(w io.Writer) error {
 	for d := range s.domains.all() {
 		e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Domain{Domain: d.toProto()}})
 	}
-	for m := range s.messages.all() {
-		e.message(m)
+	for m := range s.messagesFrom(0) {
+		e.message(&m)
 	}
 	for a := range s.aliases.all() {
 		e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Alias{
@@ -121,17 +121,14 @@ type encoder struct {
 	// origins has the numbers of those that were written. The State's own
 	// numbers differ between nodes.
 	origins map[origin]uint32
-	// What is used again for each message.
-	record queuepb.MessageRecord
-	sealed []byte
+	record  queuepb.MessageRecord // used again for each message
 }
 
 // message writes a message.
 func (e *encoder) message(m *message) {
 	r := &e.record
 	if e.version >= snapshotCompressed {
-		e.sealed = append(e.sealed[:0], m.sealed...)
-		r.Sealed, r.OriginNumber = e.sealed, e.origin(*e.s.originOf(m))
+		r.Sealed, r.OriginNumber = e.s.sealed.get(m.slot), e.origin(*e.s.originOf(m))
 	} else {
 		r.Accepted, r.Origin = e.s.accepted(m), e.s.originOf(m).toProto()
 	}
@@ -352,7 +349,7 @@ func (d *decoder) load(p *queuepb.SnapshotRecord) error {
 			return err
 		}
 		entry := Index(r.Alias.GetEntry())
-		if !s.messages.has(&message{entry: entry}) || s.Known(id) {
+		if !s.hasMessage(entry) || s.Known(id) {
 			return fmt.Errorf("alias %s does not fit", id)
 		}
 		s.aliasIDs.set(idItem{id, entry})
@@ -444,7 +441,7 @@ func (d *decoder) loadMessage(r *queuepb.MessageRecord) error {
 	if err := d.loadSealed(m, r); err != nil {
 		return fmt.Errorf("message %s: %w", id, err)
 	}
-	u, err := m.sealed.open()
+	u, err := s.sealed.get(m.slot).open()
 	if err != nil {
 		return fmt.Errorf("message %s: %w", id, err)
 	}
@@ -453,7 +450,7 @@ func (d *decoder) loadMessage(r *queuepb.MessageRecord) error {
 	notes := r.GetNotes()
 	if len(r.GetParts()) != len(domains) || len(partOf) == 0 || len(partOf) > recipientsMax ||
 		len(notes) > 0 && len(notes) != len(partOf) ||
-		u.body.Size < 0 || u.body.Size > bodyBytesMax || m.entry <= d.last || m.entry > s.applied || s.ids.has(m) {
+		u.body.Size < 0 || u.body.Size > bodyBytesMax || m.entry <= d.last || m.entry > s.applied || s.ids.has(idItem{id: m.id}) {
 		return fmt.Errorf("message %s does not fit", id)
 	}
 	d.last = m.entry
@@ -510,6 +507,7 @@ func (d *decoder) loadMessage(r *queuepb.MessageRecord) error {
 		s.ended.remove(endedItem{m.endedAt, m.entry})
 		m.endedAt = Millis(r.GetEnded())
 		s.ended.set(endedItem{m.endedAt, m.entry})
+		s.store(m)
 	}
 	if r.GetFingerprintKept() {
 		s.keepFingerprint(fingerprintOf(u.envelope, u.body), m.entry)
@@ -527,7 +525,7 @@ func (d *decoder) loadSealed(m *message, r *queuepb.MessageRecord) error {
 		if n == 0 || int(n) > len(d.origins) {
 			return fmt.Errorf("origin %d of %d", n, len(d.origins))
 		}
-		m.sealed = sealed(r.GetSealed())
+		m.slot = d.s.seal(m.entry, r.GetSealed())
 		o := &d.origins[n-1]
 		if m.origin = o.number; m.origin == 0 {
 			d.s.setOrigin(m, *o.origin)
@@ -548,7 +546,7 @@ func (d *decoder) loadSealed(m *message, r *queuepb.MessageRecord) error {
 	if err != nil {
 		return err
 	}
-	m.sealed = seal(e, mail.BodyRef{Digest: digest, Size: mail.ByteSize(a.GetSize())}, Millis(a.GetAt()))
+	m.slot = d.s.seal(m.entry, seal(e, mail.BodyRef{Digest: digest, Size: mail.ByteSize(a.GetSize())}, Millis(a.GetAt())))
 	return known(&a, r.GetOrigin())
 }
 

@@ -9,18 +9,31 @@ import (
 // the other is written, and race with its readers.
 func TestSnapshotCopiesEveryTree(t *testing.T) {
 	s := New()
-	a, b := reflect.ValueOf(*s), reflect.ValueOf(*s.Snapshot())
-	trees := 0
-	for i := range a.NumField() {
-		if a.Field(i).Kind() != reflect.Struct || !a.Field(i).FieldByName("items").IsValid() {
-			continue
+	var trees func(v reflect.Value) map[string]uintptr
+	trees = func(v reflect.Value) map[string]uintptr {
+		found := make(map[string]uintptr)
+		for i := range v.NumField() {
+			name, f := v.Type().Field(i).Name, v.Field(i)
+			if f.Kind() != reflect.Struct {
+				continue
+			}
+			if items := f.FieldByName("items"); items.IsValid() {
+				found[name] = items.Pointer()
+				continue
+			}
+			for inner, items := range trees(f) {
+				found[name+"."+inner] = items
+			}
 		}
-		trees++
-		if a.Field(i).FieldByName("items").Pointer() == b.Field(i).FieldByName("items").Pointer() {
-			t.Errorf("the tree %s is shared", a.Type().Field(i).Name)
+		return found
+	}
+	ours, theirs := trees(reflect.ValueOf(*s)), trees(reflect.ValueOf(*s.Snapshot()))
+	for name, items := range ours {
+		if theirs[name] == items {
+			t.Errorf("the tree %s is shared", name)
 		}
 	}
-	if trees < 10 {
-		t.Errorf("%d trees found", trees)
+	if len(ours) < 15 || ours["sealed.full"] == 0 {
+		t.Errorf("%d trees found: %v", len(ours), ours)
 	}
 }

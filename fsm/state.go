@@ -60,8 +60,10 @@ type State struct {
 	settings   Settings // without zero fields
 	domainLast domainNumber
 
-	messages tree[*message]     // by entry
-	ids      tree[*message]     // the same, by id
+	messages tree[stored]       // by entry
+	ids      tree[idItem]       // the same, by id
+	rests    tree[restItem]     // what few of them have, by entry
+	sealed   blocks             // what never changes about them
 	aliases  tree[aliasItem]    // which ids stand for a message
 	aliasIDs tree[idItem]       // the same, by id
 	domains  tree[*domain]      // by number
@@ -105,8 +107,8 @@ type (
 	domainNumber uint32
 
 	idItem struct {
-		id    mail.QueueID // of an alias
-		entry Index        // of the message that it stands for
+		id    mail.QueueID // of a message, or of an alias
+		entry Index        // of the message, or of that which the alias stands for
 	}
 	aliasItem struct {
 		entry Index
@@ -134,6 +136,8 @@ type (
 	}
 )
 
+func (a idItem) less(b idItem) bool { return a.id.Compare(b.id) < 0 }
+
 func (a partItem) less(b partItem) bool {
 	if a.domain != b.domain {
 		return a.domain < b.domain
@@ -145,9 +149,11 @@ func (a partItem) less(b partItem) bool {
 func New() *State {
 	return &State{
 		settings: DefaultSettings(),
-		messages: newTree(func(a, b *message) bool { return a.entry < b.entry }),
-		ids:      newTree(func(a, b *message) bool { return a.id.Compare(b.id) < 0 }),
-		aliasIDs: newTree(func(a, b idItem) bool { return a.id.Compare(b.id) < 0 }),
+		messages: newTree(func(a, b stored) bool { return a.entry < b.entry }),
+		ids:      newTree(idItem.less),
+		rests:    newTree(func(a, b restItem) bool { return a.entry < b.entry }),
+		sealed:   newBlocks(),
+		aliasIDs: newTree(idItem.less),
 		aliases: newTree(func(a, b aliasItem) bool {
 			if a.entry != b.entry {
 				return a.entry < b.entry
@@ -266,6 +272,8 @@ func (s *State) Snapshot() *State {
 	t := *s
 	t.messages = s.messages.copy()
 	t.ids = s.ids.copy()
+	t.rests = s.rests.copy()
+	t.sealed = s.sealed.copy()
 	t.aliases = s.aliases.copy()
 	t.aliasIDs = s.aliasIDs.copy()
 	t.domains = s.domains.copy()
@@ -308,7 +316,8 @@ func (s *State) Message(id mail.QueueID) (Message, bool) {
 // Messages returns all messages from the id on, in ascending order of ids.
 func (s *State) Messages(from mail.QueueID) iter.Seq[Message] {
 	return func(yield func(Message) bool) {
-		for m := range s.ids.from(&message{id: from}) {
+		for item := range s.ids.from(idItem{id: from}) {
+			m, _ := s.message(item.entry)
 			if !yield(s.view(m)) {
 				return
 			}
@@ -321,8 +330,8 @@ func (s *State) Messages(from mail.QueueID) iter.Seq[Message] {
 // accepted, each with that entry.
 func (s *State) LiveBodies(from Index) iter.Seq2[Index, mail.BodyRef] {
 	return func(yield func(Index, mail.BodyRef) bool) {
-		for m := range s.messages.from(&message{entry: from}) {
-			if m.live() && !yield(m.entry, m.body()) {
+		for m := range s.messagesFrom(from) {
+			if m.live() && !yield(m.entry, s.bodyOf(&m)) {
 				return
 			}
 		}
@@ -341,7 +350,7 @@ func (s *State) Due(d mail.Domain) iter.Seq[mail.QueueID] {
 			if item.domain != n.number {
 				return
 			}
-			m, _ := s.messages.get(&message{entry: item.entry})
+			m, _ := s.messages.get(stored{entry: item.entry})
 			if !yield(m.id) {
 				return
 			}
@@ -352,13 +361,18 @@ func (s *State) Due(d mail.Domain) iter.Seq[mail.QueueID] {
 // Live reports whether the body of the id is still needed. That of an alias
 // never is: the body of the message that it stands for is delivered.
 func (s *State) Live(id mail.QueueID) bool {
-	m, ok := s.findOwn(id)
-	return ok && m.live()
+	item, ok := s.ids.get(idItem{id: id})
+	if !ok {
+		return false
+	}
+	st, _ := s.messages.get(stored{entry: item.entry})
+	m := s.restore(st) // not on the heap: who walks over all bodies asks this
+	return m.live()
 }
 
 // Known reports whether the id is that of a message or an alias, in any state.
 func (s *State) Known(id mail.QueueID) bool {
-	return s.ids.has(&message{id: id}) || s.aliasIDs.has(idItem{id: id})
+	return s.ids.has(idItem{id: id}) || s.aliasIDs.has(idItem{id: id})
 }
 
 // find returns the message of an id or of the message that an alias stands for.
@@ -370,10 +384,14 @@ func (s *State) find(id mail.QueueID) (*message, bool) {
 	if !ok {
 		return nil, false
 	}
-	return s.messages.get(&message{entry: item.entry})
+	return s.message(item.entry)
 }
 
 // findOwn is find without aliases: leases and reports name messages.
 func (s *State) findOwn(id mail.QueueID) (*message, bool) {
-	return s.ids.get(&message{id: id})
+	item, ok := s.ids.get(idItem{id: id})
+	if !ok {
+		return nil, false
+	}
+	return s.message(item.entry)
 }
