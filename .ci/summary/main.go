@@ -53,6 +53,12 @@ func main() {
 			if text := output[key]; text != nil {
 				fmt.Print(text)
 			}
+			// Of a process that has died, the test that ran has not ended.
+			for of, text := range output {
+				if test, ok := strings.CutPrefix(of, e.Package+" "); ok && test != "" {
+					fmt.Printf("--- NOT ENDED %s %s\n%s", e.Package, test, text)
+				}
+			}
 		case e.Test == "" && e.Action == "pass":
 			fmt.Printf("ok    %-60s %6.1fs\n", e.Package, e.Elapsed)
 		case e.Test == "":
