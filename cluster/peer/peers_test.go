@@ -32,8 +32,12 @@ func TestProposeErrors(t *testing.T) {
 			return ctx.Err()
 		}, ErrOutcomeUnknown},
 		// The server's own word for a refusal does not count once the caller has
-		// gone: nobody reads it.
-		{"refusal after the deadline", func(ctx context.Context, _ *world) error { <-ctx.Done(); return ErrNotAppended }, ErrOutcomeUnknown},
+		// gone: nobody reads it. Both sides reach the deadline in the same moment.
+		{"refusal after the deadline", func(ctx context.Context, _ *world) error {
+			<-ctx.Done()
+			time.Sleep(time.Millisecond)
+			return ErrNotAppended
+		}, ErrOutcomeUnknown},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
