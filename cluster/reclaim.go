@@ -23,8 +23,12 @@ const (
 	// the next round follows at once.
 	reclaimBatchMax = 10_000
 	// reclaimWalkMax is how many held bodies a round looks at, to find those that
-	// nobody said are finished. A million take five minutes.
+	// nobody said are finished, if the round before found one. A million take five
+	// minutes.
 	reclaimWalkMax = 20_000
+	// reclaimStrollMax is the same if the round before found none. A million take
+	// half an hour, and little of the processor.
+	reclaimStrollMax = 2500
 	// finishedMax bounds the ids of finished messages that wait for a round. What
 	// goes beyond it is found by the walk.
 	finishedMax = 200_000
@@ -87,6 +91,8 @@ type reclaimer struct {
 	// owed have finished and could not be freed yet: they are pinned, or named by
 	// an entry that is not applied.
 	owed []mail.QueueID
+	// found says that the walk found something in the last round: there will be more.
+	found bool
 	// next goes on with the walk, stop ends it; nil between two walks.
 	next func() (spool.Held, bool)
 	stop func()
@@ -201,8 +207,11 @@ func (r *reclaimer) walk(view *fsm.State, limit int) (ids []mail.QueueID) {
 	if r.next == nil {
 		r.next, r.stop = iter.Pull(r.bodies.Walk())
 	}
-	now := r.now()
-	for range reclaimWalkMax {
+	now, looks := r.now(), reclaimStrollMax
+	if r.found {
+		looks = reclaimWalkMax
+	}
+	for range looks {
 		if len(ids) >= limit {
 			break
 		}
@@ -215,6 +224,7 @@ func (r *reclaimer) walk(view *fsm.State, limit int) (ids []mail.QueueID) {
 			ids = append(ids, b.Ref.ID)
 		}
 	}
+	r.found = len(ids) > 0
 	return ids
 }
 

@@ -278,15 +278,18 @@ func TestReclaimIsBounded(t *testing.T) {
 	if got := len(w.replica.finished.ids); got != 5 {
 		t.Errorf("%d of the finished ids are left to the next round", got)
 	}
-	w.r.bodies = manyBodies{w, reclaimBatchMax + 5, testOrphanAge}
-	w.round()
-	if w.looked != reclaimBatchMax {
-		t.Errorf("%d orphans found in one round", w.looked)
+	w.r.bodies = manyBodies{w, reclaimStrollMax + reclaimBatchMax + 5, testOrphanAge}
+	for _, want := range []int{reclaimStrollMax, reclaimStrollMax + reclaimBatchMax} {
+		w.round()
+		if w.looked != want {
+			t.Errorf("%d orphans found, want %d", w.looked, want)
+		}
 	}
 	w.r.close()
 	w.looked = 0
-	w.r.bodies = manyBodies{w, 2*reclaimWalkMax + 100, 0}
-	for round, want := range []int{reclaimWalkMax, 2 * reclaimWalkMax, 2*reclaimWalkMax + 100} {
+	// The round before found orphans, the next ones find nothing.
+	w.r.bodies = manyBodies{w, reclaimWalkMax + reclaimStrollMax + 100, 0}
+	for round, want := range []int{reclaimWalkMax, reclaimWalkMax + reclaimStrollMax, reclaimWalkMax + reclaimStrollMax + 100} {
 		if _, err := w.r.round(); err != nil {
 			t.Fatal(err)
 		}

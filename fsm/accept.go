@@ -59,7 +59,10 @@ func (s *State) accept(i Index, node NodeName, a Accept) Result {
 	m.slot = s.seal(i, octets)
 	t := a.Envelope.Trace
 	s.setOrigin(m, origin{node, t.Node, t.Protocol, t.TLS})
-	s.put(m)
+	s.add(m)
+	for _, p := range parts {
+		s.sayQueued(p.domain)
+	}
 	s.keepFingerprint(print, i)
 	s.totals.Accepted++
 	return Result{Verdict: Done, ID: id}

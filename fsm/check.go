@@ -9,36 +9,28 @@ import (
 
 // Check verifies every invariant of a State that can be seen in one: those of
 // the data, and that each index holds exactly what follows from the messages.
-// It costs time in proportion to the queue. Decode, tests and simulations call
-// it; an error is a damaged snapshot or a defect of this package.
+// It costs time in proportion to the queue. Tests and simulations call it; an error
+// is a defect of this package.
+//
+// Decode, which a node that starts waits for, verifies the data alone: it makes the
+// indexes itself.
 func (s *State) Check() error {
+	c := checker{s: s, counts: make(map[domainNumber]Counts)}
 	for m := range s.messagesFrom(0) {
 		u, err := s.sealed.get(m.slot).open()
 		if err == nil {
 			domains, partOf := partDomains(u.envelope)
-			err = s.fits(&m, u, domains, partOf)
+			err = errors.Join(s.fits(&m, u, domains, partOf), c.message(&m))
 		}
 		if err != nil {
 			return fmt.Errorf("message %s of entry %d: %w", m.id, m.entry, err)
 		}
 	}
-	return s.checkIndexes()
+	return errors.Join(c.indexes(), s.checkLeases(), c.domains(), c.fingerprints())
 }
 
-// checkIndexes is Check for a State each message of which is known to fit its
-// envelope.
-func (s *State) checkIndexes() error {
-	c := checker{s: s, counts: make(map[domainNumber]Counts), leased: make(map[Token]int)}
-	for m := range s.messagesFrom(0) {
-		if err := c.message(&m); err != nil {
-			return fmt.Errorf("message %s of entry %d: %w", m.id, m.entry, err)
-		}
-	}
-	return errors.Join(c.indexes(), c.leases(), c.domains(), c.fingerprints())
-}
-
-// fits verifies what follows from the envelope of a message: u is what its
-// sealed part holds, domains and partOf are partDomains of that.
+// fits verifies the data of a message, beside the envelope: u is what its sealed
+// part holds, domains and partOf are partDomains of that.
 func (s *State) fits(m *message, u unsealed, domains []mail.Domain, partOf []int) error {
 	if s.originOf(m) == nil {
 		return errors.New("has no origin")
@@ -46,6 +38,12 @@ func (s *State) fits(m *message, u unsealed, domains []mail.Domain, partOf []int
 	notes := m.notes()
 	if len(domains) != len(m.parts()) || notes != nil && len(notes) != len(partOf) || u.at > s.now {
 		return errors.New("does not fit its envelope")
+	}
+	if m.entry == 0 || m.entry > s.applied {
+		return fmt.Errorf("accepted after entry %d", s.applied)
+	}
+	if m.endedAt > s.now {
+		return fmt.Errorf("ended at %d, after %d", m.endedAt, s.now)
 	}
 	type count struct{ queued, held uint16 }
 	counts := make([]count, 1, 8) // on the stack, for nearly all mail
@@ -62,6 +60,9 @@ func (s *State) fits(m *message, u unsealed, domains []mail.Domain, partOf []int
 		if has := (count{p.queued, p.held}); has != counts[k] {
 			return fmt.Errorf("counts %+v for %q, has %+v", has, domains[k], counts[k])
 		}
+		if p.begun && p.lease == 0 {
+			return errors.New("is begun without a lease")
+		}
 		if p.queued > 0 || p.held > 0 || p.lease != 0 {
 			if d, ok := s.domain(domains[k]); !ok || d.number != p.domain {
 				return fmt.Errorf("%q is not the relay domain it was", domains[k])
@@ -69,6 +70,9 @@ func (s *State) fits(m *message, u unsealed, domains []mail.Domain, partOf []int
 		}
 	}
 	if kept, ok := s.printed.get(printItem{entry: m.entry}); ok {
+		if m.settled || !m.matches() {
+			return errors.New("keeps a fingerprint that must not match")
+		}
 		u.body.ID = m.id
 		if kept.print != fingerprintOf(u.envelope, u.body) {
 			return errors.New("keeps the fingerprint of another message")
@@ -92,15 +96,11 @@ type checker struct {
 
 	totals Totals
 	counts map[domainNumber]Counts
-	leased map[Token]int
 }
 
 func (c *checker) message(m *message) error {
 	s := c.s
 	c.messages++
-	if m.entry == 0 || m.entry > s.applied {
-		return fmt.Errorf("accepted after entry %d", s.applied)
-	}
 	if found, ok := s.ids.get(idItem{id: m.id}); !ok || found.entry != m.entry {
 		return errors.New("its id does not find it")
 	}
@@ -117,14 +117,11 @@ func (c *checker) message(m *message) error {
 			return fmt.Errorf("for domain %d: %w", p.domain, err)
 		}
 	}
-	if over := !m.live() && !m.isLeased(); m.over != over || over != s.ended.has(endedItem{m.endedAt, m.entry}) || m.endedAt > s.now {
+	if over := !m.live() && !m.isLeased(); m.over != over || over != s.ended.has(endedItem{m.endedAt, m.entry}) {
 		return errors.New("ended, or not, against its record")
 	}
 	if m.over {
 		c.ended++
-	}
-	if s.printed.has(printItem{entry: m.entry}) && (m.settled || !m.matches()) {
-		return errors.New("keeps a fingerprint that must not match")
 	}
 	c.totals.countMessage(m, +1)
 	if m.live() {
@@ -153,11 +150,6 @@ func (c *checker) part(m *message, p *part) error {
 	case isLeased:
 		c.leasedAll++
 		counts.Leased++
-		c.leased[p.lease]++
-		l, ok := s.leases.get(leaseItem{token: p.lease})
-		if !ok || l.domain != p.domain {
-			return fmt.Errorf("is in lease %d, which is not there", p.lease)
-		}
 	}
 	if p.queued > 0 {
 		counts.Queued++
@@ -166,9 +158,6 @@ func (c *checker) part(m *message, p *part) error {
 		counts.Held++
 	}
 	c.counts[p.domain] = counts
-	if p.begun && p.lease == 0 {
-		return errors.New("is begun without a lease")
-	}
 	return nil
 }
 
@@ -195,7 +184,6 @@ func (c *checker) indexes() error {
 		{"wakes", s.wakes.len(), c.waiting},
 		{"leased", s.leased.len(), c.leasedAll},
 		{"ended", s.ended.len(), c.ended},
-		{"leases", s.leases.len(), len(c.leased)},
 		{"fingerprints", s.prints.len(), s.printed.len()},
 		{"names", s.names.len(), s.domains.len()},
 		{"counts", s.counts.len(), s.domains.len()},
@@ -214,13 +202,24 @@ func (c *checker) indexes() error {
 	return nil
 }
 
-func (c *checker) leases() error {
-	for l := range c.s.leases.all() {
-		if l.messages != c.leased[l.token] || l.messages == 0 {
-			return fmt.Errorf("lease %d counts %d messages, has %d", l.token, l.messages, c.leased[l.token])
+// checkLeases verifies that each part which is leased is so by a lease that is there,
+// and that each lease counts its own.
+func (s *State) checkLeases() error {
+	counts := make(map[Token]int)
+	for item := range s.leased.all() {
+		m, _ := s.message(item.entry)
+		l, ok := s.leases.get(leaseItem{token: item.token})
+		if p := m.part(l.domain); !ok || p == nil || p.lease != l.token {
+			return fmt.Errorf("message %s of entry %d is in lease %d, which is not there", m.id, m.entry, item.token)
 		}
-		if l.token == 0 || Index(l.token) > c.s.applied || l.renewal < Index(l.token) || l.renewal > c.s.applied {
-			return fmt.Errorf("lease %d, renewed by %d, after entry %d", l.token, l.renewal, c.s.applied)
+		counts[item.token]++
+	}
+	for l := range s.leases.all() {
+		if l.messages != counts[l.token] || l.messages == 0 {
+			return fmt.Errorf("lease %d counts %d messages, has %d", l.token, l.messages, counts[l.token])
+		}
+		if l.token == 0 || Index(l.token) > s.applied || l.renewal < Index(l.token) || l.renewal > s.applied {
+			return fmt.Errorf("lease %d, renewed by %d, after entry %d", l.token, l.renewal, s.applied)
 		}
 	}
 	return nil

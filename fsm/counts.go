@@ -88,9 +88,6 @@ func (s *State) count(p part, by int) {
 
 // countMessage adds a message to the totals, or takes it away.
 func (t *Totals) countMessage(m *message, by int) {
-	if m == nil {
-		return
-	}
 	if m.live() {
 		t.Live += by
 	}

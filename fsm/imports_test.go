@@ -32,7 +32,7 @@ var pureRooms = map[string]map[string]string{
 		"github.com/holdfast-mx/holdfast/proto/queuepb": "formats",
 	},
 	"mail": {
-		"bytes": "", "crypto/sha256": "digests of bodies", "encoding/hex": "", "errors": "", "fmt": "", "hash": "",
+		"bytes": "", "cmp": "", "crypto/sha256": "digests of bodies", "encoding/binary": "", "encoding/hex": "", "errors": "", "fmt": "", "hash": "",
 		"hash/crc32":               "checksums of bodies",
 		"io":                       "a reader over a body in memory",
 		"net/netip":                "a value type",

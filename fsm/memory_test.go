@@ -45,6 +45,8 @@ func filled(n int) *fsm.State {
 	s := fsm.New()
 	index := fsm.Index(1)
 	s.Apply(index, fsm.Command{Action: fsm.PutDomain{Domain: fsm.Domain{Name: "example.test", MX: true}}})
+	index++
+	s.Apply(index, fsm.Command{Action: fsm.RecordStart{Server: "mx1/1", Number: 1}})
 	for k := range n {
 		c := ordinary(k)
 		if k > 0 {

@@ -31,38 +31,52 @@ func (s *State) place(p part) (place, Millis) {
 	}
 }
 
-// put stores a message that is new, or that is a changed clone of the one
-// stored, and brings every index, count and effect in line with it. Nothing
-// else writes a message, so the indexes cannot drift from the messages.
+// add stores a message that is new, and brings every index and count in line with
+// it. One that has ended has its endedAt. There are no effects.
+//
+// Nothing but add and put writes a message, so the indexes cannot drift from the
+// messages.
+func (s *State) add(m *message) {
+	live := m.live()
+	if m.over = !live && !m.isLeased(); m.over {
+		s.ended.set(endedItem{m.endedAt, m.entry})
+	}
+	s.store(m)
+	for _, p := range m.parts() {
+		s.replace(m.entry, p)
+	}
+	s.totals.countMessage(m, +1)
+	if live {
+		s.totals.LiveBytes += s.sealed.get(m.slot).size()
+	}
+}
+
+// put stores a changed clone of a message that is stored, and brings every index,
+// count and effect in line with it.
 func (s *State) put(m *message) {
 	old, _ := s.message(m.entry)
 	live := m.live()
-	if m.over = !live && !m.isLeased(); m.over && (old == nil || !old.over) {
+	if m.over = !live && !m.isLeased(); m.over && !old.over {
 		m.endedAt = s.now
 		s.ended.set(endedItem{m.endedAt, m.entry})
 	}
 	s.store(m)
 	for i, p := range m.parts() {
-		was := nowhere
-		if old != nil {
-			before := old.parts()[i]
-			if before == p {
-				continue
-			}
-			was, _ = s.place(before)
-			s.displace(m.entry, before)
-			s.replace(m.entry, p)
-			s.dropEmptyLease(before.lease)
-		} else {
-			s.replace(m.entry, p)
+		before := old.parts()[i]
+		if before == p {
+			continue
 		}
+		was, _ := s.place(before)
+		s.displace(m.entry, before)
+		s.replace(m.entry, p)
+		s.dropEmptyLease(before.lease)
 		if is, _ := s.place(p); is == isDue && was != isDue {
 			s.sayQueued(p.domain)
 		}
 	}
 	s.totals.countMessage(old, -1)
 	s.totals.countMessage(m, +1)
-	switch wasLive := old != nil && old.live(); {
+	switch wasLive := old.live(); {
 	case live && !wasLive:
 		s.totals.LiveBytes += s.sealed.get(m.slot).size()
 	case wasLive && !live:

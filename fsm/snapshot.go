@@ -264,7 +264,7 @@ func decode(r *bufio.Reader) (*State, error) {
 			if err := d.close(); err != nil {
 				return nil, err
 			}
-			return d.s, d.s.checkIndexes()
+			return d.s, d.s.checkLeases()
 		}
 		if err := d.load(p); err != nil {
 			return nil, fmt.Errorf("record %d: %w", d.records, err)
@@ -450,7 +450,7 @@ func (d *decoder) loadMessage(r *queuepb.MessageRecord) error {
 	notes := r.GetNotes()
 	if len(r.GetParts()) != len(domains) || len(partOf) == 0 || len(partOf) > recipientsMax ||
 		len(notes) > 0 && len(notes) != len(partOf) ||
-		u.body.Size < 0 || u.body.Size > bodyBytesMax || m.entry <= d.last || m.entry > s.applied || s.ids.has(idItem{id: m.id}) {
+		u.body.Size < 0 || u.body.Size > bodyBytesMax || m.entry <= d.last || s.aliasIDs.has(idItem{id: id}) {
 		return fmt.Errorf("message %s does not fit", id)
 	}
 	d.last = m.entry
@@ -501,13 +501,12 @@ func (d *decoder) loadMessage(r *queuepb.MessageRecord) error {
 			parts[k].held++
 		}
 	}
-	s.put(m)
-	s.effects = nil // they were said when they happened
-	if m.over {
-		s.ended.remove(endedItem{m.endedAt, m.entry})
+	if !m.live() && !m.isLeased() {
 		m.endedAt = Millis(r.GetEnded())
-		s.ended.set(endedItem{m.endedAt, m.entry})
-		s.store(m)
+	}
+	s.add(m)
+	if s.ids.len() < s.messages.len() {
+		return fmt.Errorf("message %s is there twice", id)
 	}
 	if r.GetFingerprintKept() {
 		s.keepFingerprint(fingerprintOf(u.envelope, u.body), m.entry)

@@ -50,14 +50,13 @@ func (s *State) store(m *message) {
 		flags: setFlag(storedSettled, m.settled) | setFlag(storedPossibleDuplicate, m.possibleDuplicate) |
 			setFlag(storedOver, m.over) | setFlag(storedBegun, p.begun) | setFlag(storedRest, m.rest != nil || p.waits != nil),
 	}
-	old, known := s.messages.get(st)
+	old, known := s.messages.set(st)
 	switch {
 	case st.flags&storedRest != 0:
 		s.rests.set(restItem{m.entry, m.rest, p.waits})
 	case known && old.flags&storedRest != 0:
 		s.rests.remove(restItem{entry: m.entry})
 	}
-	s.messages.set(st)
 	if !known {
 		s.ids.set(idItem{m.id, m.entry})
 	}

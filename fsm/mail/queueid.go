@@ -1,6 +1,8 @@
 package mail
 
 import (
+	"cmp"
+	"encoding/binary"
 	"fmt"
 
 	"github.com/oklog/ulid/v2"
@@ -52,7 +54,12 @@ func (id QueueID) String() string { return ulid.ULID(id).String() }
 func (id QueueID) IsZero() bool { return id == QueueID{} }
 
 // Compare orders ids by their bytes, which is by their time first.
-func (id QueueID) Compare(other QueueID) int { return ulid.ULID(id).Compare(ulid.ULID(other)) }
+func (id QueueID) Compare(other QueueID) int {
+	if a, b := binary.BigEndian.Uint64(id[:8]), binary.BigEndian.Uint64(other[:8]); a != b {
+		return cmp.Compare(a, b)
+	}
+	return cmp.Compare(binary.BigEndian.Uint64(id[8:]), binary.BigEndian.Uint64(other[8:]))
+}
 
 // UnixMilli returns the time at which the id was minted, by the wall clock of
 // the node that minted it. For display only.
