@@ -3,6 +3,7 @@ package fsm
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -59,6 +60,9 @@ func (s *State) fits(m *message, u unsealed, domains []mail.Domain, partOf []int
 	for k, p := range m.parts() {
 		if has := (count{p.queued, p.held}); has != counts[k] {
 			return fmt.Errorf("counts %+v for %q, has %+v", has, domains[k], counts[k])
+		}
+		if k > 0 && slices.ContainsFunc(m.parts()[:k], func(q part) bool { return q.domain == p.domain }) {
+			return fmt.Errorf("%q has the number of another domain", domains[k])
 		}
 		if p.begun && p.lease == 0 {
 			return errors.New("is begun without a lease")

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -249,6 +250,202 @@ func TestDamagedSnapshots(t *testing.T) {
 			touch(s)
 		}
 		t.Logf("%s: %d of %d damaged snapshots refused", what, refused, len(octets)/3)
+	}
+}
+
+// TestContradictorySnapshots: Decode makes the indexes itself, and verifies what they
+// are made of. A snapshot whose records contradict one another is refused, and what
+// is not refused breaks no invariant.
+func TestContradictorySnapshots(t *testing.T) {
+	queue := busy(t)
+	apply(queue, fsm.RecordStart{Server: "n1/1", Number: 1}) // else it is written in version 1
+	apply(queue, fsm.Tick{Elapsed: 1000})
+	recipients := func(id []byte) int {
+		m, _ := queue.Message(mail.QueueID(id))
+		return len(m.Recipients)
+	}
+	for m := range queue.Messages(mail.QueueID{}) {
+		if len(m.Parts) == 1 && m.Parts[0].Lease == 0 && m.Settled {
+			apply(queue, fsm.Remove{ID: m.ID})
+		}
+	}
+	whole := encoded(t, queue)
+	header, octets := whole[:headerBytes(t, whole)], inflated(t, whole)[headerBytes(t, whole):]
+	var records []*queuepb.SnapshotRecord
+	for len(octets) > 0 {
+		length, n := binary.Uvarint(octets)
+		r := new(queuepb.SnapshotRecord)
+		if err := proto.Unmarshal(octets[n:n+int(length)], r); err != nil {
+			t.Fatal(err)
+		}
+		records, octets = append(records, r), octets[n+int(length):]
+	}
+	decode := func(records []*queuepb.SnapshotRecord) (*fsm.State, error) {
+		b := slices.Clone(header)
+		for _, r := range records {
+			if r.GetEnd() != nil {
+				r.GetEnd().Records = uint64(len(records)) // the header counts, too
+			}
+			encoded, err := proto.Marshal(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b = append(binary.AppendUvarint(b, uint64(len(encoded))), encoded...)
+		}
+		return fsm.Decode(bytes.NewReader(compressed(t, b)))
+	}
+	clone := func() (all []*queuepb.SnapshotRecord) {
+		for _, r := range records {
+			all = append(all, proto.Clone(r).(*queuepb.SnapshotRecord))
+		}
+		return all
+	}
+	if _, err := decode(clone()); err != nil {
+		t.Fatal(err)
+	}
+
+	message := func(which func(*queuepb.MessageRecord) bool, change func(*queuepb.MessageRecord)) func([]*queuepb.SnapshotRecord) bool {
+		return func(all []*queuepb.SnapshotRecord) bool {
+			for _, r := range all {
+				if m := r.GetMessage(); m != nil && which(m) {
+					change(m)
+					return true
+				}
+			}
+			return false
+		}
+	}
+	leased := func(m *queuepb.MessageRecord) bool { return m.Parts[0].Lease != 0 }
+	queued := func(m *queuepb.MessageRecord) bool {
+		return len(m.Notes) == 0 && m.Parts[0].Lease == 0 && m.Parts[0].RetryAt == 0 && m.Parts[0].DoubtUntil == 0
+	}
+	lease := func(change func(*queuepb.LeaseRecord)) func([]*queuepb.SnapshotRecord) bool {
+		return func(all []*queuepb.SnapshotRecord) bool {
+			for _, r := range all {
+				if l := r.GetLease(); l != nil {
+					change(l)
+					return true
+				}
+			}
+			return false
+		}
+	}
+	late := uint64(queue.Applied()) + 1
+	first := records[slices.IndexFunc(records, func(r *queuepb.SnapshotRecord) bool { return r.GetMessage() != nil })].GetMessage()
+	for name, change := range map[string]func([]*queuepb.SnapshotRecord) bool{
+		"a message of a later entry": func(all []*queuepb.SnapshotRecord) bool {
+			for i := range all {
+				if m := all[len(all)-1-i].GetMessage(); m != nil {
+					m.Entry = late
+					return true
+				}
+			}
+			return false
+		},
+		"two messages with one id":   message(func(m *queuepb.MessageRecord) bool { return m.Entry > first.Entry }, func(m *queuepb.MessageRecord) { m.Id = first.Id }),
+		"begun without a lease":      message(queued, func(m *queuepb.MessageRecord) { m.Parts[0].Begun = true }),
+		"in no lease":                message(leased, func(m *queuepb.MessageRecord) { m.Parts[0].Lease += 1 << 30 }),
+		"of no domain":               message(queued, func(m *queuepb.MessageRecord) { m.Parts[0].Domain += 1000 }),
+		"ended later than now":       message(func(m *queuepb.MessageRecord) bool { return m.Ended > 0 }, func(m *queuepb.MessageRecord) { m.Ended = 1 << 50 }),
+		"settled with a fingerprint": message(func(m *queuepb.MessageRecord) bool { return m.FingerprintKept }, func(m *queuepb.MessageRecord) { m.Settled = true }),
+		"removed with a fingerprint": message(func(m *queuepb.MessageRecord) bool { return m.FingerprintKept && queued(m) }, func(m *queuepb.MessageRecord) {
+			for range recipients(m.Id) {
+				m.Notes = append(m.Notes, &queuepb.NoteRecord{State: queuepb.RecipientState_RECIPIENT_STATE_REMOVED})
+			}
+		}),
+		"a lease of another domain": lease(func(l *queuepb.LeaseRecord) { l.Domain++ }),
+		"a lease without a message": lease(func(l *queuepb.LeaseRecord) { l.Token++ }),
+		"a lease renewed later":     lease(func(l *queuepb.LeaseRecord) { l.Renewal = late }),
+		"a lease renewed before it": lease(func(l *queuepb.LeaseRecord) { l.Renewal = l.Token - 1 }),
+		"an alias that is a message": func(all []*queuepb.SnapshotRecord) bool {
+			return alias(all, func(a *queuepb.AliasRecord) { a.Id = first.Id })
+		},
+		"an alias of nothing": func(all []*queuepb.SnapshotRecord) bool {
+			return alias(all, func(a *queuepb.AliasRecord) { a.Entry = late })
+		},
+		"a message that is an alias": func(all []*queuepb.SnapshotRecord) bool {
+			a := slices.IndexFunc(all, func(r *queuepb.SnapshotRecord) bool { return r.GetAlias() != nil })
+			after := slices.IndexFunc(all, func(r *queuepb.SnapshotRecord) bool { return r.GetMessage().GetEntry() > all[a].GetAlias().Entry })
+			if after < 0 {
+				return false
+			}
+			all[after].GetMessage().Id = all[a].GetAlias().Id
+			moved := all[a]
+			copy(all[after+1:a+1], all[after:a])
+			all[after] = moved
+			return true
+		},
+	} {
+		all := clone()
+		if !change(all) {
+			t.Errorf("%s: the queue has nothing to show it with", name)
+		} else if _, err := decode(all); err == nil {
+			t.Errorf("%s: read", name)
+		}
+	}
+
+	// Anything, anywhere.
+	random := rand.New(rand.NewPCG(1, 1))
+	read := 0
+	for range 3000 {
+		all := clone()
+		scramble(random, all[random.IntN(len(all)-1)].ProtoReflect(), all[random.IntN(len(all)-1)].ProtoReflect())
+		s, err := decode(all)
+		if err != nil {
+			continue
+		}
+		read++
+		if err := s.Check(); err != nil {
+			t.Fatal(err)
+		}
+		touch(s)
+	}
+	t.Logf("%d of 3000 scrambled snapshots were read", read)
+}
+
+func alias(all []*queuepb.SnapshotRecord, change func(*queuepb.AliasRecord)) bool {
+	for _, r := range all {
+		if a := r.GetAlias(); a != nil {
+			change(a)
+			return true
+		}
+	}
+	return false
+}
+
+// scramble changes a field of a record: to what it is in another, if that has it, or
+// to a number nearby.
+func scramble(random *rand.Rand, record, other protoreflect.Message) {
+	var fields []protoreflect.FieldDescriptor
+	record.Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+		fields = append(fields, f)
+		return true
+	})
+	if len(fields) == 0 {
+		return
+	}
+	f := fields[random.IntN(len(fields))]
+	value := record.Get(f)
+	same := other.Descriptor() == record.Descriptor() && other.Has(f)
+	switch {
+	case f.IsList() && f.Message() != nil:
+		if n := value.List().Len(); n > 0 {
+			scramble(random, value.List().Get(random.IntN(n)).Message(), record)
+		}
+	case f.Message() != nil && same:
+		scramble(random, value.Message(), other.Get(f).Message())
+	case f.Message() != nil:
+		scramble(random, value.Message(), record)
+	case same:
+		record.Set(f, other.Get(f))
+	case f.Kind() == protoreflect.Uint64Kind:
+		record.Set(f, protoreflect.ValueOfUint64(value.Uint()+uint64(random.IntN(5))-2))
+	case f.Kind() == protoreflect.Uint32Kind:
+		record.Set(f, protoreflect.ValueOfUint32(uint32(value.Uint())+uint32(random.IntN(5))-2))
+	case f.Kind() == protoreflect.Int64Kind:
+		record.Set(f, protoreflect.ValueOfInt64(value.Int()+int64(random.IntN(5))-2))
+	case f.Kind() == protoreflect.BoolKind:
+		record.Set(f, protoreflect.ValueOfBool(false))
 	}
 }
 

@@ -121,7 +121,9 @@ type encoder struct {
 	// origins has the numbers of those that were written. The State's own
 	// numbers differ between nodes.
 	origins map[origin]uint32
-	record  queuepb.MessageRecord // used again for each message
+	// What is used again for each message.
+	record  queuepb.MessageRecord
+	scratch []byte
 }
 
 // message writes a message.
@@ -133,13 +135,19 @@ func (e *encoder) message(m *message) {
 		r.Accepted, r.Origin = e.s.accepted(m), e.s.originOf(m).toProto()
 	}
 	r.Entry = uint64(m.entry)
-	r.Id = m.id[:]
+	r.Id = append(r.Id[:0], m.id[:]...)
 	r.Settled = m.settled
 	r.PossibleDuplicate = m.possibleDuplicate
 	r.FingerprintKept = e.s.printed.has(printItem{entry: m.entry})
 	r.Ended = int64(m.endedAt)
 	r.Parts, r.Notes = partsToProto(r.Parts[:0], m.parts()), notesToProto(m.notes())
-	e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Message{Message: r}})
+	b, ok := appendMessageRecord(e.buffer[:0], r, &e.scratch)
+	if !ok {
+		e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Message{Message: r}})
+		return
+	}
+	e.buffer = b
+	e.writeRecord(b)
 }
 
 // origin returns the number of an origin, which it writes if no message had that
@@ -175,17 +183,24 @@ func (s *State) accepted(m *message) []byte {
 }
 
 func (e *encoder) write(r *queuepb.SnapshotRecord) {
+	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(e.buffer[:0], r)
+	if err != nil && e.err == nil {
+		e.err = err
+	}
+	e.buffer = b
+	e.writeRecord(b)
+}
+
+// writeRecord writes an encoded record with its length before it.
+func (e *encoder) writeRecord(b []byte) {
 	if e.err != nil {
 		return
 	}
-	options := proto.MarshalOptions{Deterministic: true}
-	b := binary.AppendUvarint(e.buffer[:0], uint64(options.Size(r)))
-	if b, e.err = options.MarshalAppend(b, r); e.err != nil {
-		return
-	}
-	e.buffer = b
 	e.records++
-	_, e.err = e.w.Write(b)
+	length := binary.AppendUvarint(e.w.AvailableBuffer(), uint64(len(b)))
+	if _, e.err = e.w.Write(length); e.err == nil {
+		_, e.err = e.w.Write(b)
+	}
 }
 
 func (d *domain) toProto() *queuepb.DomainRecord {
@@ -206,12 +221,9 @@ func (d *domain) toProto() *queuepb.DomainRecord {
 
 // partsToProto fills records, which may have room for them from the last time.
 func partsToProto(records []*queuepb.PartRecord, parts []part) []*queuepb.PartRecord {
-	for i, p := range parts {
-		if i == cap(records) || records[:i+1][i] == nil {
-			records = append(records[:i], new(queuepb.PartRecord))
-		}
-		records = records[:i+1]
-		w, r := p.wait(), records[i]
+	for _, p := range parts {
+		records = oneMore(records)
+		w, r := p.wait(), records[len(records)-1]
 		r.Domain = uint32(p.domain)
 		r.Lease = uint64(p.lease)
 		r.Begun = p.begun
@@ -249,6 +261,7 @@ func Decode(r io.Reader) (*State, error) {
 
 func decode(r *bufio.Reader) (*State, error) {
 	d := decoder{s: New(), r: r}
+	d.message.Message = new(queuepb.MessageRecord)
 	for {
 		p, err := d.read()
 		if err != nil {
@@ -282,8 +295,11 @@ type decoder struct {
 	last    Index        // the message before
 	origins []originItem // with the numbers that they have in s, if shared
 	buffer  []byte
+	// message is used again for each message.
+	message queuepb.SnapshotRecord_Message
 }
 
+// read returns the next record, which is good until the next call.
 func (d *decoder) read() (*queuepb.SnapshotRecord, error) {
 	length, err := binary.ReadUvarint(d.r)
 	if err != nil {
@@ -297,6 +313,10 @@ func (d *decoder) read() (*queuepb.SnapshotRecord, error) {
 		return nil, noEOF(err)
 	}
 	p := new(queuepb.SnapshotRecord)
+	if readMessageRecord(d.buffer, d.message.Message) {
+		p.Record = &d.message
+		return p, nil
+	}
 	return p, proto.Unmarshal(d.buffer, p)
 }
 
