@@ -1,10 +1,7 @@
 package segment
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"math"
 
 	"github.com/holdfast-mx/holdfast/cluster/vfs"
 )
@@ -22,11 +19,6 @@ const (
 	writeBytesMax = 16 << 20
 )
 
-// trimBytes: what a sealed file is longer than its records is given back to the
-// file system only beyond that, since files that keep their length can be used
-// again at once.
-const trimBytes = 4 << 20
-
 // What was written last stays in the page cache, keptBytes of it: a body is often
 // read at once, by its delivery. Of a segment that grows, what is older is
 // forgotten, in steps of forgetBytes, which hold whole folios of the page cache.
@@ -38,21 +30,6 @@ const (
 	keptBytes   = 4 << 20
 	forgetBytes = 2 << 20
 )
-
-// What is written through the page cache is written in whole pages, and the last
-// one of a batch again by the next one: a small batch costs a page more than it
-// is long. So what is at most directBytesMax long goes past the page cache, in
-// sectors, where the file was written ahead and the disk's sectors are shorter than
-// a page. Beyond that a page more or less is not worth an octet that the page cache
-// does not have.
-const directBytesMax = 256 << 10
-
-// LargeBytesMin is what a large payload has at least. It begins at a page of the file,
-// behind a gap of at most a page and a header. So where it lies in pages of memory, too,
-// the disk gets it from there, past the page cache: nothing is copied, and no page is
-// looked for. What comes behind it in its batch is copied into the arena, so that all of
-// it can go that way.
-const LargeBytesMin = 128 << 10
 
 // When a file grows, each sync has the file system's journal written, three blocks
 // at the least. A batch that is no longer than those is cheaper written twice: zeros
@@ -155,43 +132,6 @@ func (s *Set) makeRoom(r record) error {
 	return s.roll()
 }
 
-// gap returns how long a gap has to be in front of r, so that a large payload begins
-// at a page; 0 if there is none.
-func (w *writer) gap(r record) int64 {
-	head := int64(recordHeaderBytes + len(r.label))
-	if !w.large || r.length < LargeBytesMin || head%recordAlign != 0 {
-		return 0
-	}
-	n := pageBytes - 1 - (w.end+head-1)%pageBytes
-	if n > 0 && n < recordHeaderBytes {
-		n += pageBytes
-	}
-	return n
-}
-
-// beginLarge makes ready for r, if its payload is a large one: from here on up to the
-// next sync everything is appended so that it can go past the page cache.
-func (s *Set) beginLarge(r record) error {
-	w := &s.writer
-	if !w.large || r.length < LargeBytesMin {
-		return nil
-	}
-	if !w.past && len(w.pieces) > 0 {
-		if err := s.flush(); err != nil {
-			return err
-		}
-	}
-	if cap(w.arena) < arenaBytesMax {
-		w.arena = append(vfs.Aligned(arenaBytesMax)[:0], w.arena...)
-	}
-	w.past = true
-	if n := w.gap(r); n > 0 {
-		p := NewPayload(zeros[:n-recordHeaderBytes])
-		return s.appendRecord(record{kind: kindGap, sum: p.sum, length: p.length, offset: w.end}, p)
-	}
-	return nil
-}
-
 // appendRecord puts r, whose offset is the end, behind what is there.
 func (s *Set) appendRecord(r record, payload Payload) error {
 	w := &s.writer
@@ -239,31 +179,6 @@ func (s *Set) appendBytes(p []byte) error {
 		w.pieces = append(w.pieces, p)
 	}
 	w.end += int64(len(p))
-	return nil
-}
-
-// appendPast puts p behind what is there so that it can go past the page cache: from
-// where it lies, or copied.
-func (s *Set) appendPast(p []byte) error {
-	w := &s.writer
-	for len(p) > 0 {
-		if len(w.pieces)+2 >= piecesMax || w.end-w.flushed >= writeBytesMax || len(w.arena) == cap(w.arena) {
-			if err := s.flush(); err != nil {
-				return err
-			}
-		}
-		var n int
-		if len(p) > copyBytesMax && w.end%pageBytes == 0 && vfs.IsAligned(p, pageBytes) {
-			n = len(p) / pageBytes * pageBytes
-			w.closePiece()
-			w.pieces = append(w.pieces, p[:n])
-		} else {
-			n = min(len(p), cap(w.arena)-len(w.arena))
-			w.arena = append(w.arena, p[:n]...)
-		}
-		w.end += int64(n)
-		p = p[n:]
-	}
 	return nil
 }
 
@@ -335,55 +250,6 @@ func (w *writer) allocate(limit int64) {
 // pageUp returns the first multiple of a page from n on.
 func pageUp(n int64) int64 { return (n + pageBytes - 1) / pageBytes * pageBytes }
 
-// unit returns in which multiples what was appended can be written past the page
-// cache; 0 if it cannot.
-func (w *writer) unit() int64 {
-	switch {
-	case w.past:
-		if end := pageUp(w.end); end <= w.ahead || w.large && end <= w.allocated {
-			return pageBytes
-		}
-	case w.sector > 0 && w.sector < pageBytes && len(w.pieces) == 1 && len(w.pieces[0]) == len(w.arena):
-		// The only piece is the arena.
-		begin, end := w.flushed/w.sector*w.sector, (w.end+w.sector-1)/w.sector*w.sector
-		if end <= w.ahead && end-begin <= directBytesMax {
-			return w.sector
-		}
-	}
-	return 0
-}
-
-// sectors makes the pieces begin at the multiple of unit that is before flushed, and
-// end at the one that is behind end: with zeros, since what the file holds there means
-// nothing.
-func (w *writer) sectors(unit int64) [][]byte {
-	w.pieces[0] = w.pieces[0][(w.flushed%pageBytes)/unit*unit:]
-	if over := w.end % unit; over > 0 {
-		last := &w.pieces[len(w.pieces)-1] // the end of the arena
-		n := len(*last)
-		*last = (*last)[:n+int(unit-over)]
-		clear((*last)[n:])
-	}
-	return w.pieces
-}
-
-// keepTail keeps the end of what was appended.
-func (w *writer) keepTail() {
-	if w.sector == 0 {
-		return
-	}
-	missing := int(w.end % pageBytes)
-	var kept [pageBytes]byte
-	tail := kept[:missing]
-	for i := len(w.pieces) - 1; missing > 0; i-- {
-		p := w.pieces[i]
-		p = p[len(p)-min(len(p), missing):]
-		missing -= len(p)
-		copy(tail[missing:], p)
-	}
-	w.tail = append(w.tail[:0], tail...)
-}
-
 // Sync makes all that was appended durable.
 func (s *Set) Sync() error {
 	if err := s.ready(); err != nil {
@@ -448,163 +314,5 @@ func (w *writer) forget(kept int64) {
 	if upTo := (w.synced - kept) / forgetBytes * forgetBytes; w.grows && upTo > w.forgotten {
 		w.file.Forget(w.forgotten, upTo-w.forgotten)
 		w.forgotten = upTo
-	}
-}
-
-// Roll syncs and seals the active segment, if there is one. The next record
-// begins a new one.
-func (s *Set) Roll() error {
-	if err := s.ready(); err != nil {
-		return err
-	}
-	if err := s.finish(); err != nil {
-		return s.fail(err)
-	}
-	return nil
-}
-
-// roll ends the active segment and begins the next one. The old one is sealed
-// before the new one has its name: only the last segment can have a torn tail.
-func (s *Set) roll() error {
-	if err := s.finish(); err != nil {
-		return err
-	}
-	return s.begin()
-}
-
-// finish seals the active segment. In this order:
-//
-//  1. The index is appended as a record and synced, with all records before it.
-//  2. The seal, which says where it is, is written and synced.
-//
-// So where there is a seal, everything before the end of the index was durable.
-func (s *Set) finish() error {
-	w := &s.writer
-	if w.active == nil {
-		return nil
-	}
-	sealed := seal{index: w.end}
-	index := NewPayload(w.index)
-	r := record{kind: kindIndex, sum: index.sum, length: index.length, offset: w.end}
-	if err := s.appendRecord(r, index); err != nil {
-		return err
-	}
-	sealed.end = w.end
-	if err := s.sync(); err != nil {
-		return err
-	}
-	size := w.active.size
-	if w.grows || size-w.end > trimBytes {
-		// Zeros behind a segment that grew are for its own next batches only. If they
-		// stayed, a short one would count as nearly empty, however full it is.
-		size = w.end
-	}
-	if size < w.active.size || size < w.allocated {
-		if err := w.file.Truncate(size); err != nil {
-			return fmt.Errorf("trim segment %d: %w", w.active.number, err)
-		}
-	}
-	h := header{number: w.active.number, mark: w.active.mark, store: s.store}
-	if err := writeSeal(w.file, h, sealed); err != nil {
-		return fmt.Errorf("seal segment %d: %w", w.active.number, err)
-	}
-	w.forget(0)
-	s.mu.Lock()
-	w.active.size, w.active.seal = size, sealed
-	s.mu.Unlock()
-	err := w.file.Close()
-	n := w.active.number
-	w.active, w.file, w.index = nil, nil, w.index[:0]
-	if err != nil {
-		return fmt.Errorf("close segment %d: %w", n, err)
-	}
-	return nil
-}
-
-// writeSeal writes both copies of a seal, durably.
-func writeSeal(f vfs.File, h header, sealed seal) error {
-	b := sealed.encode(h)
-	for page := range int64(headPages) {
-		if err := writeAt(f, b, page*pageBytes+sealOffset); err != nil {
-			return err
-		}
-	}
-	return f.Sync()
-}
-
-// writeAt is a WriteAt that takes a short write without an error for one.
-func writeAt(f vfs.File, p []byte, off int64) error {
-	n, err := f.WriteAt(p, off)
-	if err == nil && n < len(p) {
-		err = io.ErrShortWrite
-	}
-	return err
-}
-
-var errNumbers = errors.New("segment numbers are used up")
-
-// begin makes a new segment of a file of the pool, or of a new one. In this
-// order: the head is written and synced under the pool's name, the file gets its
-// own name, and the directory is synced. So a file that is called a segment has a
-// durable head, and a record is written only where its file will be found.
-func (s *Set) begin() error {
-	w := &s.writer
-	if w.last == math.MaxUint32 {
-		return errNumbers
-	}
-	g := &segment{number: w.last + 1}
-	if _, err := io.ReadFull(s.random, g.mark[:]); err != nil {
-		return fmt.Errorf("draw the mark of segment %d: %w", g.number, err)
-	}
-	f, name, size, err := s.pool.take()
-	if err != nil {
-		return fmt.Errorf("create segment %d: %w", g.number, err)
-	}
-	if err := s.christen(f, name, g); err != nil {
-		_ = f.Close()
-		return fmt.Errorf("begin segment %d: %w", g.number, err)
-	}
-	g.size = max(size, headBytes)
-	w.active, w.file, w.last = g, f, g.number
-	w.end, w.flushed, w.synced = headBytes, headBytes, headBytes
-	w.grows, w.forgotten = size < s.limit, 0
-	w.ahead, w.sector, w.small, w.allocated, w.past = 0, 0, 0, 0, false
-	if sector := f.Sector(); sector <= pageBytes {
-		w.sector = int64(sector)
-	}
-	w.large = w.sector > 0
-	if !w.grows {
-		w.ahead = size
-	}
-	if w.arena == nil {
-		w.arena = vfs.Aligned(arenaBytesMin)[:0]
-		w.pieces = make([][]byte, 0, piecesMax)
-	}
-	w.arena, w.open, w.tail = w.arena[:0], 0, w.tail[:0]
-	s.mu.Lock()
-	s.segments[g.number] = g
-	s.mu.Unlock()
-	return nil
-}
-
-// christen gives the pool's file of that name the head and the name of g.
-func (s *Set) christen(f vfs.File, name string, g *segment) error {
-	if err := writeAt(f, header{number: g.number, mark: g.mark, store: s.store}.encode(), 0); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := s.fs.Rename(name, s.segmentName(g.number)); err != nil {
-		return err
-	}
-	return s.fs.SyncDir(s.dir)
-}
-
-// abandon lets go of the active segment after an error.
-func (s *Set) abandon() {
-	if w := &s.writer; w.active != nil {
-		_ = w.file.Close()
-		w.active, w.file = nil, nil
 	}
 }
