@@ -235,6 +235,9 @@ func (c *checker) domains() error {
 		if d.ending > 0 {
 			endings++
 		}
+		if flaw := d.guard.flaw(c.s.now); flaw != "" {
+			return fmt.Errorf("domain %q: %s", d.config.Name, flaw)
+		}
 		if (d.ending > 0) != c.s.endings.has(d.number) {
 			return fmt.Errorf("domain %q ends waits from entry %d on, or not", d.config.Name, d.ending)
 		}

@@ -59,7 +59,9 @@ func everyAction() []fsm.Action {
 		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", Targets: []fsm.Target{{Host: "2001:db8::25", Port: 25}, {Host: "mail.a.test", Port: 2525}}}},
 		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", MX: true}},
 		fsm.RemoveDomain{Name: "a.test"},
+		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", MX: true, ConnectionsMax: 7, ETRN: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}, Schedule: fsm.Schedule{RetryMin: 1, RetryMax: 2, Lifetime: 3}}},
 		fsm.FlushDomain{Name: "a.test"},
+		fsm.ResumeDomain{Name: "a.test"},
 		fsm.ReportNextHop{Node: "n1", Domain: "a.test", Up: true, Detail: "220 hello"},
 		fsm.PutSettings{Settings: fsm.Settings{DoubtWait: 1, FingerprintLife: 2, FingerprintMax: 3, RecordLife: 4, RetryMin: 5, RetryMax: 6, Voters: 7}},
 		fsm.Tick{Elapsed: -5},
@@ -81,7 +83,7 @@ func TestCommandsGoThroughTheirEncoding(t *testing.T) {
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%T\n got %+v\nwant %+v", a, got, want)
 		}
-		if _, is := a.(fsm.RecordStart); fsm.MayRecordStart(b) != is {
+		if _, is := a.(fsm.RecordStart); fsm.MayRecordStart(b) != (is || fsm.VersionOf(a) > 1) {
 			t.Errorf("%T: may be a start: %v", a, !is)
 		}
 	}
@@ -507,9 +509,9 @@ func TestSnapshotLimits(t *testing.T) {
 	if _, err := fsm.Decode(bytes.NewReader(long)); err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("a record of a tebibyte: %v", err)
 	}
-	header, _ := proto.Marshal(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Header{Header: &queuepb.SnapshotHeader{Version: 5}}})
-	if _, err := fsm.Decode(bytes.NewReader(append([]byte{byte(len(header))}, header...))); err == nil || !strings.Contains(err.Error(), "version 5") {
-		t.Errorf("version 5: %v", err)
+	header, _ := proto.Marshal(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Header{Header: &queuepb.SnapshotHeader{Version: 6}}})
+	if _, err := fsm.Decode(bytes.NewReader(append([]byte{byte(len(header))}, header...))); err == nil || !strings.Contains(err.Error(), "version 6") {
+		t.Errorf("version 6: %v", err)
 	}
 	if err := busy(t).Encode(fullDisk{}); err == nil {
 		t.Error("a full disk is not noticed")

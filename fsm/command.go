@@ -43,7 +43,7 @@ type Command struct {
 
 // An Action is one kind of command: Accept, Settle, GrantLeases, RenewLeases,
 // ExpireLeases, RecordOutcomes, Hold, Release, Remove, PutDomain, RemoveDomain,
-// FlushDomain, ReportNextHop, PutSettings, Tick or RecordStart.
+// FlushDomain, ResumeDomain, ReportNextHop, PutSettings, Tick or RecordStart.
 type Action interface{ action() }
 
 // Accept makes a message ours. Key: ID.
@@ -154,6 +154,10 @@ type RemoveDomain struct{ Name mail.Domain }
 // every node try the next hop now. It does not shorten a doubt_wait.
 type FlushDomain struct{ Name mail.Domain }
 
+// ResumeDomain has the delivery to a domain go on that was stopped, since its next hop
+// came back and refused mail for recipients that it had taken mail for.
+type ResumeDomain struct{ Name mail.Domain }
+
 // ReportNextHop is what one node saw of a domain's next hop: it completed EHLO
 // (Up), or it did not.
 type ReportNextHop struct {
@@ -191,6 +195,7 @@ func (Remove) action()         {}
 func (PutDomain) action()      {}
 func (RemoveDomain) action()   {}
 func (FlushDomain) action()    {}
+func (ResumeDomain) action()   {}
 func (ReportNextHop) action()  {}
 func (PutSettings) action()    {}
 func (Tick) action()           {}

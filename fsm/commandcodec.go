@@ -14,7 +14,7 @@ import (
 // CommandVersion is the greatest version of a command that EncodeCommand writes
 // and DecodeCommand reads, and so that this node can apply. A command has the
 // least version that knows its kind, so that older nodes stop at no other.
-const CommandVersion = 3
+const CommandVersion = 4
 
 // VersionOf returns the version of a kind of command: a node can apply it whose
 // CommandVersion is not less.
@@ -26,6 +26,26 @@ func VersionOf(a Action) uint32 {
 		if a.Settings.WaitsPerEntry != 0 {
 			return 3
 		}
+	case ResumeDomain:
+		return 4
+	case PutDomain:
+		if a.Domain.newer() {
+			return 4
+		}
+	}
+	return 1
+}
+
+// CommandVersion returns a version of commands that every server can apply, since the
+// log had one that has left its trace in the State.
+func (s *State) CommandVersion() uint32 {
+	switch {
+	case s.scheduled():
+		return 4
+	case s.settings.WaitsPerEntry > 0:
+		return 3
+	case s.starts.len() > 0:
+		return 2
 	}
 	return 1
 }
@@ -77,6 +97,8 @@ func EncodeCommand(c Command) ([]byte, error) {
 		p.Action = &queuepb.Command_PutDomain{PutDomain: &queuepb.PutDomain{Domain: domainToProto(a.Domain)}}
 	case RemoveDomain:
 		p.Action = &queuepb.Command_RemoveDomain{RemoveDomain: &queuepb.RemoveDomain{Name: clean(string(a.Name))}}
+	case ResumeDomain:
+		p.Action = &queuepb.Command_ResumeDomain{ResumeDomain: &queuepb.ResumeDomain{Name: clean(string(a.Name))}}
 	case FlushDomain:
 		p.Action = &queuepb.Command_FlushDomain{FlushDomain: &queuepb.FlushDomain{Name: clean(string(a.Name))}}
 	case ReportNextHop:
@@ -218,6 +240,8 @@ func actionFromProto(p *queuepb.Command) (Action, error) {
 		return PutDomain{Domain: d}, errors.Join(err, known(a.PutDomain))
 	case *queuepb.Command_RemoveDomain:
 		return RemoveDomain{Name: mail.Domain(a.RemoveDomain.GetName())}, known(a.RemoveDomain)
+	case *queuepb.Command_ResumeDomain:
+		return ResumeDomain{Name: mail.Domain(a.ResumeDomain.GetName())}, known(a.ResumeDomain)
 	case *queuepb.Command_FlushDomain:
 		return FlushDomain{Name: mail.Domain(a.FlushDomain.GetName())}, known(a.FlushDomain)
 	case *queuepb.Command_ReportNextHop:

@@ -40,6 +40,7 @@ type Totals struct {
 	DoubtsReported      uint64 // parts whose holder reported them in doubt
 	DoubtsExpired       uint64 // parts whose lease expired, begun and without outcome
 	DeliveredLate       uint64 // recipients delivered after they had ended, or a second time
+	Expired             uint64 // parts that outlived their domain's lifetime, and were held
 	ReportsIgnored      uint64 // outcomes that came under an ended lease or named nothing known
 }
 

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -16,7 +17,38 @@ type Domain struct {
 	MX bool
 	// Targets are explicit next hops, tried in order.
 	Targets []Target
+	// Schedule is when, and for how long, its mail is tried.
+	Schedule Schedule
+	// ConnectionsMax is how many connections to the next hop the whole cluster has
+	// at most; 0 leaves it to each node's configuration.
+	ConnectionsMax int
+	// ETRN are networks whose hosts may have its mail delivered at once, beside its
+	// next hops (RFC 1985). Masked.
+	ETRN []netip.Prefix
 }
+
+// A Schedule says when, and for how long, the mail of a relay domain is tried. The
+// zero value is that of older versions: waits as the Settings say, without end.
+type Schedule struct {
+	// RetryMin is how long a message waits that got a 4yz; the wait is doubled per
+	// attempt, up to RetryMax. Up to a quarter is added, which follows from the queue
+	// id: what was deferred together does not come back together. Both are zero, or
+	// neither.
+	RetryMin, RetryMax Millis
+	// Lifetime is how long after it was accepted, or released, a message is tried.
+	// Then it is held. Zero is for ever.
+	Lifetime Millis
+}
+
+// The schedule of a domain whose administrator says nothing of it.
+const (
+	RetryMinDefault = minute
+	RetryMaxDefault = hour
+	LifetimeDefault = 30 * 24 * hour
+)
+
+// ConnectionsMaxDefault is the ceiling of such a domain.
+const ConnectionsMaxDefault = 20
 
 // A Target is one explicit next hop.
 type Target struct {
@@ -57,6 +89,15 @@ type NextHop struct {
 	// Flush is the index of the last FlushDomain: a node that sees it grow
 	// tries at once.
 	Flush Index
+	// Guarded says that it has come back, and has taken nothing yet: few messages are
+	// out at a time.
+	Guarded bool
+	// Stopped says that it refused what it should have taken: no message is leased
+	// until ResumeDomain. StoppedAt is the log time of that.
+	Stopped   bool
+	StoppedAt Millis
+	// Refused is how many messages it refused so, while it was guarded.
+	Refused int
 }
 
 // Settings are the cluster's limits that decide Apply. They live in the log,

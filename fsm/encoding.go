@@ -189,14 +189,27 @@ func domainToProto(d Domain) *queuepb.RelayDomain {
 	for _, t := range d.Targets {
 		p.Targets = append(p.Targets, &queuepb.Target{Host: clean(t.Host), Port: uint32(t.Port)})
 	}
+	if c := d.Schedule; c != (Schedule{}) {
+		p.Schedule = &queuepb.Schedule{
+			RetryMinMillis: int64(c.RetryMin), RetryMaxMillis: int64(c.RetryMax), LifetimeMillis: int64(c.Lifetime),
+		}
+	}
+	p.ConnectionsMax = uint32(d.ConnectionsMax)
+	for _, n := range d.ETRN {
+		p.EtrnNetworks = append(p.EtrnNetworks, n.String())
+	}
 	return p
 }
 
 func domainFromProto(p *queuepb.RelayDomain) (Domain, error) {
-	if err := known(p); err != nil {
+	c := p.GetSchedule()
+	if err := known(p, c); err != nil {
 		return Domain{}, err
 	}
-	d := Domain{Name: mail.Domain(p.GetName()), MX: p.GetMx()}
+	d := Domain{
+		Name: mail.Domain(p.GetName()), MX: p.GetMx(), ConnectionsMax: int(p.GetConnectionsMax()),
+		Schedule: Schedule{Millis(c.GetRetryMinMillis()), Millis(c.GetRetryMaxMillis()), Millis(c.GetLifetimeMillis())},
+	}
 	for _, t := range p.GetTargets() {
 		if err := known(t); err != nil {
 			return Domain{}, err
@@ -205,6 +218,13 @@ func domainFromProto(p *queuepb.RelayDomain) (Domain, error) {
 			return Domain{}, fmt.Errorf("port %d", t.GetPort())
 		}
 		d.Targets = append(d.Targets, Target{Host: t.GetHost(), Port: uint16(t.GetPort())})
+	}
+	for _, text := range p.GetEtrnNetworks() {
+		n, err := netip.ParsePrefix(text)
+		if err != nil {
+			return Domain{}, err
+		}
+		d.ETRN = append(d.ETRN, n)
 	}
 	return d, nil
 }

@@ -29,6 +29,12 @@ func (s *State) release(r Release) Result {
 		n.state, n.reason = RecipientQueued, ""
 		p.held--
 		p.queued++
+		// Else the next Tick would hold again what has expired.
+		if d, ok := s.domains.get(&domain{number: p.domain}); ok && d.config.Schedule.Lifetime > 0 {
+			w := p.wait()
+			w.released = s.now
+			p.waits = &w
+		}
 		return true
 	})
 }

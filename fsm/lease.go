@@ -91,12 +91,14 @@ func (s *State) grantLeases(i Index, g GrantLeases) Result {
 	if !ok {
 		return notFound("%q is not a relay domain", g.Domain)
 	}
+	d, _ := s.domains.get(&domain{number: n.number})
+	left := s.grantMax(d)
 	token := Token(i)
 	s.leases.set(leaseItem{token: token, holder: g.Holder, domain: n.number, renewal: i})
 	r := Result{Verdict: Done}
 	for _, id := range g.Messages {
 		m, ok := s.findOwn(id)
-		if !ok {
+		if !ok || len(r.Messages) == left {
 			continue
 		}
 		p := m.part(n.number)
@@ -119,7 +121,7 @@ func (s *State) grantLeases(i Index, g GrantLeases) Result {
 // renewLeases prolongs the lease and marks messages as begun.
 //
 // A message of which nothing is queued any more is answered "stop", and is not
-// begun. Its record stands while the lease does, so the holder must report; if
+// begun; so is each one of a domain that is stopped. Its record stands while the lease does, so the holder must report; if
 // nothing of the lease is queued, the lease is not prolonged.
 //
 // A renewal that is applied twice prolongs twice. That is harmless: the holder
@@ -135,12 +137,13 @@ func (s *State) renewLeases(i Index, r RenewLeases) Result {
 	for _, id := range r.Begun {
 		begun[id] = true
 	}
+	d, _ := s.domains.get(&domain{number: l.domain})
 	result := Result{Verdict: Done}
 	queued := false
 	for _, m := range s.leasedMessages(r.Token) {
 		p := m.part(l.domain)
 		switch {
-		case p.queued == 0:
+		case p.queued == 0 || d.guard.stopped:
 			result.Messages = append(result.Messages, m.id)
 		case begun[m.id] && !p.begun:
 			c := m.clone()

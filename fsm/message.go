@@ -122,6 +122,9 @@ type Part struct {
 	// DoubtUntil is when the wait for a holder in doubt ends; may lie in the
 	// past.
 	DoubtUntil Millis
+	// ExpiresAt is when what is queued of it is held; zero for never, and where
+	// nothing is.
+	ExpiresAt Millis
 }
 
 // message is the stored form of a Message.
@@ -175,6 +178,9 @@ type waits struct {
 	// its report until it is answered, and may report after ExpireLeases did
 	// the counting: one lease is one doubt.
 	doubted Token
+	// released is when an operator released it, where its domain's mail has a
+	// lifetime, which begins anew.
+	released Millis
 }
 
 func (p *part) wait() waits {
@@ -409,6 +415,9 @@ func (s *State) view(m *message) Message {
 			RetryAt:    p.wait().retryAt,
 			Attempts:   int(p.attempts),
 			DoubtUntil: p.wait().doubtUntil,
+		}
+		if d, ok := s.domains.get(&domain{number: p.domain}); ok && p.queued > 0 && d.config.Schedule.Lifetime > 0 {
+			v.Parts[i].ExpiresAt = max(u.at, p.wait().released) + d.config.Schedule.Lifetime
 		}
 		if l, ok := s.leases.get(leaseItem{token: p.lease}); ok {
 			v.Parts[i].Holder = l.holder

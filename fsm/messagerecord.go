@@ -32,6 +32,7 @@ const (
 	fieldPartDoubtUntil protowire.Number = 5
 	fieldPartDoubted    protowire.Number = 6
 	fieldPartAttempts   protowire.Number = 7
+	fieldPartReleased   protowire.Number = 8
 )
 
 // appendMessageRecord appends the SnapshotRecord of a message, without its length.
@@ -59,7 +60,8 @@ func appendMessageRecord(b []byte, r *queuepb.MessageRecord, scratch *[]byte) ([
 		m = appendUint(m, fieldPartDoubtUntil, uint64(p.GetDoubtUntil()))
 		m = appendUint(m, fieldPartDoubted, p.GetDoubted())
 		m = appendUint(m, fieldPartAttempts, uint64(p.GetAttempts()))
-		m[at] = byte(len(m) - at - 1) // 60 octets at the most
+		m = appendUint(m, fieldPartReleased, uint64(p.GetReleased()))
+		m[at] = byte(len(m) - at - 1) // 71 octets at the most
 	}
 	m = appendOctets(m, fieldMessageSealed, r.GetSealed())
 	m = appendUint(m, fieldMessageOriginNumber, uint64(r.GetOriginNumber()))
@@ -136,7 +138,7 @@ func readMessageRecord(b []byte, r *queuepb.MessageRecord) bool {
 }
 
 func readPartRecord(b []byte, p *queuepb.PartRecord) bool {
-	p.Domain, p.Lease, p.Begun, p.RetryAt, p.DoubtUntil, p.Doubted, p.Attempts = 0, 0, false, 0, 0, 0, 0
+	p.Domain, p.Lease, p.Begun, p.RetryAt, p.DoubtUntil, p.Doubted, p.Attempts, p.Released = 0, 0, false, 0, 0, 0, 0, 0
 	for len(b) > 0 {
 		f, ok := readField(&b)
 		if !ok || f.kind != protowire.VarintType {
@@ -157,6 +159,8 @@ func readPartRecord(b []byte, p *queuepb.PartRecord) bool {
 			p.Doubted = f.value
 		case fieldPartAttempts:
 			p.Attempts = uint32(f.value)
+		case fieldPartReleased:
+			p.Released = int64(f.value)
 		default:
 			return false
 		}

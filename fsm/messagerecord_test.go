@@ -35,7 +35,7 @@ func TestMessageRecordsAreQueuepbs(t *testing.T) {
 		for range random.IntN(4) {
 			r.Parts = append(r.Parts, &queuepb.PartRecord{
 				Domain: uint32(number()), Lease: number(), Begun: flip(), RetryAt: int64(number()),
-				DoubtUntil: int64(number()), Doubted: number(), Attempts: uint32(number()),
+				DoubtUntil: int64(number()), Doubted: number(), Attempts: uint32(number()), Released: int64(number()),
 			})
 		}
 		rare := n%10 == 0

@@ -36,7 +36,8 @@ func (s *State) recordOutcomes(i Index, r RecordOutcomes) Result {
 
 // recordMessage takes what a holder reports of one message. m is a clone.
 func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, current bool) {
-	domains, partOf := partDomains(s.open(m).envelope)
+	envelope := s.open(m).envelope
+	domains, partOf := partDomains(envelope)
 	parts := m.parts()
 	attempted := make([]bool, len(domains)) // the next hop spoke
 	deferred := make([]bool, len(domains))  // and said 4yz
@@ -51,6 +52,7 @@ func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, 
 		switch o.Outcome {
 		case Delivered:
 			s.recordDelivered(&m.writeNotes(len(partOf))[o.Recipient], p, o.Reply, t)
+			s.took(p.domain, envelope.Recipients[o.Recipient], current && p.lease == t)
 			attempted[k] = true
 		case InDoubt:
 			if s.doubt(m, p, t) {
@@ -77,6 +79,7 @@ func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, 
 				n.state, n.reason = RecipientHeld, reasonRefused
 				p.queued--
 				p.held++
+				s.refusedForGood(p.domain, envelope.Recipients[o.Recipient])
 			}
 		}
 	}
@@ -91,7 +94,7 @@ func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, 
 		}
 		if deferred[k] {
 			w := p.wait()
-			w.retryAt = s.now + s.settings.retryWait(int(p.attempts))
+			w.retryAt = s.now + s.retryWait(p, m.id)
 			p.waits = &w
 		}
 	}
@@ -119,11 +122,30 @@ func (s *State) recordDelivered(n *note, p *part, reply mail.Reply, t Token) {
 	s.totals.Delivered++
 }
 
-// retryWait is how long a part waits after its n-th attempt was deferred.
-func (s Settings) retryWait(n int) Millis {
-	wait := s.RetryMin
-	for ; n > 1 && wait < s.RetryMax; n-- {
+// retryWait is how long a part waits that was deferred.
+func (s *State) retryWait(p *part, id mail.QueueID) Millis {
+	d, ok := s.domains.get(&domain{number: p.domain})
+	if !ok || d.config.Schedule.RetryMin == 0 {
+		return doubled(s.settings.RetryMin, s.settings.RetryMax, int(p.attempts))
+	}
+	wait := doubled(d.config.Schedule.RetryMin, d.config.Schedule.RetryMax, int(p.attempts))
+	// The last octets of an id are random. The attempt shifts them, so that two
+	// messages that come together once do not always.
+	share := Millis(uint16(id[14])<<8|uint16(id[15])+retryStride*p.attempts) % retryShares
+	return wait + wait/4*share/retryShares
+}
+
+const (
+	retryShares = 1024
+	retryStride = 389 // odd, and far from a divisor of retryShares
+)
+
+// doubled returns the n-th wait of those from first on, each twice as long as the
+// one before, up to most.
+func doubled(first, most Millis, n int) Millis {
+	wait := first
+	for ; n > 1 && wait < most; n-- {
 		wait *= 2
 	}
-	return min(wait, s.RetryMax)
+	return min(wait, most)
 }

@@ -18,6 +18,7 @@ type domain struct {
 	// messages accepted by this entry or later are still to be looked at. Zero where
 	// none are.
 	ending Index
+	guard  guard
 }
 
 // Domain returns the configuration of a relay domain.
@@ -48,6 +49,7 @@ func (s *State) NextHop(n mail.Domain) NextHop {
 	}
 	h := d.hop
 	h.Failed = slices.Clone(h.Failed)
+	h.Guarded, h.Stopped, h.StoppedAt, h.Refused = d.guard.armed, d.guard.stopped, d.guard.stoppedAt, len(d.guard.refused)
 	return h
 }
 
@@ -60,11 +62,15 @@ func (s *State) domain(n mail.Domain) (*domain, bool) {
 }
 
 func (d Domain) clone() Domain {
-	d.Targets = slices.Clone(d.Targets)
+	d.Targets, d.ETRN = slices.Clone(d.Targets), slices.Clone(d.ETRN)
 	return d
 }
 
 func (d Domain) equal(o Domain) bool {
+	return d.sameRoute(o) && d.Schedule == o.Schedule && d.ConnectionsMax == o.ConnectionsMax && slices.Equal(d.ETRN, o.ETRN)
+}
+
+func (d Domain) sameRoute(o Domain) bool {
 	return d.Name == o.Name && d.MX == o.MX && slices.Equal(d.Targets, o.Targets)
 }
 
@@ -80,6 +86,18 @@ func (d Domain) flaw() string {
 		return "neither MX nor targets"
 	case n > targetsMax:
 		return "too many targets"
+	case d.ConnectionsMax < 0 || d.ConnectionsMax > connectionsMax:
+		return "impossible number of connections"
+	case len(d.ETRN) > networksMax:
+		return "too many networks"
+	}
+	for _, n := range d.ETRN {
+		if !n.IsValid() || n != n.Masked() || n.Addr().Zone() != "" {
+			return "malformed network"
+		}
+	}
+	if flaw := d.Schedule.flaw(); flaw != "" {
+		return flaw
 	}
 	for _, t := range d.Targets {
 		if t.Host == "" || len(t.Host) > 255 || t.Port == 0 || !utf8.ValidString(t.Host) {
@@ -92,8 +110,26 @@ func (d Domain) flaw() string {
 	return ""
 }
 
+// newer says that the configuration has what only version 4 of commands can say.
+func (d Domain) newer() bool {
+	return d.Schedule != (Schedule{}) || d.ConnectionsMax != 0 || len(d.ETRN) > 0
+}
+
+// flaw says what makes a schedule impossible, or "".
+func (c Schedule) flaw() string {
+	switch {
+	case (c.RetryMin == 0) != (c.RetryMax == 0):
+		return "retry minimum without maximum, or the other way round"
+	case c.RetryMin < 0 || c.RetryMax > waitMax || c.RetryMin > c.RetryMax:
+		return "impossible retry times"
+	case c.Lifetime < 0 || c.Lifetime > lifetimeMax:
+		return "impossible lifetime"
+	}
+	return ""
+}
+
 // putDomain adds a relay domain or replaces its configuration. A changed
-// configuration is another next hop, so what was seen of the old one is
+// route is another next hop, so what was seen of the old one is
 // forgotten; waits go on, FlushDomain ends them.
 func (s *State) putDomain(c Domain) Result {
 	if flaw := c.flaw(); flaw != "" {
@@ -113,9 +149,16 @@ func (s *State) putDomain(c Domain) Result {
 			config: c,
 			hop:    NextHop{State: NextHopUp, Since: s.now},
 		})
-	case !old.config.equal(c):
+	case old.config.sameRoute(c):
 		d := *old
 		d.config = c
+		s.domains.set(&d)
+	default:
+		d := *old
+		d.config = c
+		if d.guard.armed || d.guard.stopped {
+			d.guard = guard{armed: true}
+		}
 		d.hop.Failed, d.hop.Detail = nil, ""
 		s.putNextHop(&d, NextHopUp)
 	}
@@ -171,6 +214,9 @@ func (s *State) reportNextHop(r ReportNextHop) Result {
 	d.hop.Detail = cut(r.Detail, detailBytesMax)
 	if r.Up {
 		d.hop.Failed = nil
+		if old.hop.State == NextHopDown && d.guarded() && !d.guard.stopped {
+			d.guard = guard{armed: true}
+		}
 		s.putNextHop(&d, NextHopUp)
 		if old.hop.State == NextHopDown {
 			s.endRetryWaits(&d)

@@ -53,8 +53,8 @@ type Result struct {
 	Text string
 }
 
-// An Effect is something the shell does after an Apply: Finished, Queued or
-// NextHopChanged. Effects are hints: a shell that was restarted in between must
+// An Effect is something the shell does after an Apply: Finished, Queued,
+// NextHopChanged or DomainStopped. Effects are hints: a shell that was restarted in between must
 // find the same facts in the State.
 type Effect interface{ effect() }
 
@@ -71,6 +71,11 @@ type NextHopChanged struct {
 	From, To NextHopState
 }
 
-func (Finished) effect()       {}
-func (Queued) effect()         {}
+func (Finished) effect() {}
+func (Queued) effect()   {}
+
+// DomainStopped says that the delivery to a domain was stopped: see ResumeDomain.
+type DomainStopped struct{ Domain mail.Domain }
+
 func (NextHopChanged) effect() {}
+func (DomainStopped) effect()  {}

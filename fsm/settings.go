@@ -98,6 +98,8 @@ func (s *State) tick(elapsed Millis) Result {
 	s.now += min(elapsed, tickMax)
 	s.wake()
 	s.ageFingerprints()
+	s.expire()
+	s.forgetKnown()
 	for {
 		oldest, ok := s.ended.first()
 		if !ok || oldest.at+s.settings.RecordLife > s.now {

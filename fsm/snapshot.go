@@ -16,9 +16,10 @@ import (
 )
 
 // snapshotVersion is the greatest version that Encode writes and Decode reads.
-// Encode writes version 1 until a start is recorded, and version 3 until waits are
-// bounded: from then on every voter can read what this version writes.
-const snapshotVersion = 4
+// Encode writes version 1 until a start is recorded, version 3 until waits are
+// bounded, and version 4 until a domain has a schedule or a ceiling: from then on
+// every voter can read what this version writes.
+const snapshotVersion = 5
 
 // snapshotCompressed is the first version that is compressed behind its header.
 const snapshotCompressed = 3
@@ -42,8 +43,10 @@ const snapshotRecordBytesMax = 4 << 20
 func (s *State) Encode(w io.Writer) error {
 	version := uint32(1)
 	switch {
-	case s.settings.WaitsPerEntry > 0 || s.endings.len() > 0:
+	case s.scheduled():
 		version = snapshotVersion
+	case s.settings.WaitsPerEntry > 0 || s.endings.len() > 0:
+		version = 4
 	case s.starts.len() > 0:
 		version = snapshotCompressed
 	}
@@ -56,6 +59,9 @@ func (s *State) Encode(w io.Writer) error {
 		Now:        int64(s.now),
 		Settings:   settingsToProto(s.settings),
 		DomainLast: uint32(s.domainLast),
+
+		SweptDomain: uint32(s.swept.domain),
+		SweptKey:    uint64(s.swept.key),
 		Counters: &queuepb.Counters{
 			Accepted:            t.Accepted,
 			Repeats:             t.Repeats,
@@ -66,6 +72,7 @@ func (s *State) Encode(w io.Writer) error {
 			DoubtsExpired:       t.DoubtsExpired,
 			DeliveredLate:       t.DeliveredLate,
 			ReportsIgnored:      t.ReportsIgnored,
+			Expired:             t.Expired,
 		},
 	}}})
 	if version >= snapshotCompressed {
@@ -98,6 +105,7 @@ func (s *State) Encode(w io.Writer) error {
 			Server: string(n.server), Number: n.number, Entry: uint64(n.entry),
 		}}})
 	}
+	e.known()
 	e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_End{End: &queuepb.SnapshotEnd{Records: e.records}}})
 	for _, flush := range finish {
 		if e.err == nil {
@@ -108,6 +116,16 @@ func (s *State) Encode(w io.Writer) error {
 		return fmt.Errorf("encode queue: %w", e.err)
 	}
 	return nil
+}
+
+// scheduled reports whether a domain has what only version 5 can say.
+func (s *State) scheduled() bool {
+	for d := range s.domains.all() {
+		if d.config.newer() {
+			return true
+		}
+	}
+	return s.totals.Expired > 0
 }
 
 // An encoder writes length-prefixed records until the first error.
@@ -161,6 +179,47 @@ func (e *encoder) origin(o origin) uint32 {
 	return e.origins[o]
 }
 
+// knownPerRecord is how many recipients one record has at most.
+const knownPerRecord = 4096
+
+// known writes the recipients that are known good.
+func (e *encoder) known() {
+	r := &queuepb.KnownRecord{}
+	flush := func() {
+		if len(r.Recipients) > 0 {
+			e.write(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Known{Known: r}})
+		}
+		r.Recipients = r.Recipients[:0]
+	}
+	for item := range e.s.known.all() {
+		if uint32(item.domain) != r.Domain || len(r.Recipients) == knownPerRecord*knownBytes {
+			flush()
+			r.Domain = uint32(item.domain)
+		}
+		r.Recipients = binary.BigEndian.AppendUint64(r.Recipients, uint64(item.key))
+		r.Recipients = binary.BigEndian.AppendUint16(r.Recipients, item.day)
+	}
+	flush()
+}
+
+// knownBytes is the length of a recipient in a record: its key and a day.
+const knownBytes = 8 + 2
+
+func (s *State) loadKnown(r *queuepb.KnownRecord) error {
+	b := r.GetRecipients()
+	if len(b) == 0 || len(b)%knownBytes != 0 || len(b) > knownPerRecord*knownBytes || r.GetDomain() == 0 || domainNumber(r.GetDomain()) > s.domainLast {
+		return fmt.Errorf("recipients of domain %d in %d octets", r.GetDomain(), len(b))
+	}
+	for ; len(b) > 0; b = b[knownBytes:] {
+		item := knownItem{domainNumber(r.GetDomain()), binary.BigEndian.Uint16(b[8:]), recipientKey(binary.BigEndian.Uint64(b))}
+		if last, ok := s.known.last(); ok && !last.less(item) || item.day > s.today() || s.known.len() >= knownMax {
+			return fmt.Errorf("recipient %x of domain %d does not fit", uint64(item.key), item.domain)
+		}
+		s.known.set(item)
+	}
+	return known(r)
+}
+
 func (o origin) toProto() *queuepb.OriginRecord {
 	return &queuepb.OriginRecord{Node: string(o.node), Host: o.host, Protocol: o.protocol, Tls: o.tls}
 }
@@ -212,11 +271,35 @@ func (d *domain) toProto() *queuepb.DomainRecord {
 		Detail: d.hop.Detail,
 		Flush:  uint64(d.hop.Flush),
 		Ending: uint64(d.ending),
+		Guard:  d.guard.toProto(),
 	}
 	for _, n := range d.hop.Failed {
 		r.Failed = append(r.Failed, string(n))
 	}
 	return r
+}
+
+// toProto returns nil for the zero guard.
+func (g guard) toProto() *queuepb.Guard {
+	if !g.armed && !g.stopped {
+		return nil
+	}
+	r := &queuepb.Guard{Armed: g.armed, Stopped: g.stopped, StoppedAt: int64(g.stoppedAt)}
+	for _, key := range g.refused {
+		r.Refused = append(r.Refused, uint64(key))
+	}
+	return r
+}
+
+func guardFromProto(r *queuepb.Guard) (guard, error) {
+	if r == nil {
+		return guard{}, nil
+	}
+	g := guard{armed: r.GetArmed(), stopped: r.GetStopped(), stoppedAt: Millis(r.GetStoppedAt())}
+	for _, key := range r.GetRefused() {
+		g.refused = append(g.refused, recipientKey(key))
+	}
+	return g, known(r)
 }
 
 // partsToProto fills records, which may have room for them from the last time.
@@ -231,6 +314,7 @@ func partsToProto(records []*queuepb.PartRecord, parts []part) []*queuepb.PartRe
 		r.DoubtUntil = int64(w.doubtUntil)
 		r.Doubted = uint64(w.doubted)
 		r.Attempts = uint32(p.attempts)
+		r.Released = int64(w.released)
 	}
 	return records
 }
@@ -379,6 +463,8 @@ func (d *decoder) load(p *queuepb.SnapshotRecord) error {
 		return s.loadLease(r.Lease)
 	case *queuepb.SnapshotRecord_Start:
 		return s.loadStart(r.Start)
+	case *queuepb.SnapshotRecord_Known:
+		return s.loadKnown(r.Known)
 	}
 	return errors.New("empty record")
 }
@@ -402,6 +488,7 @@ func (s *State) loadHeader(h *queuepb.SnapshotHeader) error {
 	s.now = Millis(h.GetNow())
 	s.settings = v
 	s.domainLast = domainNumber(h.GetDomainLast())
+	s.swept = knownItem{domain: domainNumber(h.GetSweptDomain()), key: recipientKey(h.GetSweptKey())}
 	s.totals = Totals{
 		Accepted:            c.GetAccepted(),
 		Repeats:             c.GetRepeats(),
@@ -412,6 +499,7 @@ func (s *State) loadHeader(h *queuepb.SnapshotHeader) error {
 		DoubtsExpired:       c.GetDoubtsExpired(),
 		DeliveredLate:       c.GetDeliveredLate(),
 		ReportsIgnored:      c.GetReportsIgnored(),
+		Expired:             c.GetExpired(),
 	}
 	return known(h, c)
 }
@@ -427,6 +515,9 @@ func (s *State) loadDomain(r *queuepb.DomainRecord) error {
 		Detail: r.GetDetail(),
 		Flush:  Index(r.GetFlush()),
 	}, ending: Index(r.GetEnding())}
+	if d.guard, err = guardFromProto(r.GetGuard()); err != nil {
+		return err
+	}
 	for _, n := range r.GetFailed() {
 		d.hop.Failed = append(d.hop.Failed, NodeName(n))
 	}
@@ -437,6 +528,8 @@ func (s *State) loadDomain(r *queuepb.DomainRecord) error {
 		return fmt.Errorf("domain %q of number %d does not fit", c.Name, d.number)
 	case d.hop.State < NextHopUp || d.hop.State > NextHopDown || !slices.IsSorted(d.hop.Failed):
 		return fmt.Errorf("domain %q: impossible next hop", c.Name)
+	case d.guard.flaw(s.now) != "":
+		return fmt.Errorf("domain %q: %s", c.Name, d.guard.flaw(s.now))
 	case d.ending > s.applied+1:
 		return fmt.Errorf("domain %q: waits end from entry %d on, after entry %d", c.Name, d.ending, s.applied)
 	}
@@ -485,7 +578,7 @@ func (d *decoder) loadMessage(r *queuepb.MessageRecord) error {
 			attempts: uint16(min(p.GetAttempts(), 1<<16-1)),
 			begun:    p.GetBegun(),
 		}
-		w := waits{Millis(p.GetRetryAt()), Millis(p.GetDoubtUntil()), Token(p.GetDoubted())}
+		w := waits{Millis(p.GetRetryAt()), Millis(p.GetDoubtUntil()), Token(p.GetDoubted()), Millis(p.GetReleased())}
 		if w != (waits{}) {
 			parts[k].waits = &w
 		}

@@ -17,13 +17,25 @@ const (
 	fingerprintsMax    = 100_000       // upper limit of Settings.FingerprintMax
 	fingerprintLifeMax = 24 * hour     // upper limit of Settings.FingerprintLife
 	waitMax            = 7 * 24 * hour // upper limit of the other settings that are times
-	votersMax          = 64            // upper limit of Settings.Voters
-	waitsPerEntryMax   = 1 << 20       // upper limit of Settings.WaitsPerEntry
-	tickMax            = 60 * second   // log time advances by no more per Tick
-	failedNodesMax     = 64            // nodes remembered as having failed to reach a next hop
-	bodyBytesMax       = 1 << 40       // keeps the sum over all messages within an int64
-	nowMax             = 1 << 60       // keeps sums of log times within an int64
-	envelopeBytesMax   = 64 << 10      // of an encoded envelope; the entry is bounded by as much
+	lifetimeMax        = 366 * 24 * hour
+	connectionsMax     = 1000        // upper limit of Domain.ConnectionsMax
+	networksMax        = 16          // of one relay domain
+	votersMax          = 64          // upper limit of Settings.Voters
+	waitsPerEntryMax   = 1 << 20     // upper limit of Settings.WaitsPerEntry
+	tickMax            = 60 * second // log time advances by no more per Tick
+	failedNodesMax     = 64          // nodes remembered as having failed to reach a next hop
+	bodyBytesMax       = 1 << 40     // keeps the sum over all messages within an int64
+	nowMax             = 1 << 60     // keeps sums of log times within an int64
+	envelopeBytesMax   = 64 << 10    // of an encoded envelope; the entry is bounded by as much
+)
+
+// What one Tick does at most where mail has outlived its domain's lifetime: the next
+// Tick goes on.
+const (
+	expiredPerTick = 2000
+	// expiredLooksMax is how many parts it looks at. Some that are old are not to
+	// be held, since they were released or are in doubt.
+	expiredLooksMax = 20_000
 )
 
 // originBytesMax bounds each text of an origin, since origins are kept for good.
@@ -49,7 +61,7 @@ const (
 // the disks that hold their bodies (admission looks at those, not we); records
 // of ended messages and aliases, by Settings.RecordLife; fingerprints, by
 // Settings.FingerprintMax; leases, by the messages in them; domains, by
-// domainsMax; starts, by serversMax. Everything else is of fixed size.
+// domainsMax; starts, by serversMax; recipients that are known good, by knownMax. Everything else is of fixed size.
 //
 // Invariant: every part of a message is in exactly one place: due, waiting,
 // leased, or none of them where nothing of it is queued.
@@ -81,6 +93,8 @@ type State struct {
 	origins  tree[originItem]   // shared by messages
 	numbered tree[originItem]   // the same, by number
 	starts   tree[startItem]    // by server
+	known    tree[knownItem]    // recipients that a primary took mail for
+	swept    knownItem          // where the walk over known goes on
 
 	totals Totals
 	// effects collects what Apply returns. Empty between two of them.
@@ -190,6 +204,7 @@ func New() *State {
 		origins:  newTree(func(a, b originItem) bool { return a.origin.compare(*b.origin) < 0 }),
 		numbered: newTree(func(a, b originItem) bool { return a.number < b.number }),
 		starts:   newTree(func(a, b startItem) bool { return a.server < b.server }),
+		known:    newTree(knownItem.less),
 	}
 }
 
@@ -242,6 +257,8 @@ func (s *State) act(i Index, c Command) Result {
 		return s.removeDomain(a.Name)
 	case FlushDomain:
 		return s.flushDomain(i, a.Name)
+	case ResumeDomain:
+		return s.resumeDomain(a.Name)
 	case ReportNextHop:
 		return s.reportNextHop(a)
 	case PutSettings:
@@ -290,6 +307,7 @@ func (s *State) Snapshot() *State {
 	t.counts = s.counts.copy()
 	t.origins = s.origins.copy()
 	t.starts = s.starts.copy()
+	t.known = s.known.copy()
 	t.numbered = s.numbered.copy()
 	return &t
 }

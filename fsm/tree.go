@@ -30,6 +30,7 @@ func (t tree[T]) get(key T) (T, bool) { return t.items.Get(key) }
 func (t tree[T]) has(key T) bool      { _, ok := t.items.Get(key); return ok }
 func (t tree[T]) remove(key T)        { t.items.Delete(key) }
 func (t tree[T]) first() (T, bool)    { return t.items.Min() }
+func (t tree[T]) last() (T, bool)     { return t.items.Max() }
 
 // set puts an item in, and returns the one in whose place it is.
 func (t tree[T]) set(item T) (old T, replaced bool) { return t.items.SetHint(item, t.written) }

@@ -49,6 +49,7 @@ func (w *Twin) Compare(s *fsm.State) error {
 			differ("due of "+string(n), slices.Collect(s.Due(n)), due),
 			differ("next hop of "+string(n), s.NextHop(n), d.hop),
 			differ("counts of "+string(n), s.Counts(n), w.Counts(n)),
+			differ("known good of "+string(n), knownOf(s, n), w.knownOf(n)),
 		); err != nil {
 			return err
 		}
@@ -71,6 +72,28 @@ func (w *Twin) Compare(s *fsm.State) error {
 		return err
 	}
 	return differ("totals", s.Totals(), w.totals())
+}
+
+// The local parts of a history's recipients.
+var locals = []string{"p", "q", "r"}
+
+func knownOf(s *fsm.State, n mail.Domain) (known []string) {
+	for _, local := range locals {
+		p, _ := mail.ParseForwardPath(local+"@"+string(n), false)
+		if s.KnownGood(n, mail.Recipient{Path: p, Domain: n}) {
+			known = append(known, local)
+		}
+	}
+	return known
+}
+
+func (w *Twin) knownOf(n mail.Domain) (known []string) {
+	for _, local := range locals {
+		if w.knows(w.domains[n], local) {
+			known = append(known, local)
+		}
+	}
+	return known
 }
 
 func differ(what string, got, want any) error {
@@ -97,6 +120,9 @@ func (w *Twin) view() []fsm.Message {
 			part := fsm.Part{
 				Domain: r.Domain, Queued: m.has(r.Domain, fsm.RecipientQueued), Held: m.has(r.Domain, fsm.RecipientHeld),
 				Lease: p.lease, Begun: p.begun, RetryAt: p.retryAt, DoubtUntil: p.doubt, Attempts: p.attempts,
+			}
+			if life := w.lifetime(r.Domain); life > 0 && part.Queued > 0 {
+				part.ExpiresAt = max(m.at, p.released) + life
 			}
 			if p.lease != 0 {
 				part.Holder = p.holder

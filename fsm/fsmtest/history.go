@@ -84,7 +84,7 @@ var (
 // Run takes so many steps, and reports the first rule that is broken.
 func (h *History) Run(steps int) error {
 	for _, d := range relayDomains[:2] {
-		if err := h.do(fsm.PutDomain{Domain: fsm.Domain{Name: d, MX: true}}); err != nil {
+		if err := h.do(fsm.PutDomain{Domain: fsm.Domain{Name: d, MX: true, ConnectionsMax: h.source.Choose("guarded", 2)}}); err != nil {
 			return err
 		}
 	}
@@ -244,7 +244,7 @@ func (h *History) send() error {
 	e := mail.Envelope{From: from, EightBit: h.source.Choose("8bit", 6) == 0, Trace: mail.Trace{
 		Hello: "x.test", Client: netip.MustParseAddr("192.0.2.7"), Node: "n.test", Protocol: "ESMTP", Received: int64(h.minted),
 	}}
-	for _, local := range []string{"p", "q", "r"}[:1+h.source.Choose("recipients", 3)] {
+	for _, local := range locals[:1+h.source.Choose("recipients", 3)] {
 		d := relayDomains[min(h.source.Choose("domain", 12)/5, 2)]
 		p, _ := mail.ParseForwardPath(local+"@"+string(d), false)
 		e.Recipients = append(e.Recipients, mail.Recipient{Path: p, Domain: d})
@@ -423,8 +423,12 @@ func (h *History) attempt() error {
 		return nil
 	}
 	id := pick(h, due)
+	granted := len(h.grants)
 	if err := h.grant(fsm.GrantLeases{Holder: pick(h, nodes), Domain: d, Messages: []mail.QueueID{id}}); err != nil {
 		return err
+	}
+	if len(h.grants) == granted {
+		return nil // the next hop is guarded, or stopped
 	}
 	g := h.grants[len(h.grants)-1]
 	if err := h.renewAs(g, []mail.QueueID{id}); err != nil {
@@ -535,13 +539,23 @@ func (h *History) operate() error {
 
 func (h *History) domain() error {
 	n := pick(h, relayDomains)
-	switch h.source.Choose("domain command", 4) {
+	switch h.source.Choose("domain command", 5) {
+	case 3:
+		return h.do(fsm.ResumeDomain{Name: n})
 	case 0:
 		return h.do(fsm.RemoveDomain{Name: n})
 	case 1:
 		return h.do(fsm.FlushDomain{Name: n})
 	case 2:
-		return h.do(fsm.PutDomain{Domain: fsm.Domain{Name: n, MX: true}})
+		d := fsm.Domain{Name: n, MX: true}
+		if h.source.Choose("schedule", 3) > 0 {
+			d.ConnectionsMax = h.source.Choose("connections", 2)
+			d.Schedule.Lifetime = fsm.Millis(600_000 * h.source.Choose("lifetime", 3))
+			if h.source.Choose("retry", 2) == 1 {
+				d.Schedule.RetryMin, d.Schedule.RetryMax = 90_000, 400_000
+			}
+		}
+		return h.do(fsm.PutDomain{Domain: d})
 	}
 	return h.do(fsm.PutDomain{Domain: fsm.Domain{Name: n, Targets: []fsm.Target{{Host: "192.0.2.25", Port: 25}}}})
 }

@@ -15,7 +15,7 @@ import (
 // A Script interprets commands that a mail administrator can read, against one
 // queue:
 //
-//	domain put NAME | domain remove NAME | domain flush NAME
+//	domain put NAME [retry=1m,1h] [life=30h] [connections=20] | domain remove NAME | domain flush NAME | domain resume NAME
 //	settings [doubt=10m] [prints=100000] [retry=1m,30m] [voters=3]
 //	accept ID to=A,B [from=S] [body=TEXT] [node=N] [8bit] [utf8] [ret=full] [envid=X] [notify=never] [orcpt=X] [settled=ID,ID]
 //	settle ID,ID
@@ -121,9 +121,16 @@ func (s *Script) command(fields []string) error {
 		name := mail.Domain(w.at[1])
 		switch w.at[0] {
 		case "put":
-			return s.apply(fsm.PutDomain{Domain: fsm.Domain{Name: name, MX: true}})
+			d, err := s.schedule(w)
+			if err != nil {
+				return err
+			}
+			d.Name, d.MX = name, true
+			return s.apply(fsm.PutDomain{Domain: d})
 		case "remove":
 			return s.apply(fsm.RemoveDomain{Name: name})
+		case "resume":
+			return s.apply(fsm.ResumeDomain{Name: name})
 		case "flush":
 			return s.apply(fsm.FlushDomain{Name: name})
 		}
@@ -211,6 +218,23 @@ func (s *Script) settings(w words) error {
 		return err
 	}
 	return s.apply(fsm.PutSettings{Settings: v})
+}
+
+// schedule reads the options of "domain put".
+func (s *Script) schedule(w words) (d fsm.Domain, err error) {
+	least, most, _ := strings.Cut(w.options["retry"], ",")
+	for _, o := range []struct {
+		to   *fsm.Millis
+		text string
+	}{{&d.Schedule.RetryMin, least}, {&d.Schedule.RetryMax, most}, {&d.Schedule.Lifetime, w.options["life"]}} {
+		if *o.to, err = duration(o.text); err != nil {
+			return d, err
+		}
+	}
+	if n := w.options["connections"]; n != "" {
+		d.ConnectionsMax, err = strconv.Atoi(n)
+	}
+	return d, err
 }
 
 // id returns the id of a name, which is minted at first sight.
@@ -376,6 +400,8 @@ func (s *Script) enter(c fsm.Command, restart bool) (fsm.Result, error) {
 			s.say("  the body of %s is not needed any more", s.names[e.ID])
 		case fsm.Queued:
 			s.say("  mail is due for %s", e.Domain)
+		case fsm.DomainStopped:
+			s.say("  delivery to %s is stopped", e.Domain)
 		case fsm.NextHopChanged:
 			s.say("  next hop of %s: %s, was %s", e.Domain, e.To, e.From)
 		}
@@ -422,6 +448,9 @@ func (s *Script) show(what string, w words) error {
 		d := mail.Domain(w.at[0])
 		n, c := s.state.NextHop(d), s.state.Counts(d)
 		s.say("next hop %s, failed %v; %d queued, %d held; %d due, %d waiting, %d leased", n.State, n.Failed, c.Queued, c.Held, c.Due, c.Waiting, c.Leased)
+		if n.Guarded || n.Stopped {
+			s.say("  guarded %v, stopped %v, %d refused", n.Guarded, n.Stopped, n.Refused)
+		}
 	case "totals":
 		t := s.state.Totals()
 		s.say("%d messages, %d live, %d unsettled, %d possible duplicates, %d aliases, %d fingerprints", t.Messages, t.Live, t.Unsettled, t.Marked, t.Aliases, t.Fingerprints)
@@ -484,6 +513,9 @@ func (s *Script) message(name string) {
 		}
 		if wait := p.DoubtUntil - s.state.Now(); wait > 0 {
 			text += fmt.Sprintf(" in doubt for %ds,", wait/1000)
+		}
+		if p.ExpiresAt > 0 {
+			text += fmt.Sprintf(" expires in %ds,", (p.ExpiresAt-s.state.Now())/1000)
 		}
 		s.say("%s %d attempts", text, p.Attempts)
 	}

@@ -63,6 +63,8 @@ func stepMessage(was, is fsm.Message, i fsm.Index, c fsm.Command, effects []fsm.
 			allowed = st.State == fsm.RecipientHeld && now == fsm.RecipientQueued
 		case fsm.Remove:
 			allowed = now == fsm.RecipientRemoved
+		case fsm.Tick:
+			allowed = st.State == fsm.RecipientQueued && now == fsm.RecipientHeld && is.Recipients[k].Reason == "not delivered within its lifetime"
 		case fsm.RecordOutcomes:
 			allowed = now == fsm.RecipientDelivered || st.State == fsm.RecipientQueued && now == fsm.RecipientHeld
 		}

@@ -2,7 +2,6 @@ package fsmtest
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -22,13 +21,6 @@ type Twin struct {
 	counted  fsm.Totals // the counters only
 }
 
-type twinDomain struct {
-	config fsm.Domain
-	hop    fsm.NextHop
-	number int       // how many were made before it
-	ending fsm.Index // retry waits end from this entry on; 0 where they do not
-}
-
 type twinMessage struct {
 	entry    fsm.Index
 	envelope mail.Envelope
@@ -46,6 +38,7 @@ type twinMessage struct {
 }
 
 type twinPart struct {
+	number   int // of the domain
 	lease    fsm.Token
 	holder   fsm.NodeName
 	renewal  fsm.Index
@@ -53,6 +46,7 @@ type twinPart struct {
 	retryAt  fsm.Millis
 	doubt    fsm.Millis
 	doubted  fsm.Token
+	released fsm.Millis
 	attempts int
 }
 
@@ -70,6 +64,9 @@ func (w *Twin) Apply(i fsm.Index, c fsm.Command) fsm.Result {
 		}
 	}
 	r := w.act(i, c)
+	if tick, is := c.Action.(fsm.Tick); is && tick.Elapsed >= 0 {
+		w.expireOld()
+	}
 	w.endWaits()
 	for _, m := range w.messages {
 		if !m.ended && !m.live() && !m.leased() {
@@ -102,13 +99,24 @@ func (w *Twin) act(i fsm.Index, c fsm.Command) fsm.Result {
 			return true
 		})
 	case fsm.Release:
-		return w.operate(a.ID, func(st *fsm.RecipientStatus) bool {
+		held := make(map[mail.Domain]bool)
+		m := w.find(a.ID)
+		for n := range w.domains {
+			held[n] = m != nil && m.has(n, fsm.RecipientHeld) > 0
+		}
+		r := w.operate(a.ID, func(st *fsm.RecipientStatus) bool {
 			if st.State != fsm.RecipientHeld {
 				return false
 			}
 			st.State, st.Reason = fsm.RecipientQueued, ""
 			return true
 		})
+		for n, is := range held {
+			if is && w.lifetime(n) > 0 {
+				m.parts[n].released = w.now
+			}
+		}
+		return r
 	case fsm.Remove:
 		r := w.operate(a.ID, func(st *fsm.RecipientStatus) bool {
 			if st.State != fsm.RecipientHeld && st.State != fsm.RecipientQueued {
@@ -134,6 +142,8 @@ func (w *Twin) act(i fsm.Index, c fsm.Command) fsm.Result {
 		d.hop.Flush = i
 		d.ending = 1
 		return fsm.Result{Verdict: fsm.Done}
+	case fsm.ResumeDomain:
+		return w.resume(a.Name)
 	case fsm.ReportNextHop:
 		return w.nextHop(a)
 	case fsm.PutSettings:
@@ -274,11 +284,12 @@ func (w *Twin) accept(i fsm.Index, node fsm.NodeName, a fsm.Accept) fsm.Result {
 		parts: make(map[mail.Domain]*twinPart),
 	}
 	for _, r := range a.Envelope.Recipients {
-		if w.domains[r.Domain] == nil {
+		d := w.domains[r.Domain]
+		if d == nil {
 			return fsm.Result{Verdict: fsm.Refused}
 		}
 		m.status = append(m.status, fsm.RecipientStatus{State: fsm.RecipientQueued})
-		m.parts[r.Domain] = &twinPart{}
+		m.parts[r.Domain] = &twinPart{number: d.number}
 	}
 	w.messages = append(w.messages, m)
 	w.counted.Accepted++
@@ -313,8 +324,9 @@ func (w *Twin) grant(i fsm.Index, g fsm.GrantLeases) fsm.Result {
 		return fsm.Result{Verdict: fsm.NotFound}
 	}
 	r := fsm.Result{Verdict: fsm.Done}
+	left := w.grantMax(g.Domain)
 	for _, id := range g.Messages {
-		if m := w.own(id); m != nil && w.grantable(m, g.Domain) {
+		if m := w.own(id); m != nil && w.grantable(m, g.Domain) && len(r.Messages) < left {
 			p := m.parts[g.Domain]
 			p.lease, p.holder, p.renewal, p.begun = fsm.Token(i), g.Holder, i, false
 			r.Messages = append(r.Messages, id)
@@ -359,7 +371,7 @@ func (w *Twin) renew(i fsm.Index, r fsm.RenewLeases) fsm.Result {
 	res := fsm.Result{Verdict: fsm.Done}
 	prolong := false
 	for _, rec := range records {
-		if rec.message.has(rec.domain, fsm.RecipientQueued) == 0 {
+		if rec.message.has(rec.domain, fsm.RecipientQueued) == 0 || w.domains[rec.domain].hop.Stopped {
 			res.Messages = append(res.Messages, rec.message.body.ID)
 			continue
 		}
@@ -438,9 +450,11 @@ func (w *Twin) record(i fsm.Index, r fsm.RecordOutcomes) fsm.Result {
 			mine := current != nil && d == of
 			switch {
 			case q.Outcome == fsm.Delivered && open:
+				w.took(m, q.Recipient, mine)
 				*st = fsm.RecipientStatus{State: fsm.RecipientDelivered, Reply: q.Reply, Token: r.Token}
 				w.counted.Delivered++
 			case q.Outcome == fsm.Delivered:
+				w.took(m, q.Recipient, mine)
 				if r.Token != st.Token && r.Token > st.DeliveredLate {
 					st.DeliveredLate = r.Token
 					w.counted.DeliveredLate++
@@ -458,6 +472,7 @@ func (w *Twin) record(i fsm.Index, r fsm.RecordOutcomes) fsm.Result {
 				st.Reply = q.Reply
 				if st.State == fsm.RecipientQueued {
 					st.State, st.Reason = fsm.RecipientHeld, "refused by the next hop"
+					w.refused(m, q.Recipient)
 				}
 			}
 			if mine && (q.Tried || q.Outcome != fsm.Deferred) {
@@ -470,9 +485,19 @@ func (w *Twin) record(i fsm.Index, r fsm.RecordOutcomes) fsm.Result {
 				current.attempts++
 			}
 			if later {
-				wait := w.settings.RetryMin
-				for n := 1; n < current.attempts && wait < w.settings.RetryMax; n++ {
-					wait = min(2*wait, w.settings.RetryMax)
+				first, most := w.settings.RetryMin, w.settings.RetryMax
+				own := w.domains[of] != nil && w.domains[of].config.Schedule.RetryMin > 0
+				if own {
+					first, most = w.domains[of].config.Schedule.RetryMin, w.domains[of].config.Schedule.RetryMax
+				}
+				wait := first
+				for n := 1; n < current.attempts && wait < most; n++ {
+					wait = min(2*wait, most)
+				}
+				if own {
+					id := m.body.ID
+					share := (int(id[14])*256 + int(id[15]) + 389*current.attempts) % 65536 % 1024
+					wait += wait / 4 * fsm.Millis(share) / 1024
 				}
 				current.retryAt = w.now + wait
 			}
@@ -498,94 +523,6 @@ func (w *Twin) operate(id mail.QueueID, each func(*fsm.RecipientStatus) bool) fs
 		r.MayStillArrive = r.MayStillArrive || p.lease != 0 && p.begun || p.doubt > w.now
 	}
 	return r
-}
-
-func (w *Twin) putDomain(c fsm.Domain) fsm.Result {
-	if c.MX == (len(c.Targets) > 0) {
-		return fsm.Result{Verdict: fsm.Invalid}
-	}
-	d := w.domains[c.Name]
-	switch {
-	case d == nil:
-		w.made++
-		w.domains[c.Name] = &twinDomain{config: c, hop: fsm.NextHop{State: fsm.NextHopUp, Since: w.now}, number: w.made}
-	case d.config.MX != c.MX || !slices.Equal(d.config.Targets, c.Targets):
-		d.config = c
-		d.hop.Failed, d.hop.Detail = nil, ""
-		w.setHop(d, fsm.NextHopUp)
-	}
-	return fsm.Result{Verdict: fsm.Done}
-}
-
-func (w *Twin) removeDomain(n mail.Domain) fsm.Result {
-	if w.domains[n] == nil {
-		return fsm.Result{Verdict: fsm.NotFound}
-	}
-	if c := w.Counts(n); c.Queued+c.Held+c.Leased > 0 {
-		return fsm.Result{Verdict: fsm.Refused}
-	}
-	delete(w.domains, n)
-	return fsm.Result{Verdict: fsm.Done}
-}
-
-func (w *Twin) setHop(d *twinDomain, to fsm.NextHopState) {
-	if d.hop.State != to {
-		d.hop.State, d.hop.Since = to, w.now
-	}
-}
-
-func (w *Twin) nextHop(r fsm.ReportNextHop) fsm.Result {
-	if r.Node == "" {
-		return fsm.Result{Verdict: fsm.Invalid}
-	}
-	d := w.domains[r.Domain]
-	if d == nil {
-		return fsm.Result{Verdict: fsm.NotFound}
-	}
-	d.hop.Detail = r.Detail
-	if r.Up {
-		d.hop.Failed = nil
-		if d.hop.State == fsm.NextHopDown {
-			d.ending = 1
-		}
-		w.setHop(d, fsm.NextHopUp)
-		return fsm.Result{Verdict: fsm.Done}
-	}
-	if !slices.Contains(d.hop.Failed, r.Node) {
-		d.hop.Failed = append(d.hop.Failed, r.Node)
-		slices.Sort(d.hop.Failed)
-	}
-	if len(d.hop.Failed) >= 2 || len(d.hop.Failed) >= w.settings.Voters {
-		w.setHop(d, fsm.NextHopDown)
-	} else {
-		w.setHop(d, fsm.NextHopSuspect)
-	}
-	return fsm.Result{Verdict: fsm.Done}
-}
-
-// endWaits makes queued messages due that wait for a retry, of the domains where
-// such waits end, as many as one entry may look at.
-func (w *Twin) endWaits() {
-	looked := 0
-	for _, n := range slices.SortedFunc(maps.Keys(w.domains), func(a, b mail.Domain) int { return w.domains[a].number - w.domains[b].number }) {
-		d := w.domains[n]
-		if d.ending == 0 {
-			continue
-		}
-		for _, m := range w.messages {
-			p := m.parts[n]
-			waits := p != nil && p.lease == 0 && max(p.retryAt, p.doubt) > w.now && m.has(n, fsm.RecipientQueued) > 0
-			if !waits || m.entry < d.ending {
-				continue
-			}
-			p.retryAt = min(p.retryAt, w.now)
-			d.ending = m.entry + 1
-			if looked++; looked == w.settings.WaitsPerEntry {
-				return
-			}
-		}
-		d.ending = 0
-	}
 }
 
 // Counts counts what fsm.State.Counts must say.

@@ -310,7 +310,7 @@ func (RecipientState) EnumDescriptor() ([]byte, []int) {
 // One Raft entry: what one node asks of the queue.
 type Command struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
-	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // the least that knows the action: 2 for record_start, 1 for all others
+	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // the least that knows the action and its fields: 1 for most
 	Node    string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`        // the node that proposes, by its certificate's name
 	Settled []byte                 `protobuf:"bytes,3,opt,name=settled,proto3" json:"settled,omitempty"`  // queue ids whose 250 the client has provably read; settled before anything else
 	// Types that are valid to be assigned to Action:
@@ -327,6 +327,7 @@ type Command struct {
 	//	*Command_PutDomain
 	//	*Command_RemoveDomain
 	//	*Command_FlushDomain
+	//	*Command_ResumeDomain
 	//	*Command_ReportNextHop
 	//	*Command_PutSettings
 	//	*Command_Tick
@@ -502,6 +503,15 @@ func (x *Command) GetFlushDomain() *FlushDomain {
 	return nil
 }
 
+func (x *Command) GetResumeDomain() *ResumeDomain {
+	if x != nil {
+		if x, ok := x.Action.(*Command_ResumeDomain); ok {
+			return x.ResumeDomain
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetReportNextHop() *ReportNextHop {
 	if x != nil {
 		if x, ok := x.Action.(*Command_ReportNextHop); ok {
@@ -590,6 +600,10 @@ type Command_FlushDomain struct {
 	FlushDomain *FlushDomain `protobuf:"bytes,21,opt,name=flush_domain,json=flushDomain,proto3,oneof"`
 }
 
+type Command_ResumeDomain struct {
+	ResumeDomain *ResumeDomain `protobuf:"bytes,26,opt,name=resume_domain,json=resumeDomain,proto3,oneof"` // version 4
+}
+
 type Command_ReportNextHop struct {
 	ReportNextHop *ReportNextHop `protobuf:"bytes,22,opt,name=report_next_hop,json=reportNextHop,proto3,oneof"`
 }
@@ -629,6 +643,8 @@ func (*Command_PutDomain) isCommand_Action() {}
 func (*Command_RemoveDomain) isCommand_Action() {}
 
 func (*Command_FlushDomain) isCommand_Action() {}
+
+func (*Command_ResumeDomain) isCommand_Action() {}
 
 func (*Command_ReportNextHop) isCommand_Action() {}
 
@@ -1694,10 +1710,16 @@ func (x *PutDomain) GetDomain() *RelayDomain {
 
 // The configuration of a relay domain: mx, or targets, never both.
 type RelayDomain struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Mx            bool                   `protobuf:"varint,2,opt,name=mx,proto3" json:"mx,omitempty"`
-	Targets       []*Target              `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Mx      bool                   `protobuf:"varint,2,opt,name=mx,proto3" json:"mx,omitempty"`
+	Targets []*Target              `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
+	// From here on version 4: absent where all is zero.
+	Schedule       *Schedule `protobuf:"bytes,4,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	ConnectionsMax uint32    `protobuf:"varint,5,opt,name=connections_max,json=connectionsMax,proto3" json:"connections_max,omitempty"` // to the next hop, of the whole cluster; 0: each node's configuration says
+	// Networks whose hosts may have its mail delivered by ETRN, beside its next hops,
+	// as address/bits.
+	EtrnNetworks  []string `protobuf:"bytes,6,rep,name=etrn_networks,json=etrnNetworks,proto3" json:"etrn_networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1753,6 +1775,88 @@ func (x *RelayDomain) GetTargets() []*Target {
 	return nil
 }
 
+func (x *RelayDomain) GetSchedule() *Schedule {
+	if x != nil {
+		return x.Schedule
+	}
+	return nil
+}
+
+func (x *RelayDomain) GetConnectionsMax() uint32 {
+	if x != nil {
+		return x.ConnectionsMax
+	}
+	return 0
+}
+
+func (x *RelayDomain) GetEtrnNetworks() []string {
+	if x != nil {
+		return x.EtrnNetworks
+	}
+	return nil
+}
+
+// When, and for how long, the mail of a relay domain is tried.
+type Schedule struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	RetryMinMillis int64                  `protobuf:"varint,1,opt,name=retry_min_millis,json=retryMinMillis,proto3" json:"retry_min_millis,omitempty"` // 0: the settings'
+	RetryMaxMillis int64                  `protobuf:"varint,2,opt,name=retry_max_millis,json=retryMaxMillis,proto3" json:"retry_max_millis,omitempty"`
+	LifetimeMillis int64                  `protobuf:"varint,3,opt,name=lifetime_millis,json=lifetimeMillis,proto3" json:"lifetime_millis,omitempty"` // 0: it never ends
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Schedule) Reset() {
+	*x = Schedule{}
+	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Schedule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Schedule) ProtoMessage() {}
+
+func (x *Schedule) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Schedule.ProtoReflect.Descriptor instead.
+func (*Schedule) Descriptor() ([]byte, []int) {
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Schedule) GetRetryMinMillis() int64 {
+	if x != nil {
+		return x.RetryMinMillis
+	}
+	return 0
+}
+
+func (x *Schedule) GetRetryMaxMillis() int64 {
+	if x != nil {
+		return x.RetryMaxMillis
+	}
+	return 0
+}
+
+func (x *Schedule) GetLifetimeMillis() int64 {
+	if x != nil {
+		return x.LifetimeMillis
+	}
+	return 0
+}
+
 // One explicit next hop.
 type Target struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1764,7 +1868,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +1880,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +1893,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{19}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Target) GetHost() string {
@@ -1816,7 +1920,7 @@ type RemoveDomain struct {
 
 func (x *RemoveDomain) Reset() {
 	*x = RemoveDomain{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +1932,7 @@ func (x *RemoveDomain) String() string {
 func (*RemoveDomain) ProtoMessage() {}
 
 func (x *RemoveDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +1945,7 @@ func (x *RemoveDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomain.ProtoReflect.Descriptor instead.
 func (*RemoveDomain) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{20}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemoveDomain) GetName() string {
@@ -1861,7 +1965,7 @@ type FlushDomain struct {
 
 func (x *FlushDomain) Reset() {
 	*x = FlushDomain{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +1977,7 @@ func (x *FlushDomain) String() string {
 func (*FlushDomain) ProtoMessage() {}
 
 func (x *FlushDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,10 +1990,55 @@ func (x *FlushDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomain.ProtoReflect.Descriptor instead.
 func (*FlushDomain) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{21}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FlushDomain) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Has the delivery to a domain go on that was stopped.
+type ResumeDomain struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeDomain) Reset() {
+	*x = ResumeDomain{}
+	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeDomain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeDomain) ProtoMessage() {}
+
+func (x *ResumeDomain) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeDomain.ProtoReflect.Descriptor instead.
+func (*ResumeDomain) Descriptor() ([]byte, []int) {
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ResumeDomain) GetName() string {
 	if x != nil {
 		return x.Name
 	}
@@ -1909,7 +2058,7 @@ type ReportNextHop struct {
 
 func (x *ReportNextHop) Reset() {
 	*x = ReportNextHop{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +2070,7 @@ func (x *ReportNextHop) String() string {
 func (*ReportNextHop) ProtoMessage() {}
 
 func (x *ReportNextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +2083,7 @@ func (x *ReportNextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportNextHop.ProtoReflect.Descriptor instead.
 func (*ReportNextHop) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{22}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReportNextHop) GetNode() string {
@@ -1975,7 +2124,7 @@ type PutSettings struct {
 
 func (x *PutSettings) Reset() {
 	*x = PutSettings{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2136,7 @@ func (x *PutSettings) String() string {
 func (*PutSettings) ProtoMessage() {}
 
 func (x *PutSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2149,7 @@ func (x *PutSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSettings.ProtoReflect.Descriptor instead.
 func (*PutSettings) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{23}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PutSettings) GetSettings() *Settings {
@@ -2029,7 +2178,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2190,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2203,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{24}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Settings) GetDoubtWaitMillis() int64 {
@@ -2123,7 +2272,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2284,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2297,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{25}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Tick) GetElapsedMillis() int64 {
@@ -2169,7 +2318,7 @@ type RecordStart struct {
 
 func (x *RecordStart) Reset() {
 	*x = RecordStart{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2181,7 +2330,7 @@ func (x *RecordStart) String() string {
 func (*RecordStart) ProtoMessage() {}
 
 func (x *RecordStart) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2194,7 +2343,7 @@ func (x *RecordStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordStart.ProtoReflect.Descriptor instead.
 func (*RecordStart) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{26}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RecordStart) GetServer() string {
@@ -2225,7 +2374,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2386,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2399,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{27}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Result) GetVerdict() Verdict {
@@ -2290,7 +2439,8 @@ func (x *Result) GetText() string {
 
 // A snapshot is a sequence of SnapshotRecords, each preceded by its length as a
 // varint: one header, the domains by number, the messages by entry, the aliases
-// by message and id, the leases by token, the starts by server, one end. An
+// by message and id, the leases by token, the starts by server, the recipients that
+// are known good by domain and key, one end. An
 // origin stands before the first message that refers to it. What follows the
 // header is compressed by DEFLATE (RFC 1951). The same state gives the same
 // records. A snapshot without its end is cut short and refused.
@@ -2312,6 +2462,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_End
 	//	*SnapshotRecord_Start
 	//	*SnapshotRecord_Origin
+	//	*SnapshotRecord_Known
 	Record        isSnapshotRecord_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2319,7 +2470,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2482,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2495,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{28}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -2426,6 +2577,15 @@ func (x *SnapshotRecord) GetOrigin() *OriginRecord {
 	return nil
 }
 
+func (x *SnapshotRecord) GetKnown() *KnownRecord {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_Known); ok {
+			return x.Known
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Record interface {
 	isSnapshotRecord_Record()
 }
@@ -2462,6 +2622,10 @@ type SnapshotRecord_Origin struct {
 	Origin *OriginRecord `protobuf:"bytes,8,opt,name=origin,proto3,oneof"`
 }
 
+type SnapshotRecord_Known struct {
+	Known *KnownRecord `protobuf:"bytes,9,opt,name=known,proto3,oneof"`
+}
+
 func (*SnapshotRecord_Header) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Domain) isSnapshotRecord_Record() {}
@@ -2478,21 +2642,26 @@ func (*SnapshotRecord_Start) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Origin) isSnapshotRecord_Record() {}
 
+func (*SnapshotRecord_Known) isSnapshotRecord_Record() {}
+
 type SnapshotHeader struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 4, 3 where waits_per_entry is zero, or 1 where there are no starts either
-	Applied       uint64                 `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"` // index of the last entry applied
-	Now           int64                  `protobuf:"varint,3,opt,name=now,proto3" json:"now,omitempty"`
-	Settings      *Settings              `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
-	DomainLast    uint32                 `protobuf:"varint,5,opt,name=domain_last,json=domainLast,proto3" json:"domain_last,omitempty"` // the greatest domain number given out so far
-	Counters      *Counters              `protobuf:"bytes,6,opt,name=counters,proto3" json:"counters,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Version    uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 5, 4 where no domain has a schedule or connections_max, 3 where waits_per_entry is zero, too, or 1 where there are no starts either
+	Applied    uint64                 `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"` // index of the last entry applied
+	Now        int64                  `protobuf:"varint,3,opt,name=now,proto3" json:"now,omitempty"`
+	Settings   *Settings              `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
+	DomainLast uint32                 `protobuf:"varint,5,opt,name=domain_last,json=domainLast,proto3" json:"domain_last,omitempty"` // the greatest domain number given out so far
+	Counters   *Counters              `protobuf:"bytes,6,opt,name=counters,proto3" json:"counters,omitempty"`
+	// Where the walk goes on that forgets recipients; since version 5.
+	SweptDomain   uint32 `protobuf:"varint,7,opt,name=swept_domain,json=sweptDomain,proto3" json:"swept_domain,omitempty"`
+	SweptKey      uint64 `protobuf:"fixed64,8,opt,name=swept_key,json=sweptKey,proto3" json:"swept_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2504,7 +2673,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2517,7 +2686,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{29}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SnapshotHeader) GetVersion() uint32 {
@@ -2562,6 +2731,20 @@ func (x *SnapshotHeader) GetCounters() *Counters {
 	return nil
 }
 
+func (x *SnapshotHeader) GetSweptDomain() uint32 {
+	if x != nil {
+		return x.SweptDomain
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetSweptKey() uint64 {
+	if x != nil {
+		return x.SweptKey
+	}
+	return 0
+}
+
 // What was counted since the cluster was made.
 type Counters struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
@@ -2574,13 +2757,14 @@ type Counters struct {
 	DoubtsExpired       uint64                 `protobuf:"varint,7,opt,name=doubts_expired,json=doubtsExpired,proto3" json:"doubts_expired,omitempty"`
 	DeliveredLate       uint64                 `protobuf:"varint,8,opt,name=delivered_late,json=deliveredLate,proto3" json:"delivered_late,omitempty"`
 	ReportsIgnored      uint64                 `protobuf:"varint,9,opt,name=reports_ignored,json=reportsIgnored,proto3" json:"reports_ignored,omitempty"`
+	Expired             uint64                 `protobuf:"varint,10,opt,name=expired,proto3" json:"expired,omitempty"` // version 5
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2592,7 +2776,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2605,7 +2789,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{30}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Counters) GetAccepted() uint64 {
@@ -2671,6 +2855,13 @@ func (x *Counters) GetReportsIgnored() uint64 {
 	return 0
 }
 
+func (x *Counters) GetExpired() uint64 {
+	if x != nil {
+		return x.Expired
+	}
+	return 0
+}
+
 type DomainRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -2681,13 +2872,14 @@ type DomainRecord struct {
 	Detail        string                 `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
 	Flush         uint64                 `protobuf:"varint,7,opt,name=flush,proto3" json:"flush,omitempty"`
 	Ending        uint64                 `protobuf:"varint,8,opt,name=ending,proto3" json:"ending,omitempty"` // from the message of this entry on, retry waits are still to be ended; since version 4
+	Guard         *Guard                 `protobuf:"bytes,9,opt,name=guard,proto3" json:"guard,omitempty"`    // absent where all is zero; since version 5
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DomainRecord) Reset() {
 	*x = DomainRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2699,7 +2891,7 @@ func (x *DomainRecord) String() string {
 func (*DomainRecord) ProtoMessage() {}
 
 func (x *DomainRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2712,7 +2904,7 @@ func (x *DomainRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainRecord.ProtoReflect.Descriptor instead.
 func (*DomainRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{31}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DomainRecord) GetNumber() uint32 {
@@ -2771,6 +2963,137 @@ func (x *DomainRecord) GetEnding() uint64 {
 	return 0
 }
 
+func (x *DomainRecord) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
+}
+
+// What a domain's next hop says first since it has come back.
+type Guard struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Armed         bool                   `protobuf:"varint,1,opt,name=armed,proto3" json:"armed,omitempty"`
+	Stopped       bool                   `protobuf:"varint,2,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	StoppedAt     int64                  `protobuf:"varint,3,opt,name=stopped_at,json=stoppedAt,proto3" json:"stopped_at,omitempty"`
+	Refused       []uint64               `protobuf:"fixed64,4,rep,packed,name=refused,proto3" json:"refused,omitempty"` // recipients, by their keys
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Guard) Reset() {
+	*x = Guard{}
+	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Guard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Guard) ProtoMessage() {}
+
+func (x *Guard) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Guard.ProtoReflect.Descriptor instead.
+func (*Guard) Descriptor() ([]byte, []int) {
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Guard) GetArmed() bool {
+	if x != nil {
+		return x.Armed
+	}
+	return false
+}
+
+func (x *Guard) GetStopped() bool {
+	if x != nil {
+		return x.Stopped
+	}
+	return false
+}
+
+func (x *Guard) GetStoppedAt() int64 {
+	if x != nil {
+		return x.StoppedAt
+	}
+	return 0
+}
+
+func (x *Guard) GetRefused() []uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+// Recipients of a relay domain that its primary took mail for; since version 5.
+type KnownRecord struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Domain uint32                 `protobuf:"varint,1,opt,name=domain,proto3" json:"domain,omitempty"` // number
+	// Each the key, of 8 octets, and the day of the last delivery, of 2; big endian,
+	// ascending. At most 4096.
+	Recipients    []byte `protobuf:"bytes,2,opt,name=recipients,proto3" json:"recipients,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KnownRecord) Reset() {
+	*x = KnownRecord{}
+	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KnownRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KnownRecord) ProtoMessage() {}
+
+func (x *KnownRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KnownRecord.ProtoReflect.Descriptor instead.
+func (*KnownRecord) Descriptor() ([]byte, []int) {
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *KnownRecord) GetDomain() uint32 {
+	if x != nil {
+		return x.Domain
+	}
+	return 0
+}
+
+func (x *KnownRecord) GetRecipients() []byte {
+	if x != nil {
+		return x.Recipients
+	}
+	return nil
+}
+
 type MessageRecord struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Entry             uint64                 `protobuf:"varint,1,opt,name=entry,proto3" json:"entry,omitempty"` // index of the entry that accepted it
@@ -2791,7 +3114,7 @@ type MessageRecord struct {
 
 func (x *MessageRecord) Reset() {
 	*x = MessageRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +3126,7 @@ func (x *MessageRecord) String() string {
 func (*MessageRecord) ProtoMessage() {}
 
 func (x *MessageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +3139,7 @@ func (x *MessageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageRecord.ProtoReflect.Descriptor instead.
 func (*MessageRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{32}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MessageRecord) GetEntry() uint64 {
@@ -2916,7 +3239,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2928,7 +3251,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2941,7 +3264,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{33}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *OriginRecord) GetNode() string {
@@ -2986,7 +3309,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2998,7 +3321,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3011,7 +3334,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{34}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Accepted) GetEnvelope() *Envelope {
@@ -3053,13 +3376,14 @@ type PartRecord struct {
 	DoubtUntil    int64                  `protobuf:"varint,5,opt,name=doubt_until,json=doubtUntil,proto3" json:"doubt_until,omitempty"`
 	Doubted       uint64                 `protobuf:"varint,6,opt,name=doubted,proto3" json:"doubted,omitempty"` // the last lease of which a doubt was counted
 	Attempts      uint32                 `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Released      int64                  `protobuf:"varint,8,opt,name=released,proto3" json:"released,omitempty"` // when an operator released it, where its domain's mail has a lifetime; version 5
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PartRecord) Reset() {
 	*x = PartRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3071,7 +3395,7 @@ func (x *PartRecord) String() string {
 func (*PartRecord) ProtoMessage() {}
 
 func (x *PartRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3084,7 +3408,7 @@ func (x *PartRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartRecord.ProtoReflect.Descriptor instead.
 func (*PartRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{35}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PartRecord) GetDomain() uint32 {
@@ -3136,6 +3460,13 @@ func (x *PartRecord) GetAttempts() uint32 {
 	return 0
 }
 
+func (x *PartRecord) GetReleased() int64 {
+	if x != nil {
+		return x.Released
+	}
+	return 0
+}
+
 // What is known of one recipient.
 type NoteRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3150,7 +3481,7 @@ type NoteRecord struct {
 
 func (x *NoteRecord) Reset() {
 	*x = NoteRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3162,7 +3493,7 @@ func (x *NoteRecord) String() string {
 func (*NoteRecord) ProtoMessage() {}
 
 func (x *NoteRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3175,7 +3506,7 @@ func (x *NoteRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteRecord.ProtoReflect.Descriptor instead.
 func (*NoteRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{36}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NoteRecord) GetState() RecipientState {
@@ -3223,7 +3554,7 @@ type AliasRecord struct {
 
 func (x *AliasRecord) Reset() {
 	*x = AliasRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3235,7 +3566,7 @@ func (x *AliasRecord) String() string {
 func (*AliasRecord) ProtoMessage() {}
 
 func (x *AliasRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3248,7 +3579,7 @@ func (x *AliasRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasRecord.ProtoReflect.Descriptor instead.
 func (*AliasRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{37}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AliasRecord) GetEntry() uint64 {
@@ -3277,7 +3608,7 @@ type LeaseRecord struct {
 
 func (x *LeaseRecord) Reset() {
 	*x = LeaseRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3289,7 +3620,7 @@ func (x *LeaseRecord) String() string {
 func (*LeaseRecord) ProtoMessage() {}
 
 func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3302,7 +3633,7 @@ func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRecord.ProtoReflect.Descriptor instead.
 func (*LeaseRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{38}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LeaseRecord) GetToken() uint64 {
@@ -3345,7 +3676,7 @@ type StartRecord struct {
 
 func (x *StartRecord) Reset() {
 	*x = StartRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3357,7 +3688,7 @@ func (x *StartRecord) String() string {
 func (*StartRecord) ProtoMessage() {}
 
 func (x *StartRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3370,7 +3701,7 @@ func (x *StartRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRecord.ProtoReflect.Descriptor instead.
 func (*StartRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{39}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StartRecord) GetServer() string {
@@ -3404,7 +3735,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3416,7 +3747,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3429,7 +3760,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{40}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SnapshotEnd) GetRecords() uint64 {
@@ -3443,7 +3774,7 @@ var File_proto_queuepb_queue_proto protoreflect.FileDescriptor
 
 const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\n" +
-	"\x19proto/queuepb/queue.proto\x12\x11holdfast.queue.v1\"\xd2\b\n" +
+	"\x19proto/queuepb/queue.proto\x12\x11holdfast.queue.v1\"\x9a\t\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
@@ -3461,7 +3792,8 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\n" +
 	"put_domain\x18\x13 \x01(\v2\x1c.holdfast.queue.v1.PutDomainH\x00R\tputDomain\x12F\n" +
 	"\rremove_domain\x18\x14 \x01(\v2\x1f.holdfast.queue.v1.RemoveDomainH\x00R\fremoveDomain\x12C\n" +
-	"\fflush_domain\x18\x15 \x01(\v2\x1e.holdfast.queue.v1.FlushDomainH\x00R\vflushDomain\x12J\n" +
+	"\fflush_domain\x18\x15 \x01(\v2\x1e.holdfast.queue.v1.FlushDomainH\x00R\vflushDomain\x12F\n" +
+	"\rresume_domain\x18\x1a \x01(\v2\x1f.holdfast.queue.v1.ResumeDomainH\x00R\fresumeDomain\x12J\n" +
 	"\x0freport_next_hop\x18\x16 \x01(\v2 .holdfast.queue.v1.ReportNextHopH\x00R\rreportNextHop\x12C\n" +
 	"\fput_settings\x18\x17 \x01(\v2\x1e.holdfast.queue.v1.PutSettingsH\x00R\vputSettings\x12-\n" +
 	"\x04tick\x18\x18 \x01(\v2\x17.holdfast.queue.v1.TickH\x00R\x04tick\x12C\n" +
@@ -3542,17 +3874,26 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x06Remove\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\"C\n" +
 	"\tPutDomain\x126\n" +
-	"\x06domain\x18\x01 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\"f\n" +
+	"\x06domain\x18\x01 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\"\xed\x01\n" +
 	"\vRelayDomain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02mx\x18\x02 \x01(\bR\x02mx\x123\n" +
-	"\atargets\x18\x03 \x03(\v2\x19.holdfast.queue.v1.TargetR\atargets\"0\n" +
+	"\atargets\x18\x03 \x03(\v2\x19.holdfast.queue.v1.TargetR\atargets\x127\n" +
+	"\bschedule\x18\x04 \x01(\v2\x1b.holdfast.queue.v1.ScheduleR\bschedule\x12'\n" +
+	"\x0fconnections_max\x18\x05 \x01(\rR\x0econnectionsMax\x12#\n" +
+	"\retrn_networks\x18\x06 \x03(\tR\fetrnNetworks\"\x87\x01\n" +
+	"\bSchedule\x12(\n" +
+	"\x10retry_min_millis\x18\x01 \x01(\x03R\x0eretryMinMillis\x12(\n" +
+	"\x10retry_max_millis\x18\x02 \x01(\x03R\x0eretryMaxMillis\x12'\n" +
+	"\x0flifetime_millis\x18\x03 \x01(\x03R\x0elifetimeMillis\"0\n" +
 	"\x06Target\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\"\"\n" +
 	"\fRemoveDomain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"!\n" +
 	"\vFlushDomain\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\"\n" +
+	"\fResumeDomain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"c\n" +
 	"\rReportNextHop\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
@@ -3580,7 +3921,7 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1a\n" +
 	"\bmessages\x18\x03 \x01(\fR\bmessages\x12(\n" +
 	"\x10may_still_arrive\x18\x04 \x01(\bR\x0emayStillArrive\x12\x12\n" +
-	"\x04text\x18\x05 \x01(\tR\x04text\"\xe7\x03\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\"\x9f\x04\n" +
 	"\x0eSnapshotRecord\x12;\n" +
 	"\x06header\x18\x01 \x01(\v2!.holdfast.queue.v1.SnapshotHeaderH\x00R\x06header\x129\n" +
 	"\x06domain\x18\x02 \x01(\v2\x1f.holdfast.queue.v1.DomainRecordH\x00R\x06domain\x12<\n" +
@@ -3589,8 +3930,9 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x05lease\x18\x05 \x01(\v2\x1e.holdfast.queue.v1.LeaseRecordH\x00R\x05lease\x122\n" +
 	"\x03end\x18\x06 \x01(\v2\x1e.holdfast.queue.v1.SnapshotEndH\x00R\x03end\x126\n" +
 	"\x05start\x18\a \x01(\v2\x1e.holdfast.queue.v1.StartRecordH\x00R\x05start\x129\n" +
-	"\x06origin\x18\b \x01(\v2\x1f.holdfast.queue.v1.OriginRecordH\x00R\x06originB\b\n" +
-	"\x06record\"\xe9\x01\n" +
+	"\x06origin\x18\b \x01(\v2\x1f.holdfast.queue.v1.OriginRecordH\x00R\x06origin\x126\n" +
+	"\x05known\x18\t \x01(\v2\x1e.holdfast.queue.v1.KnownRecordH\x00R\x05knownB\b\n" +
+	"\x06record\"\xa9\x02\n" +
 	"\x0eSnapshotHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
 	"\aapplied\x18\x02 \x01(\x04R\aapplied\x12\x10\n" +
@@ -3598,7 +3940,9 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\bsettings\x18\x04 \x01(\v2\x1b.holdfast.queue.v1.SettingsR\bsettings\x12\x1f\n" +
 	"\vdomain_last\x18\x05 \x01(\rR\n" +
 	"domainLast\x127\n" +
-	"\bcounters\x18\x06 \x01(\v2\x1b.holdfast.queue.v1.CountersR\bcounters\"\xcb\x02\n" +
+	"\bcounters\x18\x06 \x01(\v2\x1b.holdfast.queue.v1.CountersR\bcounters\x12!\n" +
+	"\fswept_domain\x18\a \x01(\rR\vsweptDomain\x12\x1b\n" +
+	"\tswept_key\x18\b \x01(\x06R\bsweptKey\"\xe5\x02\n" +
 	"\bCounters\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\x04R\baccepted\x12\x18\n" +
 	"\arepeats\x18\x02 \x01(\x04R\arepeats\x12\x1c\n" +
@@ -3608,7 +3952,9 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x0fdoubts_reported\x18\x06 \x01(\x04R\x0edoubtsReported\x12%\n" +
 	"\x0edoubts_expired\x18\a \x01(\x04R\rdoubtsExpired\x12%\n" +
 	"\x0edelivered_late\x18\b \x01(\x04R\rdeliveredLate\x12'\n" +
-	"\x0freports_ignored\x18\t \x01(\x04R\x0ereportsIgnored\"\x89\x02\n" +
+	"\x0freports_ignored\x18\t \x01(\x04R\x0ereportsIgnored\x12\x18\n" +
+	"\aexpired\x18\n" +
+	" \x01(\x04R\aexpired\"\xb9\x02\n" +
 	"\fDomainRecord\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x126\n" +
 	"\x06domain\x18\x02 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\x125\n" +
@@ -3617,7 +3963,19 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x05since\x18\x05 \x01(\x03R\x05since\x12\x16\n" +
 	"\x06detail\x18\x06 \x01(\tR\x06detail\x12\x14\n" +
 	"\x05flush\x18\a \x01(\x04R\x05flush\x12\x16\n" +
-	"\x06ending\x18\b \x01(\x04R\x06ending\"\xbb\x03\n" +
+	"\x06ending\x18\b \x01(\x04R\x06ending\x12.\n" +
+	"\x05guard\x18\t \x01(\v2\x18.holdfast.queue.v1.GuardR\x05guard\"p\n" +
+	"\x05Guard\x12\x14\n" +
+	"\x05armed\x18\x01 \x01(\bR\x05armed\x12\x18\n" +
+	"\astopped\x18\x02 \x01(\bR\astopped\x12\x1d\n" +
+	"\n" +
+	"stopped_at\x18\x03 \x01(\x03R\tstoppedAt\x12\x18\n" +
+	"\arefused\x18\x04 \x03(\x06R\arefused\"E\n" +
+	"\vKnownRecord\x12\x16\n" +
+	"\x06domain\x18\x01 \x01(\rR\x06domain\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x02 \x01(\fR\n" +
+	"recipients\"\xbb\x03\n" +
 	"\rMessageRecord\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\x04R\x05entry\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1a\n" +
@@ -3641,7 +3999,7 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\benvelope\x18\x01 \x01(\v2\x1b.holdfast.queue.v1.EnvelopeR\benvelope\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x0e\n" +
-	"\x02at\x18\x04 \x01(\x03R\x02at\"\xc2\x01\n" +
+	"\x02at\x18\x04 \x01(\x03R\x02at\"\xde\x01\n" +
 	"\n" +
 	"PartRecord\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\rR\x06domain\x12\x14\n" +
@@ -3651,7 +4009,8 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\vdoubt_until\x18\x05 \x01(\x03R\n" +
 	"doubtUntil\x12\x18\n" +
 	"\adoubted\x18\x06 \x01(\x04R\adoubted\x12\x1a\n" +
-	"\battempts\x18\a \x01(\rR\battempts\"\xca\x01\n" +
+	"\battempts\x18\a \x01(\rR\battempts\x12\x1a\n" +
+	"\breleased\x18\b \x01(\x03R\breleased\"\xca\x01\n" +
 	"\n" +
 	"NoteRecord\x127\n" +
 	"\x05state\x18\x01 \x01(\x0e2!.holdfast.queue.v1.RecipientStateR\x05state\x12.\n" +
@@ -3716,7 +4075,7 @@ func file_proto_queuepb_queue_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_queuepb_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_proto_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_proto_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_proto_queuepb_queue_proto_goTypes = []any{
 	(Return)(0),              // 0: holdfast.queue.v1.Return
 	(Outcome)(0),             // 1: holdfast.queue.v1.Outcome
@@ -3742,28 +4101,32 @@ var file_proto_queuepb_queue_proto_goTypes = []any{
 	(*Remove)(nil),           // 21: holdfast.queue.v1.Remove
 	(*PutDomain)(nil),        // 22: holdfast.queue.v1.PutDomain
 	(*RelayDomain)(nil),      // 23: holdfast.queue.v1.RelayDomain
-	(*Target)(nil),           // 24: holdfast.queue.v1.Target
-	(*RemoveDomain)(nil),     // 25: holdfast.queue.v1.RemoveDomain
-	(*FlushDomain)(nil),      // 26: holdfast.queue.v1.FlushDomain
-	(*ReportNextHop)(nil),    // 27: holdfast.queue.v1.ReportNextHop
-	(*PutSettings)(nil),      // 28: holdfast.queue.v1.PutSettings
-	(*Settings)(nil),         // 29: holdfast.queue.v1.Settings
-	(*Tick)(nil),             // 30: holdfast.queue.v1.Tick
-	(*RecordStart)(nil),      // 31: holdfast.queue.v1.RecordStart
-	(*Result)(nil),           // 32: holdfast.queue.v1.Result
-	(*SnapshotRecord)(nil),   // 33: holdfast.queue.v1.SnapshotRecord
-	(*SnapshotHeader)(nil),   // 34: holdfast.queue.v1.SnapshotHeader
-	(*Counters)(nil),         // 35: holdfast.queue.v1.Counters
-	(*DomainRecord)(nil),     // 36: holdfast.queue.v1.DomainRecord
-	(*MessageRecord)(nil),    // 37: holdfast.queue.v1.MessageRecord
-	(*OriginRecord)(nil),     // 38: holdfast.queue.v1.OriginRecord
-	(*Accepted)(nil),         // 39: holdfast.queue.v1.Accepted
-	(*PartRecord)(nil),       // 40: holdfast.queue.v1.PartRecord
-	(*NoteRecord)(nil),       // 41: holdfast.queue.v1.NoteRecord
-	(*AliasRecord)(nil),      // 42: holdfast.queue.v1.AliasRecord
-	(*LeaseRecord)(nil),      // 43: holdfast.queue.v1.LeaseRecord
-	(*StartRecord)(nil),      // 44: holdfast.queue.v1.StartRecord
-	(*SnapshotEnd)(nil),      // 45: holdfast.queue.v1.SnapshotEnd
+	(*Schedule)(nil),         // 24: holdfast.queue.v1.Schedule
+	(*Target)(nil),           // 25: holdfast.queue.v1.Target
+	(*RemoveDomain)(nil),     // 26: holdfast.queue.v1.RemoveDomain
+	(*FlushDomain)(nil),      // 27: holdfast.queue.v1.FlushDomain
+	(*ResumeDomain)(nil),     // 28: holdfast.queue.v1.ResumeDomain
+	(*ReportNextHop)(nil),    // 29: holdfast.queue.v1.ReportNextHop
+	(*PutSettings)(nil),      // 30: holdfast.queue.v1.PutSettings
+	(*Settings)(nil),         // 31: holdfast.queue.v1.Settings
+	(*Tick)(nil),             // 32: holdfast.queue.v1.Tick
+	(*RecordStart)(nil),      // 33: holdfast.queue.v1.RecordStart
+	(*Result)(nil),           // 34: holdfast.queue.v1.Result
+	(*SnapshotRecord)(nil),   // 35: holdfast.queue.v1.SnapshotRecord
+	(*SnapshotHeader)(nil),   // 36: holdfast.queue.v1.SnapshotHeader
+	(*Counters)(nil),         // 37: holdfast.queue.v1.Counters
+	(*DomainRecord)(nil),     // 38: holdfast.queue.v1.DomainRecord
+	(*Guard)(nil),            // 39: holdfast.queue.v1.Guard
+	(*KnownRecord)(nil),      // 40: holdfast.queue.v1.KnownRecord
+	(*MessageRecord)(nil),    // 41: holdfast.queue.v1.MessageRecord
+	(*OriginRecord)(nil),     // 42: holdfast.queue.v1.OriginRecord
+	(*Accepted)(nil),         // 43: holdfast.queue.v1.Accepted
+	(*PartRecord)(nil),       // 44: holdfast.queue.v1.PartRecord
+	(*NoteRecord)(nil),       // 45: holdfast.queue.v1.NoteRecord
+	(*AliasRecord)(nil),      // 46: holdfast.queue.v1.AliasRecord
+	(*LeaseRecord)(nil),      // 47: holdfast.queue.v1.LeaseRecord
+	(*StartRecord)(nil),      // 48: holdfast.queue.v1.StartRecord
+	(*SnapshotEnd)(nil),      // 49: holdfast.queue.v1.SnapshotEnd
 }
 var file_proto_queuepb_queue_proto_depIdxs = []int32{
 	6,  // 0: holdfast.queue.v1.Command.accept:type_name -> holdfast.queue.v1.Accept
@@ -3776,48 +4139,52 @@ var file_proto_queuepb_queue_proto_depIdxs = []int32{
 	20, // 7: holdfast.queue.v1.Command.release:type_name -> holdfast.queue.v1.Release
 	21, // 8: holdfast.queue.v1.Command.remove:type_name -> holdfast.queue.v1.Remove
 	22, // 9: holdfast.queue.v1.Command.put_domain:type_name -> holdfast.queue.v1.PutDomain
-	25, // 10: holdfast.queue.v1.Command.remove_domain:type_name -> holdfast.queue.v1.RemoveDomain
-	26, // 11: holdfast.queue.v1.Command.flush_domain:type_name -> holdfast.queue.v1.FlushDomain
-	27, // 12: holdfast.queue.v1.Command.report_next_hop:type_name -> holdfast.queue.v1.ReportNextHop
-	28, // 13: holdfast.queue.v1.Command.put_settings:type_name -> holdfast.queue.v1.PutSettings
-	30, // 14: holdfast.queue.v1.Command.tick:type_name -> holdfast.queue.v1.Tick
-	31, // 15: holdfast.queue.v1.Command.record_start:type_name -> holdfast.queue.v1.RecordStart
-	7,  // 16: holdfast.queue.v1.Accept.envelope:type_name -> holdfast.queue.v1.Envelope
-	8,  // 17: holdfast.queue.v1.Envelope.from:type_name -> holdfast.queue.v1.Mailbox
-	9,  // 18: holdfast.queue.v1.Envelope.recipients:type_name -> holdfast.queue.v1.Recipient
-	0,  // 19: holdfast.queue.v1.Envelope.return:type_name -> holdfast.queue.v1.Return
-	10, // 20: holdfast.queue.v1.Envelope.trace:type_name -> holdfast.queue.v1.Trace
-	16, // 21: holdfast.queue.v1.RecordOutcomes.messages:type_name -> holdfast.queue.v1.MessageOutcomes
-	17, // 22: holdfast.queue.v1.MessageOutcomes.recipients:type_name -> holdfast.queue.v1.RecipientOutcome
-	1,  // 23: holdfast.queue.v1.RecipientOutcome.outcome:type_name -> holdfast.queue.v1.Outcome
-	18, // 24: holdfast.queue.v1.RecipientOutcome.reply:type_name -> holdfast.queue.v1.Reply
-	23, // 25: holdfast.queue.v1.PutDomain.domain:type_name -> holdfast.queue.v1.RelayDomain
-	24, // 26: holdfast.queue.v1.RelayDomain.targets:type_name -> holdfast.queue.v1.Target
-	29, // 27: holdfast.queue.v1.PutSettings.settings:type_name -> holdfast.queue.v1.Settings
-	2,  // 28: holdfast.queue.v1.Result.verdict:type_name -> holdfast.queue.v1.Verdict
-	34, // 29: holdfast.queue.v1.SnapshotRecord.header:type_name -> holdfast.queue.v1.SnapshotHeader
-	36, // 30: holdfast.queue.v1.SnapshotRecord.domain:type_name -> holdfast.queue.v1.DomainRecord
-	37, // 31: holdfast.queue.v1.SnapshotRecord.message:type_name -> holdfast.queue.v1.MessageRecord
-	42, // 32: holdfast.queue.v1.SnapshotRecord.alias:type_name -> holdfast.queue.v1.AliasRecord
-	43, // 33: holdfast.queue.v1.SnapshotRecord.lease:type_name -> holdfast.queue.v1.LeaseRecord
-	45, // 34: holdfast.queue.v1.SnapshotRecord.end:type_name -> holdfast.queue.v1.SnapshotEnd
-	44, // 35: holdfast.queue.v1.SnapshotRecord.start:type_name -> holdfast.queue.v1.StartRecord
-	38, // 36: holdfast.queue.v1.SnapshotRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
-	29, // 37: holdfast.queue.v1.SnapshotHeader.settings:type_name -> holdfast.queue.v1.Settings
-	35, // 38: holdfast.queue.v1.SnapshotHeader.counters:type_name -> holdfast.queue.v1.Counters
-	23, // 39: holdfast.queue.v1.DomainRecord.domain:type_name -> holdfast.queue.v1.RelayDomain
-	3,  // 40: holdfast.queue.v1.DomainRecord.state:type_name -> holdfast.queue.v1.NextHopState
-	40, // 41: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
-	41, // 42: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
-	38, // 43: holdfast.queue.v1.MessageRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
-	7,  // 44: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
-	4,  // 45: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
-	18, // 46: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	26, // 10: holdfast.queue.v1.Command.remove_domain:type_name -> holdfast.queue.v1.RemoveDomain
+	27, // 11: holdfast.queue.v1.Command.flush_domain:type_name -> holdfast.queue.v1.FlushDomain
+	28, // 12: holdfast.queue.v1.Command.resume_domain:type_name -> holdfast.queue.v1.ResumeDomain
+	29, // 13: holdfast.queue.v1.Command.report_next_hop:type_name -> holdfast.queue.v1.ReportNextHop
+	30, // 14: holdfast.queue.v1.Command.put_settings:type_name -> holdfast.queue.v1.PutSettings
+	32, // 15: holdfast.queue.v1.Command.tick:type_name -> holdfast.queue.v1.Tick
+	33, // 16: holdfast.queue.v1.Command.record_start:type_name -> holdfast.queue.v1.RecordStart
+	7,  // 17: holdfast.queue.v1.Accept.envelope:type_name -> holdfast.queue.v1.Envelope
+	8,  // 18: holdfast.queue.v1.Envelope.from:type_name -> holdfast.queue.v1.Mailbox
+	9,  // 19: holdfast.queue.v1.Envelope.recipients:type_name -> holdfast.queue.v1.Recipient
+	0,  // 20: holdfast.queue.v1.Envelope.return:type_name -> holdfast.queue.v1.Return
+	10, // 21: holdfast.queue.v1.Envelope.trace:type_name -> holdfast.queue.v1.Trace
+	16, // 22: holdfast.queue.v1.RecordOutcomes.messages:type_name -> holdfast.queue.v1.MessageOutcomes
+	17, // 23: holdfast.queue.v1.MessageOutcomes.recipients:type_name -> holdfast.queue.v1.RecipientOutcome
+	1,  // 24: holdfast.queue.v1.RecipientOutcome.outcome:type_name -> holdfast.queue.v1.Outcome
+	18, // 25: holdfast.queue.v1.RecipientOutcome.reply:type_name -> holdfast.queue.v1.Reply
+	23, // 26: holdfast.queue.v1.PutDomain.domain:type_name -> holdfast.queue.v1.RelayDomain
+	25, // 27: holdfast.queue.v1.RelayDomain.targets:type_name -> holdfast.queue.v1.Target
+	24, // 28: holdfast.queue.v1.RelayDomain.schedule:type_name -> holdfast.queue.v1.Schedule
+	31, // 29: holdfast.queue.v1.PutSettings.settings:type_name -> holdfast.queue.v1.Settings
+	2,  // 30: holdfast.queue.v1.Result.verdict:type_name -> holdfast.queue.v1.Verdict
+	36, // 31: holdfast.queue.v1.SnapshotRecord.header:type_name -> holdfast.queue.v1.SnapshotHeader
+	38, // 32: holdfast.queue.v1.SnapshotRecord.domain:type_name -> holdfast.queue.v1.DomainRecord
+	41, // 33: holdfast.queue.v1.SnapshotRecord.message:type_name -> holdfast.queue.v1.MessageRecord
+	46, // 34: holdfast.queue.v1.SnapshotRecord.alias:type_name -> holdfast.queue.v1.AliasRecord
+	47, // 35: holdfast.queue.v1.SnapshotRecord.lease:type_name -> holdfast.queue.v1.LeaseRecord
+	49, // 36: holdfast.queue.v1.SnapshotRecord.end:type_name -> holdfast.queue.v1.SnapshotEnd
+	48, // 37: holdfast.queue.v1.SnapshotRecord.start:type_name -> holdfast.queue.v1.StartRecord
+	42, // 38: holdfast.queue.v1.SnapshotRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
+	40, // 39: holdfast.queue.v1.SnapshotRecord.known:type_name -> holdfast.queue.v1.KnownRecord
+	31, // 40: holdfast.queue.v1.SnapshotHeader.settings:type_name -> holdfast.queue.v1.Settings
+	37, // 41: holdfast.queue.v1.SnapshotHeader.counters:type_name -> holdfast.queue.v1.Counters
+	23, // 42: holdfast.queue.v1.DomainRecord.domain:type_name -> holdfast.queue.v1.RelayDomain
+	3,  // 43: holdfast.queue.v1.DomainRecord.state:type_name -> holdfast.queue.v1.NextHopState
+	39, // 44: holdfast.queue.v1.DomainRecord.guard:type_name -> holdfast.queue.v1.Guard
+	44, // 45: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
+	45, // 46: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
+	42, // 47: holdfast.queue.v1.MessageRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
+	7,  // 48: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
+	4,  // 49: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
+	18, // 50: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_proto_queuepb_queue_proto_init() }
@@ -3838,13 +4205,14 @@ func file_proto_queuepb_queue_proto_init() {
 		(*Command_PutDomain)(nil),
 		(*Command_RemoveDomain)(nil),
 		(*Command_FlushDomain)(nil),
+		(*Command_ResumeDomain)(nil),
 		(*Command_ReportNextHop)(nil),
 		(*Command_PutSettings)(nil),
 		(*Command_Tick)(nil),
 		(*Command_RecordStart)(nil),
 	}
 	file_proto_queuepb_queue_proto_msgTypes[4].OneofWrappers = []any{}
-	file_proto_queuepb_queue_proto_msgTypes[28].OneofWrappers = []any{
+	file_proto_queuepb_queue_proto_msgTypes[30].OneofWrappers = []any{
 		(*SnapshotRecord_Header)(nil),
 		(*SnapshotRecord_Domain)(nil),
 		(*SnapshotRecord_Message)(nil),
@@ -3853,6 +4221,7 @@ func file_proto_queuepb_queue_proto_init() {
 		(*SnapshotRecord_End)(nil),
 		(*SnapshotRecord_Start)(nil),
 		(*SnapshotRecord_Origin)(nil),
+		(*SnapshotRecord_Known)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3860,7 +4229,7 @@ func file_proto_queuepb_queue_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_queuepb_queue_proto_rawDesc), len(file_proto_queuepb_queue_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   41,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
