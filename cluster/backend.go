@@ -244,9 +244,12 @@ func (b *Backend) Pull(ctx context.Context, r peer.PullRequest) (peer.PullReply,
 	if !ok || !m.node.IsLeader() {
 		return peer.PullReply{}, dispatch.ErrNotLeading
 	}
-	grant, err := m.dispatcher.Pull(ctx, dispatch.Request{Holder: fsm.NodeName(r.Holder), Domain: mail.Domain(r.Domain), Max: r.Max})
+	grant, err := m.dispatcher.Pull(ctx, dispatch.Request{
+		Holder: fsm.NodeName(r.Holder), Domain: mail.Domain(r.Domain), Max: r.Max, Connections: r.Connections,
+		Seen: dispatch.Feedback{Token: fsm.Token(r.Seen.Token), Answered: r.Seen.Answered, Deferred: r.Seen.Deferred, Lost: r.Seen.Lost, Mean: r.Seen.Mean},
+	})
 	if err != nil {
 		return peer.PullReply{}, err
 	}
-	return peer.PullReply{Token: uint64(grant.Token), Messages: grant.Messages}, nil
+	return peer.PullReply{Token: uint64(grant.Token), Messages: grant.Messages, Connections: grant.Connections}, nil
 }

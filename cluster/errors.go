@@ -18,6 +18,9 @@ var (
 	ErrCatchingUp = errors.New("this node is catching up with the leader")
 	// ErrDiskHangs: a write to this node's disk does not come back.
 	ErrDiskHangs = errors.New("a write to the disk of this node hangs")
+	// ErrNotUnderstood: not every server of the cluster is known to understand the
+	// command, and one that does not would stop at it. Certain.
+	ErrNotUnderstood = errors.New("not every server is known to understand it")
 	// ErrStopping: the member is shutting down.
 	ErrStopping = errors.New("stopping")
 )

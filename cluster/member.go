@@ -230,7 +230,7 @@ func (m *Member) recordSettings(ctx context.Context) {
 	settings.Voters = voters
 	bounded := settings
 	bounded.WaitsPerEntry = fsm.WaitsPerEntry
-	if m.understood(fsm.PutSettings{Settings: bounded}) {
+	if m.Understood(fsm.PutSettings{Settings: bounded}) {
 		settings = bounded
 	}
 	if voters == 0 || settings == before {

@@ -23,8 +23,12 @@ const retryPause = 100 * time.Millisecond
 // Do has an action committed and applied, here or at the leader, and returns
 // its result. The result is of the one Apply; errors are ErrNotAccepted and
 // ErrOutcomeUnknown. The action must be idempotent or harmless when repeated,
-// since Do asks again while ctx allows and no attempt's outcome is unknown.
+// since Do asks again while ctx allows and no attempt's outcome is unknown. One that
+// not every server is known to understand is not proposed: ErrNotUnderstood.
 func (m *Member) Do(ctx context.Context, action fsm.Action) (fsm.Result, error) {
+	if !m.Understood(action) {
+		return fsm.Result{}, fmt.Errorf("%w: %w", ErrNotAccepted, ErrNotUnderstood)
+	}
 	for {
 		got, err := m.attempt(ctx, fsm.Command{Node: m.name, Action: action}, nil)
 		if err == nil {

@@ -83,6 +83,8 @@ func (r *replica) Apply(index uint64, data []byte, body *mail.BodyRef) any {
 		switch e := e.(type) {
 		case fsm.NextHopChanged:
 			r.log.Info("next hop changed", "domain", e.Domain, "from", e.From, "to", e.To)
+		case fsm.DomainStopped:
+			r.log.Error("delivery stopped: the next hop is back and refuses for good what it took before", "domain", e.Domain)
 		case fsm.Finished:
 			r.finished.add(e.ID)
 		case fsm.Queued:
@@ -98,7 +100,7 @@ func (r *replica) Apply(index uint64, data []byte, body *mail.BodyRef) any {
 // wakesAgents reports whether the delivery agents should look again.
 func wakesAgents(a fsm.Action, effects []fsm.Effect) bool {
 	switch a.(type) {
-	case fsm.FlushDomain, fsm.PutDomain, fsm.RemoveDomain, fsm.PutSettings, fsm.Release:
+	case fsm.FlushDomain, fsm.ResumeDomain, fsm.PutDomain, fsm.RemoveDomain, fsm.PutSettings, fsm.Release:
 		return true
 	}
 	for _, e := range effects {

@@ -194,7 +194,7 @@ func (m *Member) recordStart(ctx context.Context, number uint64) {
 		if m.View().Start(fsm.ServerID(id)) == number {
 			return
 		}
-		if !m.understood(fsm.RecordStart{}) {
+		if !m.Understood(fsm.RecordStart{}) {
 			continue
 		}
 		bounded, cancel := context.WithTimeout(ctx, attemptTimeout)
@@ -207,13 +207,12 @@ func (m *Member) recordStart(ctx context.Context, number uint64) {
 	}
 }
 
-// understood reports whether every server of the configuration has said that it
-// can apply commands of that kind. Where one is in the log already, all can.
-func (m *Member) understood(a fsm.Action) bool {
-	if _, is := a.(fsm.RecordStart); is {
-		for range m.View().Starts() {
-			return true
-		}
+// Understood reports whether every server of the configuration has said that it
+// can apply commands of that kind. Where one of its version is in the log already,
+// all can.
+func (m *Member) Understood(a fsm.Action) bool {
+	if v := fsm.VersionOf(a); v <= 1 || v <= m.View().CommandVersion() {
+		return true
 	}
 	return m.roll.understand(a, m.node.ID(), m.node.Servers())
 }

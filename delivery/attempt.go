@@ -28,9 +28,10 @@ var (
 // A result is what became of one attempt.
 type result struct {
 	outcomes fsm.MessageOutcomes
-	tried    bool // something was learnt about the message
-	answered bool // the next hop replied to the final dot
-	ours     bool // if the connection is closed, we closed it
+	tried    bool          // something was learnt about the message
+	answered bool          // the next hop replied to the final dot
+	ours     bool          // if the connection is closed, we closed it
+	waited   time.Duration // for the reply to the final dot
 }
 
 // attempt tries one message over an open connection.
@@ -107,7 +108,9 @@ func (h *hop) attempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Messa
 		log.Warn("given up before the dot", "reason", err)
 		return o.untried(true)
 	}
+	sent := time.Now()
 	reply, err := conn.Dot(a.dots)
+	waited := time.Since(sent)
 	if err != nil && !errors.Is(err, smtpclient.ErrNoReply) {
 		return h.lost(o, m.ID, log.Warn, err)
 	}
@@ -123,7 +126,9 @@ func (h *hop) attempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Messa
 		o.judgeAccepted(refusal(reply), reply)
 		log.Info("refused", "dot", reply.String(), "outcomes", o.String())
 	}
-	return o.finish(err == nil)
+	r := o.finish(err == nil)
+	r.waited = waited
+	return r
 }
 
 // lost is a connection that ended between MAIL and the dot: nobody's fault, so

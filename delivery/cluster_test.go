@@ -281,24 +281,28 @@ func (n node) Changed() <-chan struct{} {
 	return n.changed
 }
 
-func (n node) Pull(ctx context.Context, d mail.Domain, limit int) (l Lease, err error) {
+func (n node) Pull(ctx context.Context, w Wish) (l Lease, err error) {
+	l.Connections = -1
+	if w.Max == 0 {
+		return l, nil
+	}
 	err = n.call(ctx, "pull", func() error {
 		var ids []mail.QueueID
-		for id := range n.state.Due(d) {
-			if ids = append(ids, id); len(ids) == limit {
+		for id := range n.state.Due(w.Domain) {
+			if ids = append(ids, id); len(ids) == w.Max {
 				break
 			}
 		}
 		if len(ids) == 0 {
 			return nil
 		}
-		r := n.applyLocked(n.name, fsm.GrantLeases{Holder: n.name, Domain: d, Messages: ids})
+		r := n.applyLocked(n.name, fsm.GrantLeases{Holder: n.name, Domain: w.Domain, Messages: ids})
 		l.Token = fsm.Token(n.index)
 		n.renewed[l.Token] = time.Now()
 		for _, id := range r.Messages {
 			n.token[id] = l.Token
 			m, _ := n.state.Message(id)
-			l.Messages = append(l.Messages, Message{ID: id, Envelope: m.Envelope, Recipients: m.Queued(d), Body: m.Body})
+			l.Messages = append(l.Messages, Message{ID: id, Envelope: m.Envelope, Recipients: m.Queued(w.Domain), Body: m.Body})
 		}
 		return nil
 	})

@@ -46,7 +46,11 @@ type hop struct {
 	probing  int
 	reaching bool // our last attempt completed EHLO
 	proven   bool // a reply to a dot was read since the last trouble
-	unprobed bool // probe at once
+	// allowed is how many connections the leader last said that we may have, until
+	// allowedTill; negative where it did not say.
+	allowed     int
+	allowedTill time.Time
+	unprobed    bool // probe at once
 
 	trouble   backoff
 	quietTill time.Time // no connection before this
@@ -69,6 +73,7 @@ func newHop(a *Agent, w Work) *hop {
 		trouble: backoff{first: quietFirst, most: quietMost},
 		empty:   backoff{first: emptyFirst, most: emptyMost},
 		flush:   w.NextHop.Flush,
+		allowed: -1,
 	}
 	h.update(&w)
 	return h
@@ -166,13 +171,37 @@ func (h *hop) stepDeliver(now time.Time) time.Duration {
 }
 
 // connectionsWanted is one until the next hop has answered a dot, then this
-// node's share of the ceiling, as far as there is mail for it.
+// node's share of the ceiling, as far as there is mail for it and the leader allows:
+// it knows how many the others have, and what they see. The share alone keeps the
+// cluster below the ceiling, whoever leads.
 func (h *hop) connectionsWanted() int {
 	if !h.proven {
 		return 1
 	}
-	share := max(1, h.a.c.ConnectionsMax/max(1, h.work.Nodes))
-	return min(share, 1+h.work.Due/messagesPerConnection)
+	want := min(max(1, h.ceiling()/max(1, h.work.Nodes)), 1+h.work.Due/messagesPerConnection)
+	if h.allowed >= 0 && time.Now().Before(h.allowedTill) {
+		want = min(want, max(1, h.allowed))
+	}
+	return want
+}
+
+// ceiling is how many connections the cluster has at most. The caller holds mu.
+func (h *hop) ceiling() int {
+	if n := h.work.Domain.ConnectionsMax; n > 0 {
+		return n
+	}
+	return h.a.c.ConnectionsMax
+}
+
+// allow takes how many connections the leader allows.
+func (h *hop) allow(n int) {
+	h.mu.Lock()
+	more := n > h.allowed
+	h.allowed, h.allowedTill = n, time.Now().Add(h.a.c.LeaseDuration)
+	h.mu.Unlock()
+	if more {
+		h.poke()
+	}
 }
 
 // batch is how many messages to ask for: a fair part of what is due, so that
@@ -183,7 +212,7 @@ func (h *hop) batch() int {
 	if h.work == nil {
 		return min(messagesPerConnection, h.a.c.LeaseBatch)
 	}
-	part := h.work.Due/max(1, h.a.c.ConnectionsMax) + 1
+	part := h.work.Due/max(1, h.ceiling()) + 1
 	return min(max(part, messagesPerConnection), h.a.c.LeaseBatch)
 }
 

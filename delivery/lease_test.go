@@ -142,8 +142,8 @@ func TestLateAnswerToThePullGivesNoRight(t *testing.T) {
 // patient gives Pull all the time that it wants.
 type patient struct{ Queue }
 
-func (p patient) Pull(_ context.Context, d mail.Domain, limit int) (Lease, error) {
-	return p.Queue.Pull(context.Background(), d, limit)
+func (p patient) Pull(_ context.Context, w Wish) (Lease, error) {
+	return p.Queue.Pull(context.Background(), w)
 }
 
 // The host sleeps, in the middle of a message, for longer than its right: timers

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
@@ -23,9 +24,9 @@ type Queue interface {
 	// have changed since the call: new mail, a flush, a next hop, a tick. It is
 	// called again after each.
 	Changed() <-chan struct{}
-	// Pull asks the leader for the lease of up to max messages for the domain.
-	// A lease without messages means that there is nothing for us now.
-	Pull(ctx context.Context, domain mail.Domain, max int) (Lease, error)
+	// Pull asks the leader for a lease. One without messages means that there is
+	// nothing for us now, or that the cluster has enough connections to the next hop.
+	Pull(ctx context.Context, w Wish) (Lease, error)
 	// Renew commits a renewal that names messages as begun. Nil means that it is
 	// committed, and stop lists the messages that must not be delivered under
 	// this token. With an error it may be committed or not. The answer must be
@@ -53,11 +54,32 @@ type Work struct {
 	Rank, Nodes int
 }
 
+// A Wish is what a node asks the leader for: up to Max messages for the domain. With a
+// Max of zero it wants none, and only says what it saw.
+type Wish struct {
+	Domain      mail.Domain
+	Max         int
+	Connections int // that this node has to the next hop, the one that asks included
+	Seen        Feedback
+}
+
+// Feedback is what a connection saw of the next hop in one lease.
+type Feedback struct {
+	Token    fsm.Token     // of the lease
+	Answered int           // messages that the next hop took, or refused for good
+	Deferred int           // messages that it put off
+	Lost     bool          // the connection ended otherwise than by us
+	Mean     time.Duration // from a final dot to its reply; 0 where there was none
+}
+
 // A Lease is the answer to a Pull: the messages that were really granted, under
 // the token that the grant's entry made.
 type Lease struct {
 	Token    fsm.Token
 	Messages []Message
+	// Connections is how many this node may have to the next hop; negative where the
+	// leader does not say.
+	Connections int
 }
 
 // A Message is one leased message.

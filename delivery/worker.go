@@ -2,9 +2,11 @@ package delivery
 
 import (
 	"context"
+	"time"
 
 	"github.com/holdfast-mx/holdfast/delivery/route"
 	"github.com/holdfast-mx/holdfast/delivery/smtpclient"
+	"github.com/holdfast-mx/holdfast/fsm"
 )
 
 // deliver is one connection: connect, then lease after lease until there is
@@ -31,14 +33,20 @@ func (h *hop) deliver(w Work) {
 	h.reached()
 	h.reportUp(at.String())
 	var previous *reporter
+	var seen Feedback
 	for h.a.work.Err() == nil && conn.Usable() {
 		sent := h.a.c.Boot() // The right counts from here, not from the answer.
-		lease, err := h.pull()
+		lease, err := h.pull(h.batch(), seen)
+		if err == nil {
+			seen = Feedback{} // it is told
+		}
 		if err != nil || len(lease.Messages) == 0 {
 			h.idle()
 			break
 		}
-		reports, progress := h.serve(conn, at, newHeldLease(h.a, lease, sent), lease)
+		var reports *reporter
+		var progress bool
+		reports, progress, seen = h.serve(conn, at, newHeldLease(h.a, lease, sent), lease)
 		if previous != nil {
 			<-previous.done // At most one lease's reports are outstanding beside the next.
 		}
@@ -51,6 +59,9 @@ func (h *hop) deliver(w Work) {
 		h.reportUp(at.String()) // Others may have called it down meanwhile.
 	}
 	_ = conn.Quit(h.a.work)
+	if seen.Token != 0 && h.a.work.Err() == nil {
+		_, _ = h.pull(0, seen) // What this connection saw last is a hint: it may be lost.
+	}
 	if previous != nil {
 		<-previous.done
 	}
@@ -58,15 +69,24 @@ func (h *hop) deliver(w Work) {
 
 // pull asks for a lease. It is not given up at a shutdown: a lease granted in
 // answer to it can then be handed back at once.
-func (h *hop) pull() (Lease, error) {
+func (h *hop) pull(most int, seen Feedback) (Lease, error) {
 	ctx, cancel := h.a.callContext()
 	defer cancel()
 	h.a.stats.Pulls.Add(1)
-	lease, err := h.a.c.Queue.Pull(ctx, h.name, h.batch())
+	h.mu.Lock()
+	connections := h.workers
+	h.mu.Unlock()
+	if most == 0 {
+		connections-- // this one is over
+	}
+	lease, err := h.a.c.Queue.Pull(ctx, Wish{Domain: h.name, Max: most, Connections: connections, Seen: seen})
 	if err != nil {
 		h.a.stats.PullsFailed.Add(1)
 		h.a.c.Log.Debug("no lease", "domain", h.name, "error", err)
 		return Lease{}, err
+	}
+	if most > 0 {
+		h.allow(lease.Connections)
 	}
 	h.a.stats.Leased.Add(int64(len(lease.Messages)))
 	return lease, nil
@@ -74,7 +94,10 @@ func (h *hop) pull() (Lease, error) {
 
 // serve delivers the messages of a lease, one after the other, and reports every
 // one of them. What the connection did not live to see is handed back.
-func (h *hop) serve(conn *smtpclient.Conn, at route.Hop, l *heldLease, lease Lease) (reports *reporter, progress bool) {
+func (h *hop) serve(conn *smtpclient.Conn, at route.Hop, l *heldLease, lease Lease) (reports *reporter, progress bool, seen Feedback) {
+	seen.Token = lease.Token
+	var waited time.Duration
+	dots := 0
 	reports = newReporter(h.a, h.name, lease.Token)
 	h.a.running.Go(reports.run)
 	defer reports.close()
@@ -95,10 +118,33 @@ func (h *hop) serve(conn *smtpclient.Conn, at route.Hop, l *heldLease, lease Lea
 		if r.answered {
 			h.answered()
 		}
+		seen.count(r)
+		if r.answered {
+			waited += r.waited
+			dots++
+		}
 		if !conn.Usable() && !r.ours {
+			seen.Lost = true
 			h.a.stats.ConnectionsLost.Add(1)
 			h.failed()
 		}
 	}
-	return reports, progress
+	if dots > 0 {
+		seen.Mean = waited / time.Duration(dots)
+	}
+	return reports, progress, seen
+}
+
+// count adds what became of one message.
+func (f *Feedback) count(r result) {
+	if !r.tried {
+		return
+	}
+	for _, o := range r.outcomes.Recipients {
+		if o.Outcome == fsm.Delivered || o.Outcome == fsm.Failed {
+			f.Answered++
+			return
+		}
+	}
+	f.Deferred++
 }

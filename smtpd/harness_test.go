@@ -13,6 +13,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -74,6 +75,18 @@ func (q *fakeQueue) RelayDomain(_ context.Context, d mail.Domain) (bool, error) 
 		return false, q.Ready() // as a node that catches up: not certain
 	}
 	return known, nil
+}
+
+func (q *fakeQueue) Turn(_ context.Context, client netip.Addr, d mail.Domain) (int, error) {
+	switch {
+	case client != netip.MustParseAddr("127.0.0.1") || d != "example.test" && d != "empty.test" && d != "slow.test":
+		return 0, fmt.Errorf("%w: %s asks for %s", smtpd.ErrTurnRefused, client, d)
+	case d == "slow.test":
+		return 0, errors.New("no leader")
+	case d == "empty.test":
+		return 0, nil
+	}
+	return 12, nil
 }
 
 func (q *fakeQueue) PostmasterDomain() (mail.Domain, bool) { return "example.org", true }

@@ -3,6 +3,7 @@ package smtpd
 import (
 	"context"
 	"errors"
+	"net/netip"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -33,6 +34,10 @@ type Queue interface {
 	Submit(ctx context.Context, e mail.Envelope, b *mail.Body) (mail.QueueID, error)
 	// Settle says that the client has provably read the 250 that named id.
 	Settle(id mail.QueueID)
+	// Turn has the mail for d delivered now, as ETRN asks for, if the client may ask
+	// that, and returns how many messages wait. ErrTurnRefused: it may not, or d is no
+	// relay domain; any other error means that it could not be done. It heeds ctx.
+	Turn(ctx context.Context, client netip.Addr, d mail.Domain) (waiting int, err error)
 }
 
 var (
@@ -47,4 +52,6 @@ var (
 	// ErrDiskLow: no room for more mail, and the message was never appended.
 	// 452 4.3.1.
 	ErrDiskLow = errors.New("disk space low")
+	// ErrTurnRefused: this client may not have that domain's mail delivered. 459.
+	ErrTurnRefused = errors.New("client may not ask for delivery")
 )

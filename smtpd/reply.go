@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/emersion/go-smtp"
 
@@ -37,6 +38,26 @@ func replyUnknownParameter() mail.Reply {
 }
 func replyTooManyRecipients() mail.Reply { return reply(452, 4, 5, 3, "Too many recipients") }
 func replyTooLarge() mail.Reply          { return reply(552, 5, 3, 4, "Message too large") } // RFC 1870 section 6.1
+
+// replies to ETRN (RFC 1985 section 5.3).
+func replyTurnOption() mail.Reply {
+	return reply(501, 5, 5, 4, "Neither subdomains nor named queues: ETRN takes a domain")
+}
+func replyTurnSyntax() mail.Reply { return reply(501, 5, 5, 4, "Malformed domain") }
+
+// A domain that is not ours and a client that may not ask are answered alike.
+func replyTurnRefused(d mail.Domain) mail.Reply {
+	return reply(459, 4, 7, 1, "Node "+string(d)+" not allowed")
+}
+func replyTurnFailed(d mail.Domain) mail.Reply {
+	return reply(458, 4, 3, 0, "Unable to queue messages for node "+string(d))
+}
+func replyTurn(d mail.Domain, waiting int) mail.Reply {
+	if waiting == 0 {
+		return reply(251, 2, 0, 0, "OK, no messages waiting for node "+string(d))
+	}
+	return reply(253, 2, 0, 0, fmt.Sprintf("OK, %d pending messages for node %s started", waiting, d))
+}
 
 // replies to messages.
 func replyLoop() mail.Reply     { return reply(554, 5, 4, 6, "Too many hops") }

@@ -28,6 +28,7 @@ const (
 	AlarmNoCluster   = "no-cluster"
 	AlarmNoQuorum    = "no-quorum"
 	AlarmNextHopDown = "next-hop-down"
+	AlarmStopped     = "delivery-stopped"
 	AlarmMessageHeld = "messages-held"
 	AlarmNoDomain    = "no-relay-domain"
 	AlarmNotFound    = "bodies-not-found"
@@ -40,7 +41,7 @@ func urgency(name string) int {
 	switch name {
 	case AlarmNoCluster, AlarmNoQuorum:
 		return 0
-	case AlarmNextHopDown:
+	case AlarmNextHopDown, AlarmStopped:
 		return 2
 	case AlarmMessageHeld:
 		return 3
@@ -109,6 +110,14 @@ func Alarms(view *fsm.State, s Status, members []Member, now time.Time) []Alarm 
 				Name: AlarmNextHopDown, Scope: "domain " + string(d.Name), Since: wallTime(view, hop.Since, now),
 				Cause:  fmt.Sprintf("%s cannot be reached by %s: %s. %d messages wait for it.", routeOf(d), strings.Join(names(hop.Failed), ", "), hop.Detail, counts.Queued),
 				Remedy: fmt.Sprintf(`repair the primary; it is tried again every few seconds, and at once by "holdfast domain flush %s"`, d.Name),
+			})
+		}
+		if hop.Stopped {
+			alarms = append(alarms, Alarm{
+				Name: AlarmStopped, Scope: "domain " + string(d.Name), Since: wallTime(view, hop.StoppedAt, now),
+				Cause: fmt.Sprintf("%s is back, and has refused %d messages for good that it should have taken. They are held; %d others wait, and none is delivered.",
+					routeOf(d), hop.Refused, counts.Queued),
+				Remedy: fmt.Sprintf(`see why the primary refuses ("holdfast queue list --domain %[1]s --state held"), and repair it; then "holdfast domain resume %[1]s", and "holdfast queue release" for those that are held`, d.Name),
 			})
 		}
 		if counts.Held > 0 {

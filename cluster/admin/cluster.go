@@ -19,6 +19,9 @@ type Cluster interface {
 	// its result. Its error is ErrNotAccepted or ErrOutcomeUnknown; what is
 	// neither is taken for the latter.
 	Do(context.Context, fsm.Action) (fsm.Result, error)
+	// Understood reports whether every server is known to understand an action. One
+	// that is not would not be accepted.
+	Understood(fsm.Action) bool
 	// Status describes this node at this moment.
 	Status(context.Context) Status
 	// Members lists who is known by gossip or has a vote, in any order.

@@ -21,11 +21,23 @@ import (
 // targetsMax bounds the explicit next hops of one domain.
 const targetsMax = 16
 
+// understoodWait is how long a domain is put off whose schedule not all servers are
+// known to understand: they say so within seconds, once they run.
+const understoodWait = 5 * time.Second
+
 // PutDomain implements adminpb.AdminServiceServer.
 func (s *Service) PutDomain(ctx context.Context, r *adminpb.PutDomainRequest) (*adminpb.PutDomainReply, error) {
-	d, err := domainOf(r.GetDomain())
+	d, err := s.domainOf(r.GetDomain())
 	if err != nil {
 		return nil, err
+	}
+	reply := &adminpb.PutDomainReply{}
+	if !s.awaitUnderstood(ctx, fsm.PutDomain{Domain: d}) {
+		if asked := r.GetDomain(); asked.RetryMinMs != nil || asked.RetryMaxMs != nil || asked.LifetimeMs != nil || asked.ConnectionsMax != nil || asked.Etrn != nil {
+			return nil, status.Error(codes.FailedPrecondition, "not every server of the cluster is known to understand retry times, lifetimes, ceilings and networks for ETRN: bring all of them up, with this version; nothing was changed")
+		}
+		d.Schedule, d.ConnectionsMax, d.ETRN = fsm.Schedule{}, 0, nil
+		reply.Warnings = append(reply.Warnings, "not every server of the cluster is known to understand retry times, lifetimes and ceilings: the domain has none; put it again when all of them are up, with this version")
 	}
 	st := s.cluster.Status(ctx)
 	for _, t := range d.Targets {
@@ -33,10 +45,9 @@ func (s *Service) PutDomain(ctx context.Context, r *adminpb.PutDomainRequest) (*
 			return nil, status.Errorf(codes.InvalidArgument, "target %s is %s: mail would come back to where it waits; name the primary", addressOf(t), whose)
 		}
 	}
-	if _, err := s.do(ctx, change{"PutDomain", string(d.Name), "domain", routeOf(d), fsm.PutDomain{Domain: d}}); err != nil {
+	if _, err := s.do(ctx, change{"PutDomain", string(d.Name), "domain", configOf(d), fsm.PutDomain{Domain: d}}); err != nil {
 		return nil, err
 	}
-	reply := &adminpb.PutDomainReply{}
 	for _, t := range d.Targets {
 		if isLoopback(t.Host) {
 			reply.Warnings = append(reply.Warnings, fmt.Sprintf("target %s is a loopback address: each node will take it for its own host", addressOf(t)))
@@ -45,14 +56,36 @@ func (s *Service) PutDomain(ctx context.Context, r *adminpb.PutDomainRequest) (*
 	return reply, nil
 }
 
-// domainOf reads and judges the configuration of a relay domain. What Apply
-// would refuse is refused here with better words.
-func domainOf(p *adminpb.Domain) (fsm.Domain, error) {
+// awaitUnderstood waits a little for every server to say that it understands an
+// action.
+func (s *Service) awaitUnderstood(ctx context.Context, a fsm.Action) bool {
+	ctx, cancel := context.WithTimeout(ctx, understoodWait)
+	defer cancel()
+	for !s.cluster.Understood(a) {
+		select {
+		case <-time.After(understoodWait / 50):
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// domainOf reads and judges the configuration of a relay domain, completed by what
+// it is now. What Apply would refuse is refused here with better words.
+func (s *Service) domainOf(p *adminpb.Domain) (fsm.Domain, error) {
 	name, err := domainName("domain.name", p.GetName())
 	if err != nil {
 		return fsm.Domain{}, err
 	}
-	d := fsm.Domain{Name: name, MX: p.GetMx()}
+	d, known := s.cluster.View().Domain(name)
+	if err := schedule(&d, p); err != nil {
+		return fsm.Domain{}, err
+	}
+	if known && !p.GetMx() && len(p.GetTargets()) == 0 {
+		return d, nil
+	}
+	d.Name, d.MX, d.Targets = name, p.GetMx(), nil
 	if d.MX == (len(p.GetTargets()) > 0) {
 		return fsm.Domain{}, status.Error(codes.InvalidArgument, "domain: give either mx or targets")
 	}
@@ -71,6 +104,61 @@ func domainOf(p *adminpb.Domain) (fsm.Domain, error) {
 		d.Targets = append(d.Targets, target)
 	}
 	return d, nil
+}
+
+// Limits of a schedule, in the units of the request.
+const (
+	retryMaxMS       = 7 * 24 * 3600 * 1000
+	lifetimeMaxMS    = 366 * 24 * 3600 * 1000
+	connectionsLimit = 1000
+	networksMax      = 16
+)
+
+// schedule takes over what is said of when mail is tried, and fills in the defaults
+// where nothing ever was.
+func schedule(d *fsm.Domain, p *adminpb.Domain) error {
+	c := &d.Schedule
+	if c.RetryMin == 0 {
+		c.RetryMin, c.RetryMax, c.Lifetime = fsm.RetryMinDefault, fsm.RetryMaxDefault, fsm.LifetimeDefault
+	}
+	if d.ConnectionsMax == 0 {
+		d.ConnectionsMax = fsm.ConnectionsMaxDefault
+	}
+	if p.RetryMinMs != nil {
+		c.RetryMin = fsm.Millis(min(p.GetRetryMinMs(), retryMaxMS+1))
+	}
+	if p.RetryMaxMs != nil {
+		c.RetryMax = fsm.Millis(min(p.GetRetryMaxMs(), retryMaxMS+1))
+	}
+	if p.LifetimeMs != nil {
+		c.Lifetime = fsm.Millis(min(p.GetLifetimeMs(), lifetimeMaxMS+1))
+	}
+	if p.Etrn != nil {
+		if len(p.GetEtrn().GetNetworks()) > networksMax {
+			return status.Errorf(codes.InvalidArgument, "domain.etrn: %d networks, and at most %d are allowed", len(p.GetEtrn().GetNetworks()), networksMax)
+		}
+		d.ETRN = nil
+		for i, text := range p.GetEtrn().GetNetworks() {
+			n, err := netip.ParsePrefix(text)
+			if err != nil {
+				return status.Errorf(codes.InvalidArgument, "domain.etrn.networks[%d]: want an address and the length of its prefix, as in 192.0.2.0/24", i)
+			}
+			d.ETRN = append(d.ETRN, n.Masked())
+		}
+	}
+	if p.ConnectionsMax != nil {
+		d.ConnectionsMax = int(min(p.GetConnectionsMax(), connectionsLimit+1))
+	}
+	switch {
+	case c.RetryMin < 1000 || c.RetryMax > retryMaxMS || c.RetryMin > c.RetryMax:
+		return status.Errorf(codes.InvalidArgument, "domain: retries from %s to %s: want a second at the least, a week at the most, and the lesser first",
+			logSpan(int64(c.RetryMin)), logSpan(int64(c.RetryMax)))
+	case c.Lifetime > lifetimeMaxMS || c.Lifetime != 0 && c.Lifetime < c.RetryMin:
+		return status.Errorf(codes.InvalidArgument, "domain.lifetime_ms: want 0 for ever, or from the first retry, %s, to 366 days", logSpan(int64(c.RetryMin)))
+	case d.ConnectionsMax < 1 || d.ConnectionsMax > connectionsLimit:
+		return status.Errorf(codes.InvalidArgument, "domain.connections_max: want 1 to %d", connectionsLimit)
+	}
+	return nil
 }
 
 // domainName reads a relay domain's name. ParseDomain refuses wildcards too.
@@ -181,6 +269,16 @@ func routeOf(d fsm.Domain) string {
 	return strings.Join(all, ",")
 }
 
+// configOf is a domain's configuration, in words.
+func configOf(d fsm.Domain) string {
+	c := d.Schedule
+	if c == (fsm.Schedule{}) {
+		return routeOf(d)
+	}
+	return fmt.Sprintf("%s, retries after %s to %s, lifetime %s, %d connections", routeOf(d),
+		logSpan(int64(c.RetryMin)), logSpan(int64(c.RetryMax)), logSpan(int64(c.Lifetime)), d.ConnectionsMax)
+}
+
 // ListDomains implements adminpb.AdminServiceServer.
 func (s *Service) ListDomains(ctx context.Context, _ *adminpb.ListDomainsRequest) (*adminpb.ListDomainsReply, error) {
 	view := s.cluster.View()
@@ -202,6 +300,10 @@ func domainStatuses(view *fsm.State) []*adminpb.DomainStatus {
 			FailedNodes:  names(hop.Failed),
 			Queued:       uint64(counts.Queued), Held: uint64(counts.Held),
 			Leased: uint64(counts.Leased), Waiting: uint64(counts.Waiting),
+			Guarded: hop.Guarded, Stopped: hop.Stopped,
+		}
+		if hop.Stopped {
+			p.StoppedSinceUnix = wallTime(view, hop.StoppedAt, now).Unix()
 		}
 		if doubts != nil {
 			n := doubts[d.Name]
@@ -245,6 +347,16 @@ func domainToProto(d fsm.Domain) *adminpb.Domain {
 	for _, t := range d.Targets {
 		p.Targets = append(p.Targets, &adminpb.Target{Host: text(t.Host), Port: uint32(t.Port)})
 	}
+	if c := d.Schedule; c.RetryMin > 0 {
+		least, most, life, connections := uint64(c.RetryMin), uint64(c.RetryMax), uint64(c.Lifetime), uint32(d.ConnectionsMax)
+		p.RetryMinMs, p.RetryMaxMs, p.LifetimeMs, p.ConnectionsMax = &least, &most, &life, &connections
+	}
+	if len(d.ETRN) > 0 {
+		p.Etrn = &adminpb.EtrnNetworks{}
+		for _, n := range d.ETRN {
+			p.Etrn.Networks = append(p.Etrn.Networks, n.String())
+		}
+	}
 	return p
 }
 
@@ -282,4 +394,16 @@ func (s *Service) FlushDomain(ctx context.Context, r *adminpb.FlushDomainRequest
 		return nil, err
 	}
 	return &adminpb.FlushDomainReply{}, nil
+}
+
+// ResumeDomain implements adminpb.AdminServiceServer.
+func (s *Service) ResumeDomain(ctx context.Context, r *adminpb.ResumeDomainRequest) (*adminpb.ResumeDomainReply, error) {
+	name, err := domainName("name", r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.do(ctx, change{"ResumeDomain", string(name), "domain", "", fsm.ResumeDomain{Name: name}}); err != nil {
+		return nil, err
+	}
+	return &adminpb.ResumeDomainReply{}, nil
 }

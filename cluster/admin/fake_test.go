@@ -35,10 +35,11 @@ type fakeCluster struct {
 	scrubs   []string
 	changes  []MemberChange
 	onView   func()
+	version  uint32 // of the commands that every server understands
 }
 
 func newFakeCluster() *fakeCluster {
-	return &fakeCluster{state: fsm.New(), status: Status{
+	return &fakeCluster{state: fsm.New(), version: fsm.CommandVersion, status: Status{
 		Cluster: "example", Node: "mx1", ServerID: "mx1/abc", Version: "test",
 		Leader: "mx1", IsLeader: true, Term: 3, Voters: []fsm.NodeName{"mx3", "mx1", "mx2"},
 		Quorum: true, LastContact: time.Now(), Hostname: "mx1.example.net",
@@ -63,6 +64,12 @@ func (c *fakeCluster) Do(_ context.Context, a fsm.Action) (fsm.Result, error) {
 		return fsm.Result{}, c.fail
 	}
 	return c.applyLocked("mx1", a), nil
+}
+
+func (c *fakeCluster) Understood(a fsm.Action) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return fsm.VersionOf(a) <= c.version
 }
 
 func (c *fakeCluster) applyLocked(node fsm.NodeName, a fsm.Action) fsm.Result {

@@ -264,6 +264,9 @@ func partToProto(view *fsm.State, part fsm.Part) *adminpb.Part {
 		Begun: part.Begun, Attempts: uint32(part.Attempts),
 		RetryInMs: int64(max(0, part.RetryAt-now)), DoubtInMs: int64(max(0, part.DoubtUntil-now)),
 	}
+	if part.ExpiresAt > 0 {
+		p.ExpiresInMs = int64(max(1, part.ExpiresAt-now))
+	}
 	hop := view.NextHop(part.Domain)
 	switch {
 	case part.Lease != 0:
@@ -273,6 +276,8 @@ func partToProto(view *fsm.State, part fsm.Part) *adminpb.Part {
 	case part.Queued == 0:
 	case p.DoubtInMs > 0:
 		p.Waiting = fmt.Sprintf("a node that may still report it delivered, up to %s", logSpan(p.DoubtInMs))
+	case hop.Stopped:
+		p.Waiting = fmt.Sprintf("the administrator: its next hop is back and refused what it should have taken; see %q", "holdfast domain resume "+string(part.Domain))
 	case hop.State == fsm.NextHopDown:
 		p.Waiting = "its next hop, which is down: " + text(hop.Detail)
 	case p.RetryInMs > 0:

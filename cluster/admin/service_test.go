@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -252,7 +255,10 @@ func TestChangesLeaveAnAuditLine(t *testing.T) {
 	if len(reply.GetWarnings()) != 1 || !strings.Contains(reply.GetWarnings()[0], "loopback") {
 		t.Errorf("warnings: %q", reply.GetWarnings())
 	}
-	want := fsm.Domain{Name: "example.test", Targets: []fsm.Target{{Host: "127.0.0.1", Port: 2526}, {Host: "2001:db8::1", Port: 25}}}
+	want := fsm.Domain{
+		Name: "example.test", Targets: []fsm.Target{{Host: "127.0.0.1", Port: 2526}, {Host: "2001:db8::1", Port: 25}},
+		Schedule: fsm.Schedule{RetryMin: 60_000, RetryMax: 3_600_000, Lifetime: 30 * 24 * 3_600_000}, ConnectionsMax: 20,
+	}
 	if got, _ := c.View().Domain("example.test"); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("domain is %v, want %v", got, want)
 	}
@@ -266,6 +272,11 @@ func TestChangesLeaveAnAuditLine(t *testing.T) {
 			return err
 		},
 			"call=FlushDomain outcome=done domain=example.test"},
+		{func() error {
+			_, err := client.ResumeDomain(ctx, &adminpb.ResumeDomainRequest{Name: "example.test"})
+			return err
+		},
+			"call=ResumeDomain outcome=done domain=example.test"},
 		{func() error {
 			_, err := client.HoldMessage(ctx, &adminpb.HoldMessageRequest{QueueId: strings.ToLower(m), Reason: "legal"})
 			return err
@@ -287,7 +298,7 @@ func TestChangesLeaveAnAuditLine(t *testing.T) {
 		},
 			"call=RemoveDomain outcome=done domain=example.test"},
 	}
-	lines := []string{"call=PutDomain outcome=done domain=example.test detail=127.0.0.1:2526,[2001:db8::1]:25"}
+	lines := []string{`call=PutDomain outcome=done domain=example.test detail="127.0.0.1:2526,[2001:db8::1]:25, retries after 1m0s to 1h0m0s, lifetime 720h0m0s, 20 connections"`}
 	for _, s := range steps {
 		if err := s.call(); err != nil {
 			t.Errorf("%s: %v", s.line, err)
@@ -567,4 +578,94 @@ func TestMemberCalls(t *testing.T) {
 			t.Errorf("no audit line %q in:\n%s", line, logs)
 		}
 	}
+}
+
+// TestPutDomainKeepsWhatIsNotSaid: an administrator who changes the lifetime does not
+// have to know the route, nor the other way round.
+func TestPutDomainKeepsWhatIsNotSaid(t *testing.T) {
+	c := newFakeCluster()
+	client, _, _ := serve(t, c)
+	number := func(n uint64) *uint64 { return &n }
+	connections := uint32(7)
+	const second, minute, day = 1000, 60_000, 24 * 3_600_000
+	route := []*adminpb.Target{{Host: "192.0.2.1", Port: 25}}
+	target := []fsm.Target{{Host: "192.0.2.1", Port: 25}}
+	for i, test := range []struct {
+		ask  *adminpb.Domain
+		want fsm.Domain // its name is of no interest
+		code codes.Code
+	}{
+		{ask: &adminpb.Domain{}, code: codes.InvalidArgument}, // a new domain has no route to keep
+		{ask: &adminpb.Domain{Targets: route, RetryMinMs: number(30 * second)},
+			want: fsm.Domain{Targets: target, Schedule: fsm.Schedule{RetryMin: 30 * second, RetryMax: 60 * minute, Lifetime: 30 * day}, ConnectionsMax: 20}},
+		{ask: &adminpb.Domain{LifetimeMs: number(5 * day), ConnectionsMax: &connections},
+			want: fsm.Domain{Targets: target, Schedule: fsm.Schedule{RetryMin: 30 * second, RetryMax: 60 * minute, Lifetime: 5 * day}, ConnectionsMax: 7}},
+		{ask: &adminpb.Domain{Mx: true},
+			want: fsm.Domain{MX: true, Schedule: fsm.Schedule{RetryMin: 30 * second, RetryMax: 60 * minute, Lifetime: 5 * day}, ConnectionsMax: 7}},
+		{ask: &adminpb.Domain{LifetimeMs: number(0)},
+			want: fsm.Domain{MX: true, Schedule: fsm.Schedule{RetryMin: 30 * second, RetryMax: 60 * minute}, ConnectionsMax: 7}},
+		{ask: &adminpb.Domain{RetryMinMs: number(61 * minute)}, code: codes.InvalidArgument},
+		{ask: &adminpb.Domain{RetryMinMs: number(1)}, code: codes.InvalidArgument},
+		{ask: &adminpb.Domain{RetryMaxMs: number(1 << 63)}, code: codes.InvalidArgument},
+		{ask: &adminpb.Domain{LifetimeMs: number(second)}, code: codes.InvalidArgument},
+		{ask: &adminpb.Domain{LifetimeMs: number(1 << 63)}, code: codes.InvalidArgument},
+		{ask: &adminpb.Domain{ConnectionsMax: new(uint32)}, code: codes.InvalidArgument},
+	} {
+		test.ask.Name = "example.test"
+		before, _ := c.View().Domain("example.test")
+		_, err := client.PutDomain(t.Context(), &adminpb.PutDomainRequest{Domain: test.ask})
+		if status.Code(err) != test.code {
+			t.Errorf("%d: %v, want %s", i, err, test.code)
+		}
+		want := test.want
+		if want.Name = "example.test"; test.code != codes.OK {
+			want = before
+		}
+		if got, _ := c.View().Domain("example.test"); !reflect.DeepEqual(got, want) {
+			t.Errorf("%d:\n got %+v\nwant %+v", i, got, want)
+		}
+	}
+	list, err := client.ListDomains(t.Context(), &adminpb.ListDomainsRequest{})
+	if err != nil || len(list.GetDomains()) != 1 {
+		t.Fatal(list, err)
+	}
+	d := list.GetDomains()[0].GetDomain()
+	if d.GetRetryMinMs() != 30*second || d.GetRetryMaxMs() != 60*minute || d.LifetimeMs == nil || d.GetLifetimeMs() != 0 || d.GetConnectionsMax() != 7 {
+		t.Errorf("listed as %v", d)
+	}
+}
+
+// TestSchedulesNeedEveryServer: a server that does not understand a command stops at
+// it. A schedule that was asked for is refused then; one that was not is left out,
+// and the administrator is told.
+func TestSchedulesNeedEveryServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newFakeCluster()
+		c.version = 3
+		s := NewService(c, slog.New(slog.DiscardHandler))
+		life := uint64(3_600_000)
+		ask := &adminpb.PutDomainRequest{Domain: &adminpb.Domain{Name: "example.test", Mx: true, LifetimeMs: &life}}
+		if _, err := s.PutDomain(t.Context(), ask); status.Code(err) != codes.FailedPrecondition || c.proposals() != 0 {
+			t.Errorf("%v, %d proposals", err, c.proposals())
+		}
+		ask.Domain.LifetimeMs = nil
+		reply, err := s.PutDomain(t.Context(), ask)
+		if err != nil || len(reply.GetWarnings()) != 1 {
+			t.Errorf("%v, %v", reply, err)
+		}
+		if got, _ := c.View().Domain("example.test"); got.Schedule != (fsm.Schedule{}) || got.ConnectionsMax != 0 {
+			t.Errorf("%+v", got)
+		}
+		// They say so a moment later.
+		go func() {
+			time.Sleep(understoodWait / 2)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.version = fsm.CommandVersion
+		}()
+		reply, err = s.PutDomain(t.Context(), ask)
+		if got, _ := c.View().Domain("example.test"); err != nil || len(reply.GetWarnings()) != 0 || got.Schedule.RetryMin == 0 {
+			t.Errorf("%v, %v, %+v", reply, err, got)
+		}
+	})
 }

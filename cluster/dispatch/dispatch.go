@@ -45,13 +45,23 @@ type Config struct {
 type Request struct {
 	Holder fsm.NodeName
 	Domain mail.Domain
-	Max    int
+	// Max is at most how many messages; with 0 the holder wants none, and only says
+	// what it saw.
+	Max int
+	// Connections is how many it has to the next hop, the one that asks included. A
+	// version that does not say it, and sees nothing, is given what it wants.
+	Connections int
+	// Seen is what it saw in a lease before.
+	Seen Feedback
 }
 
-// A Grant answers a Request. No messages and no token: nothing is due.
+// A Grant answers a Request. No messages and no token: nothing is due, or there are
+// too many connections already.
 type Grant struct {
 	Token    fsm.Token
 	Messages []mail.QueueID
+	// Connections is how many the holder may have to the next hop.
+	Connections int
 }
 
 // ErrNotLeading: this node does not lead, or does so no longer.
@@ -62,20 +72,21 @@ var ErrNotLeading = errors.New("not leading")
 type Dispatcher struct {
 	config Config
 	// turn lets one pull plan and commit at a time: two plans made from the
-	// same view would name the same messages.
-	turn chan struct{}
+	// same view would name the same messages. Who has it may use ramps.
+	turn  chan struct{}
+	ramps map[mail.Domain]*ramp
 }
 
 // New returns a Dispatcher.
 func New(c Config) *Dispatcher {
-	return &Dispatcher{config: c, turn: make(chan struct{}, 1)}
+	return &Dispatcher{config: c, turn: make(chan struct{}, 1), ramps: make(map[mail.Domain]*ramp)}
 }
 
 // Plan picks the messages to grant: the oldest that are due, at most
-// limit of them. It is pure.
+// limit of them; none of a domain that is stopped. It is pure.
 func Plan(view *fsm.State, r Request, limit int) []mail.QueueID {
 	n := min(r.Max, limit)
-	if n <= 0 {
+	if n <= 0 || view.NextHop(r.Domain).Stopped {
 		return nil
 	}
 	planned := make([]mail.QueueID, 0, n)
@@ -88,7 +99,8 @@ func Plan(view *fsm.State, r Request, limit int) []mail.QueueID {
 	return planned
 }
 
-// Pull plans and commits a grant. The answer lists what was really granted.
+// Pull plans and commits a grant, as the ramp of the next hop allows. The answer
+// lists what was really granted.
 func (d *Dispatcher) Pull(ctx context.Context, r Request) (Grant, error) {
 	select {
 	case d.turn <- struct{}{}:
@@ -96,18 +108,53 @@ func (d *Dispatcher) Pull(ctx context.Context, r Request) (Grant, error) {
 	case <-ctx.Done():
 		return Grant{}, ctx.Err()
 	}
-	planned := Plan(d.config.Queue.View(), r, d.config.LeaseBatchMax)
-	if len(planned) == 0 {
+	view := d.config.Queue.View()
+	domain, ok := view.Domain(r.Domain)
+	if !ok {
+		delete(d.ramps, r.Domain)
 		return Grant{}, nil
+	}
+	ceiling := domain.ConnectionsMax
+	if ceiling == 0 {
+		ceiling = fsm.ConnectionsMaxDefault
+	}
+	ramp := d.ramp(r.Domain, view.NextHop(r.Domain))
+	ramp.note(r.Seen, ceiling)
+	if r.Max <= 0 {
+		ramp.closed(r.Holder, r.Connections)
+		return Grant{}, nil
+	}
+	grant := Grant{Connections: ceiling}
+	if r.Connections > 0 {
+		messages := 0
+		messages, grant.Connections = ramp.grant(r.Holder, r.Connections, time.Now(), d.config.LeaseDuration, ceiling)
+		r.Max = min(r.Max, messages)
+	}
+	planned := Plan(view, r, d.config.LeaseBatchMax)
+	if len(planned) == 0 {
+		ramp.closed(r.Holder, r.Connections-1) // who gets nothing closes
+		return grant, nil
 	}
 	index, result, err := d.config.Queue.Propose(ctx, fsm.GrantLeases{Holder: r.Holder, Domain: r.Domain, Messages: planned})
 	if err != nil {
 		return Grant{}, err
 	}
-	if len(result.Messages) == 0 {
-		return Grant{}, nil
+	if len(result.Messages) > 0 {
+		grant.Token, grant.Messages = fsm.Token(index), result.Messages
+		ramp.last = grant.Token
 	}
-	return Grant{Token: fsm.Token(index), Messages: result.Messages}, nil
+	return grant, nil
+}
+
+// ramp returns the ramp of a domain's next hop, a new one where that has come back
+// since. The caller has the turn.
+func (d *Dispatcher) ramp(n mail.Domain, hop fsm.NextHop) *ramp {
+	r := d.ramps[n]
+	if r == nil || r.since != hop.Since && hop.State != fsm.NextHopSuspect {
+		r = newRamp(hop.Since)
+		d.ramps[n] = r
+	}
+	return r
 }
 
 // lookEvery is how often the leader looks for leases to end. It adds to a
@@ -119,6 +166,14 @@ const lookEvery = time.Second
 func (d *Dispatcher) Lead(ctx context.Context) {
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
+	// What an earlier leadership saw of the next hops is old.
+	select {
+	case d.turn <- struct{}{}:
+		clear(d.ramps)
+		<-d.turn
+	case <-ctx.Done():
+		return
+	}
 	// A leader's first tick counts from when it became leader: what went before
 	// is the old leader's, or nobody's.
 	lastTick := time.Now()

@@ -244,6 +244,81 @@ func TestLeaseClockNeverExpiresEarly(t *testing.T) {
 	})
 }
 
+// A next hop that has come back gets one message first, whoever asks; then as many
+// connections as what the holders see allows, each with as many messages as it wants.
+// When it comes back another time, or another node leads, it begins anew.
+func TestPullsFollowTheRamp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t)
+		for n := range 200 {
+			q.accept(t, n)
+		}
+		d := New(Config{Queue: q, Log: slog.New(slog.DiscardHandler), LeaseDuration: time.Minute, LeaseMargin: time.Second, LeaseBatchMax: 8, TickEvery: time.Second})
+		pull := func(holder fsm.NodeName, connections int, seen Feedback) Grant {
+			t.Helper()
+			g, err := d.Pull(t.Context(), Request{Holder: holder, Domain: domain, Max: 8, Connections: connections, Seen: seen})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return g
+		}
+		canary := func() Grant {
+			t.Helper()
+			g := pull("n1", 1, Feedback{})
+			if len(g.Messages) != 1 || g.Connections != 1 {
+				t.Errorf("first: %d messages, %d connections", len(g.Messages), g.Connections)
+			}
+			if g := pull("n2", 1, Feedback{}); len(g.Messages) != 0 || g.Connections != 0 {
+				t.Errorf("second: %d messages, %d connections", len(g.Messages), g.Connections)
+			}
+			return g
+		}
+		first := canary()
+		if g := pull("n1", 1, Feedback{Token: first.Token, Answered: 1}); len(g.Messages) != 8 || g.Connections != 2 {
+			t.Errorf("behind the first: %d messages, %d connections", len(g.Messages), g.Connections)
+		}
+		if g := pull("n2", 1, Feedback{}); len(g.Messages) != 8 {
+			t.Errorf("the other node: %d messages", len(g.Messages))
+		}
+		if g := pull("n3", 1, Feedback{}); len(g.Messages) != 0 {
+			t.Errorf("a third connection: %d messages", len(g.Messages))
+		}
+		// n1 has closed its connections: there is room.
+		if _, err := d.Pull(t.Context(), Request{Holder: "n1", Domain: domain, Connections: 0}); err != nil {
+			t.Fatal(err)
+		}
+		if g := pull("n3", 1, Feedback{}); len(g.Messages) != 8 {
+			t.Errorf("in the place of one that was closed: %d messages", len(g.Messages))
+		}
+
+		q.apply(t, fsm.ReportNextHop{Node: "n1", Domain: domain})
+		q.apply(t, fsm.ReportNextHop{Node: "n2", Domain: domain})
+		time.Sleep(time.Second)
+		q.apply(t, fsm.Tick{Elapsed: 1000})
+		q.apply(t, fsm.ReportNextHop{Node: "n2", Domain: domain, Up: true})
+		canary()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		d.Lead(ctx)
+		canary()
+
+		// Nothing is due: who asked does not stand in the way of the next.
+		for m := range q.View().Messages(mail.QueueID{}) {
+			if len(q.View().Leases()) == 0 || m.Parts[0].Lease == 0 {
+				q.apply(t, fsm.Hold{ID: m.ID})
+			}
+		}
+		d = New(d.config)
+		if g := pull("n1", 1, Feedback{}); len(g.Messages) != 0 {
+			t.Errorf("%d messages where nothing is due", len(g.Messages))
+		}
+		q.accept(t, 201)
+		if g := pull("n2", 1, Feedback{}); len(g.Messages) != 1 {
+			t.Errorf("%d messages for the next to ask", len(g.Messages))
+		}
+	})
+}
+
 // A leader ends the lease of a holder that is gone, after D plus the margin by
 // its own clock, and not before; and starts anew in each leadership.
 func TestLeadExpiresOnlyAfterItsOwnWait(t *testing.T) {

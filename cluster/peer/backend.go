@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -85,18 +86,34 @@ type Outcome struct {
 	Err    error
 }
 
-// A PullRequest asks for up to Max messages of a relay domain. Holder is the
-// node that asks: a Server sets it from the caller's certificate.
+// A PullRequest asks for up to Max messages of a relay domain; for none where Max is
+// zero. Holder is the node that asks: a Server sets it from the caller's certificate.
+// It has so many Connections to the next hop.
 type PullRequest struct {
-	Holder string
-	Domain string
-	Max    int
+	Holder      string
+	Domain      string
+	Max         int
+	Connections int
+	Seen        Feedback
 }
 
-// A PullReply is a lease, or the zero value where nothing is due.
+// Feedback is what a node saw of a next hop in one lease.
+type Feedback struct {
+	Token    uint64
+	Answered int
+	Deferred int
+	Lost     bool
+	Mean     time.Duration // from a final dot to its reply; 0 where there was none
+}
+
+// A PullReply is a lease, or has no messages where nothing is due or there are too
+// many connections.
 type PullReply struct {
 	Token    uint64
 	Messages []mail.QueueID
+	// Connections is how many the caller may have to the next hop; -1 where the
+	// leader's version does not say it.
+	Connections int
 }
 
 // An Inquiry says what somebody wants to know of a node's health.

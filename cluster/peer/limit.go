@@ -37,6 +37,10 @@ const (
 	// reasonBytesMax is the longest error text that crosses the wire.
 	reasonBytesMax = 512
 
+	// connectionsMax bounds how many connections a node says that it has.
+	connectionsMax = 10_000
+	// seenMeanMax bounds how long a node says that a next hop took for its replies.
+	seenMeanMax = time.Hour
 	// pullMax is the most messages that one Pull can ask for.
 	pullMax = 4096
 )

@@ -355,17 +355,29 @@ func outcomeFromProto(o *pb.ProposeOutcome) Outcome {
 	}
 }
 
+// count32 brings a number into the range from 0 to most.
+func count32(n, most int) uint32 { return uint32(min(max(n, 0), most)) }
+
 // Pull asks the named node, the leader, for a lease.
 func (p *Peers) Pull(ctx context.Context, name string, r PullRequest) (PullReply, error) {
 	client, err := p.ready(ctx, name)
 	if err != nil {
 		return PullReply{}, fmt.Errorf("pull from %s: %w", name, err)
 	}
-	reply, err := client.Pull(ctx, &pb.PullRequest{Holder: r.Holder, Domain: r.Domain, Max: uint32(min(max(r.Max, 0), pullMax))})
+	reply, err := client.Pull(ctx, &pb.PullRequest{
+		Holder: r.Holder, Domain: r.Domain, Max: count32(r.Max, pullMax), Connections: count32(r.Connections, connectionsMax),
+		Seen: &pb.Feedback{
+			Token: r.Seen.Token, Answered: count32(r.Seen.Answered, pullMax), Deferred: count32(r.Seen.Deferred, pullMax),
+			Lost: r.Seen.Lost, MeanMicros: uint64(max(r.Seen.Mean, 0).Microseconds()),
+		},
+	})
 	if err != nil {
 		return PullReply{}, fmt.Errorf("pull from %s: %w", name, err)
 	}
-	got := PullReply{Token: reply.GetToken()}
+	got := PullReply{Token: reply.GetToken(), Connections: -1}
+	if reply.Connections != nil {
+		got.Connections = int(min(reply.GetConnections(), connectionsMax))
+	}
 	for _, b := range reply.GetMessages() {
 		id, err := mail.QueueIDFromBytes(b)
 		if err != nil {

@@ -123,19 +123,30 @@ func TestPullAndHealth(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		ref, _ := body(1, 1)
 		var pullErr error
+		asked := PullRequest{
+			Holder: "a", Domain: "example.org", Max: 3, Connections: 5,
+			Seen: Feedback{Token: 1 << 40, Answered: 7, Deferred: 1, Lost: true, Mean: 1500 * time.Microsecond},
+		}
 		at := &backend{pull: func(_ context.Context, r PullRequest) (PullReply, error) {
-			if r != (PullRequest{Holder: "a", Domain: "example.org", Max: 3}) {
-				t.Errorf("pull %+v", r)
+			if r != asked {
+				t.Errorf("pull %+v, want %+v", r, asked)
 			}
-			return PullReply{Token: 17, Messages: []mail.QueueID{ref.ID}}, pullErr
+			return PullReply{Token: 17, Messages: []mail.QueueID{ref.ID}, Connections: r.Connections - 3}, pullErr
 		}}
 		a, b := w.start("a", new(backend)), w.start("b", at)
 		defer b.close()
 		defer a.close()
-		got, err := a.peers.Pull(t.Context(), "b", PullRequest{Holder: "a", Domain: "example.org", Max: 3})
-		if err != nil || got.Token != 17 || len(got.Messages) != 1 || got.Messages[0] != ref.ID {
+		got, err := a.peers.Pull(t.Context(), "b", asked)
+		if err != nil || got.Token != 17 || len(got.Messages) != 1 || got.Messages[0] != ref.ID || got.Connections != 2 {
 			t.Errorf("%+v, %v", got, err)
 		}
+		// Only what was seen, as a node's last connection has it; and a leader that does
+		// not say how many there may be.
+		asked = PullRequest{Holder: "a", Domain: "example.org", Seen: Feedback{Token: 2, Deferred: 1}}
+		if got, err := a.peers.Pull(t.Context(), "b", asked); err != nil || got.Connections != -1 {
+			t.Errorf("%+v, %v", got, err)
+		}
+		asked = PullRequest{Holder: "a", Domain: "example.org", Max: 3}
 		pullErr = errors.New("not leading")
 		if _, err := a.peers.Pull(t.Context(), "b", PullRequest{Holder: "a", Domain: "example.org", Max: 3}); err == nil {
 			t.Error("a refused pull succeeds")
@@ -145,7 +156,7 @@ func TestPullAndHealth(t *testing.T) {
 			{Holder: "c", Domain: "example.org", Max: 3}, // A lease for somebody else.
 			{Holder: "a", Domain: "Example.ORG", Max: 3},
 			{Holder: "a", Domain: "", Max: 3},
-			{Holder: "a", Domain: "example.org", Max: -1},
+			{Holder: "a", Domain: "example.org", Max: 3, Seen: Feedback{Mean: 2 * time.Hour}},
 		} {
 			if got, err := a.peers.Pull(t.Context(), "b", bad); err == nil {
 				t.Errorf("pull %+v: %+v", bad, got)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/transport"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
@@ -177,14 +178,28 @@ func (v service) Pull(ctx context.Context, r *pb.PullRequest) (*pb.PullReply, er
 	if err != nil || string(domain) != r.GetDomain() {
 		return nil, status.Error(codes.InvalidArgument, "not a canonical domain name")
 	}
-	if r.GetMax() < 1 || r.GetMax() > pullMax {
-		return nil, status.Errorf(codes.InvalidArgument, "a lease of %d messages, want 1 to %d", r.GetMax(), pullMax)
+	seen := r.GetSeen()
+	if r.GetMax() > pullMax || seen.GetAnswered() > pullMax || seen.GetDeferred() > pullMax {
+		return nil, status.Errorf(codes.InvalidArgument, "a lease of %d messages, %d and %d seen, want at most %d", r.GetMax(), seen.GetAnswered(), seen.GetDeferred(), pullMax)
 	}
-	got, err := v.s.backend.Pull(ctx, PullRequest{Holder: info.name, Domain: r.GetDomain(), Max: int(r.GetMax())})
+	if r.GetConnections() > connectionsMax || seen.GetMeanMicros() > uint64(seenMeanMax.Microseconds()) {
+		return nil, status.Errorf(codes.InvalidArgument, "%d connections, replies in %d microseconds", r.GetConnections(), seen.GetMeanMicros())
+	}
+	got, err := v.s.backend.Pull(ctx, PullRequest{
+		Holder: info.name, Domain: r.GetDomain(), Max: int(r.GetMax()), Connections: int(r.GetConnections()),
+		Seen: Feedback{
+			Token: seen.GetToken(), Answered: int(seen.GetAnswered()), Deferred: int(seen.GetDeferred()), Lost: seen.GetLost(),
+			Mean: time.Duration(seen.GetMeanMicros()) * time.Microsecond,
+		},
+	})
 	if err != nil {
 		return nil, status.Error(codes.FailedPrecondition, reason(err))
 	}
 	reply := &pb.PullReply{Token: got.Token}
+	if got.Connections >= 0 {
+		connections := uint32(got.Connections)
+		reply.Connections = &connections
+	}
 	for _, id := range got.Messages {
 		reply.Messages = append(reply.Messages, id[:])
 	}

@@ -37,7 +37,16 @@ type (
 		Held         uint64   `json:"held"`
 		Leased       uint64   `json:"leased"`
 		Waiting      uint64   `json:"waiting"`
-		InDoubt      *uint64  `json:"in_doubt"` // null where there are too many to count
+		InDoubt      *uint64  `json:"in_doubt"`      // null where there are too many to count
+		Guarded      bool     `json:"guarded"`       // back, and has taken nothing yet
+		Stopped      bool     `json:"stopped"`       // until "domain resume"
+		StoppedSince string   `json:"stopped_since"` // RFC 3339, or empty
+		// Null where a version that did not know them put the domain.
+		RetryMinMS     *uint64  `json:"retry_min_ms"`
+		RetryMaxMS     *uint64  `json:"retry_max_ms"`
+		LifetimeMS     *uint64  `json:"lifetime_ms"` // 0: for ever
+		ConnectionsMax *uint32  `json:"connections_max"`
+		ETRN           []string `json:"etrn"` // networks
 	}
 )
 
@@ -49,35 +58,53 @@ func (a *app) domainCommand() *cobra.Command {
 one node counts on all. Mail for a domain that is not listed is refused.`,
 		Example: `  holdfast domain put example.test --to mail.example.test
   holdfast domain list`,
-	}, a.domainPutCommand(), a.domainListCommand(), a.domainRemoveCommand(), a.domainFlushCommand())
+	}, a.domainPutCommand(), a.domainListCommand(), a.domainRemoveCommand(), a.domainFlushCommand(), a.domainResumeCommand())
 }
 
 func (a *app) domainPutCommand() *cobra.Command {
 	var to []string
 	var mx bool
+	var schedule scheduleFlags
 	cmd := &cobra.Command{
-		Use:   "put NAME --to HOST[:PORT][,HOST[:PORT]...] | --mx",
-		Short: "Add a relay domain, or change where its mail goes",
-		Long: `Add a relay domain, or replace its configuration. Mail that is already queued
-goes the new way at its next attempt.
+		Use:   "put NAME [--to HOST[:PORT][,HOST[:PORT]...] | --mx]",
+		Short: "Add a relay domain, or change where its mail goes and how it is tried",
+		Long: `Add a relay domain, or change one: what is not said stays as it is. Mail that is
+already queued goes the new way at its next attempt.
 
 --to names the primary: host names or addresses, tried in order, port 25 unless
 given. An IPv6 address stands in brackets. --mx takes the domain's MX records
 instead, without the nodes of this cluster and without what is listed as equal or
-worse.`,
+worse. A new domain needs one of the two.
+
+A message that the primary puts off with a 4xx reply is tried again after
+--retry-min, and after twice as long each time, up to --retry-max; up to a quarter
+is added, so that not all come back together. Mail that waits for a primary which
+cannot be reached is tried when it answers again, whatever these say. What is not
+delivered within --lifetime is held: "holdfast queue list --state held" lists it,
+"holdfast queue release" gives it another lifetime.
+
+The primary itself may have its mail delivered at once by ETRN (RFC 1985), as may hosts
+in the networks that --etrn names.`,
 		Example: `  holdfast domain put example.test --to mail.example.test
   holdfast domain put example.test --to 192.0.2.10:2525,[2001:db8::10]
-  holdfast domain put example.org --mx`,
+  holdfast domain put example.org --mx
+  holdfast domain put example.org --retry-min 1m --retry-max 1h --lifetime 30d`,
 		Args: exactly("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := mail.ParseDomain(args[0])
 			if err != nil {
 				return usage(cmd, "NAME: %v", err)
 			}
-			if mx == (len(to) > 0) {
+			d := &adminpb.Domain{Name: string(name), Mx: mx}
+			if mx && len(to) > 0 {
 				return usage(cmd, "say where the mail goes: either --to HOST[:PORT] or --mx")
 			}
-			d := &adminpb.Domain{Name: string(name), Mx: mx}
+			if err := schedule.into(d, cmd.Flags()); err != nil {
+				return usage(cmd, "%v", err)
+			}
+			if !mx && len(to) == 0 && d.RetryMinMs == nil && d.RetryMaxMs == nil && d.LifetimeMs == nil && d.ConnectionsMax == nil && d.Etrn == nil {
+				return usage(cmd, "say where the mail goes, --to HOST[:PORT] or --mx, or what else is to change")
+			}
 			for _, s := range to {
 				target, err := parseTarget(s)
 				if err != nil {
@@ -93,7 +120,11 @@ worse.`,
 				for _, w := range r.GetWarnings() {
 					a.complain("warning: %s", w)
 				}
-				return a.done(fmt.Sprintf("Mail for %s goes to %s.", name, route(d)), map[string]any{
+				text := fmt.Sprintf("%s is changed.", name)
+				if mx || len(to) > 0 {
+					text = fmt.Sprintf("Mail for %s goes to %s.", name, route(d))
+				}
+				return a.done(text, map[string]any{
 					"domain": string(name), "mx": mx, "targets": targets(d), "warnings": list(r.GetWarnings()),
 				})
 			})
@@ -101,6 +132,7 @@ worse.`,
 	}
 	cmd.Flags().StringSliceVar(&to, "to", nil, "the primary: `HOST[:PORT]`, several separated by commas")
 	cmd.Flags().BoolVar(&mx, "mx", false, "route by the domain's MX records")
+	schedule.add(cmd.Flags())
 	return cmd
 }
 
@@ -109,8 +141,8 @@ func (a *app) domainListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the relay domains, the state of their next hops, and their queues",
 		Long: `List the relay domains with what is queued for them. The state of a next hop is
-"up" (or never tried), "suspect" (a node failed to reach it) or "down" (two nodes
-failed).`,
+"up" (or never tried), "suspect" (a node failed to reach it), "down" (two nodes
+failed) or "stopped" (it refuses what it took before: see "holdfast domain resume").`,
 		Example: `  holdfast domain list
   holdfast domain list -o json`,
 		Args: exactly(),
@@ -156,6 +188,26 @@ delivered.`,
 		Args:    exactly("NAME"),
 		RunE: a.onDomain("The next hop of %s is tried now.", func(ctx context.Context, c adminpb.AdminServiceClient, name string) error {
 			_, err := c.FlushDomain(ctx, &adminpb.FlushDomainRequest{Name: name})
+			return err
+		}),
+	}
+}
+
+func (a *app) domainResumeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "resume NAME",
+		Short: "Have the delivery to a domain go on that was stopped",
+		Long: `Have the delivery to a domain go on. It is stopped when the primary comes back
+from an outage and at once refuses mail for good ("550 no such user") for recipients
+that it took mail for before: most likely it is not set up yet, and would refuse the
+whole queue. At most three messages are spent to find out; they are held.
+
+Repair the primary first. Until the next outage nothing stops the delivery again.
+What was refused is still held: "holdfast queue release" has it tried again.`,
+		Example: `  holdfast domain resume example.test`,
+		Args:    exactly("NAME"),
+		RunE: a.onDomain("The delivery to %s goes on.", func(ctx context.Context, c adminpb.AdminServiceClient, name string) error {
+			_, err := c.ResumeDomain(ctx, &adminpb.ResumeDomainRequest{Name: name})
 			return err
 		}),
 	}
@@ -258,6 +310,9 @@ func toDomainsJSON(domains []*adminpb.DomainStatus) []domainJSON {
 			NextHopState: nextHopWord(d.GetNextHopState()), Since: rfc3339(d.GetSinceUnix()), Detail: d.GetDetail(),
 			FailedNodes: list(d.GetFailedNodes()),
 			Queued:      d.GetQueued(), Held: d.GetHeld(), Leased: d.GetLeased(), Waiting: d.GetWaiting(), InDoubt: d.InDoubt,
+			RetryMinMS: d.GetDomain().RetryMinMs, RetryMaxMS: d.GetDomain().RetryMaxMs, LifetimeMS: d.GetDomain().LifetimeMs,
+			ConnectionsMax: d.GetDomain().ConnectionsMax, ETRN: list(d.GetDomain().GetEtrn().GetNetworks()),
+			Guarded: d.GetGuarded(), Stopped: d.GetStopped(), StoppedSince: rfc3339(d.GetStoppedSinceUnix()),
 		})
 	}
 	return js
@@ -274,7 +329,11 @@ func (a *app) printDomains(domains []*adminpb.DomainStatus) error {
 		if d.InDoubt != nil {
 			doubt = count(d.GetInDoubt())
 		}
-		t.row(d.GetDomain().GetName(), route(d.GetDomain()), nextHopWord(d.GetNextHopState()),
+		state := nextHopWord(d.GetNextHopState())
+		if d.GetStopped() {
+			state = "stopped"
+		}
+		t.row(d.GetDomain().GetName(), route(d.GetDomain()), state,
 			count(d.GetQueued()), count(d.GetHeld()), count(d.GetLeased()), count(d.GetWaiting()), doubt, d.GetDetail())
 	}
 	return t.flush()

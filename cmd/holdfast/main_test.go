@@ -318,6 +318,10 @@ func (d *fakeDaemon) RemoveMember(ctx context.Context, r *adminpb.RemoveMemberRe
 	return &adminpb.RemoveMemberReply{}, d.change(ctx, "RemoveMember", r)
 }
 
+func (d *fakeDaemon) ResumeDomain(ctx context.Context, r *adminpb.ResumeDomainRequest) (*adminpb.ResumeDomainReply, error) {
+	return &adminpb.ResumeDomainReply{}, d.change(ctx, "ResumeDomain", r)
+}
+
 func (d *fakeDaemon) FlushDomain(ctx context.Context, r *adminpb.FlushDomainRequest) (*adminpb.FlushDomainReply, error) {
 	return &adminpb.FlushDomainReply{}, d.change(ctx, "FlushDomain", r)
 }

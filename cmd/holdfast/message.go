@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/holdfast-mx/holdfast/proto/adminpb"
 )
@@ -73,6 +74,8 @@ type (
 		Waiting    string `json:"waiting"`
 		RetryInMS  int64  `json:"retry_in_ms"`
 		DoubtInMS  int64  `json:"doubt_in_ms"`
+		// ExpiresInMS is until what is queued is held; 0 for never.
+		ExpiresInMS int64 `json:"expires_in_ms"`
 	}
 )
 
@@ -106,6 +109,7 @@ func toMessageJSON(m *adminpb.Message, f *adminpb.Freshness) messageJSON {
 		j.Parts = append(j.Parts, partJSON{
 			Domain: p.GetDomain(), LeaseToken: p.GetLeaseToken(), Holder: p.GetHolder(), Begun: p.GetBegun(), Attempts: p.GetAttempts(),
 			Waiting: p.GetWaiting(), RetryInMS: p.GetRetryInMs(), DoubtInMS: p.GetDoubtInMs(),
+			ExpiresInMS: p.GetExpiresInMs(),
 		})
 	}
 	return j
@@ -193,7 +197,7 @@ func (a *app) printMessage(asked string, m *adminpb.Message) error {
 	}
 
 	fmt.Fprintln(a.out)
-	t = newTable(a.out, "TO DOMAIN", "TRIED", "LEASE OF", "TOKEN", "FINAL DOT", "WAITS FOR")
+	t = newTable(a.out, "TO DOMAIN", "TRIED", "LEASE OF", "TOKEN", "FINAL DOT", "WAITS FOR", "HELD IN")
 	for _, p := range m.GetParts() {
 		token, dot := "", ""
 		if p.GetLeaseToken() != 0 {
@@ -202,7 +206,11 @@ func (a *app) printMessage(asked string, m *adminpb.Message) error {
 				dot = "may be sent"
 			}
 		}
-		t.row(p.GetDomain(), count(p.GetAttempts()), p.GetHolder(), token, dot, p.GetWaiting())
+		expires := ""
+		if ms := p.GetExpiresInMs(); ms > 0 {
+			expires = (time.Duration(ms) * time.Millisecond).Round(time.Second).String()
+		}
+		t.row(p.GetDomain(), count(p.GetAttempts()), p.GetHolder(), token, dot, p.GetWaiting(), expires)
 	}
 	return t.flush()
 }

@@ -689,9 +689,15 @@ type DomainStatus struct {
 	Waiting uint64 `protobuf:"varint,9,opt,name=waiting,proto3" json:"waiting,omitempty"` // queued, and it waits for a retry or for a holder in doubt
 	// Of those waiting, in doubt: a final dot may have been sent, and a holder may
 	// still report what became of it. Absent where there are too many to count.
-	InDoubt       *uint64 `protobuf:"varint,10,opt,name=in_doubt,json=inDoubt,proto3,oneof" json:"in_doubt,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	InDoubt *uint64 `protobuf:"varint,10,opt,name=in_doubt,json=inDoubt,proto3,oneof" json:"in_doubt,omitempty"`
+	// Guarded: the next hop has come back and taken nothing yet, so that few messages
+	// are out at a time. Stopped: it refused mail for recipients that it had taken mail
+	// for, and nothing is delivered until ResumeDomain.
+	Guarded          bool  `protobuf:"varint,11,opt,name=guarded,proto3" json:"guarded,omitempty"`
+	Stopped          bool  `protobuf:"varint,12,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	StoppedSinceUnix int64 `protobuf:"varint,13,opt,name=stopped_since_unix,json=stoppedSinceUnix,proto3" json:"stopped_since_unix,omitempty"` // 0: not stopped
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *DomainStatus) Reset() {
@@ -790,6 +796,27 @@ func (x *DomainStatus) GetWaiting() uint64 {
 func (x *DomainStatus) GetInDoubt() uint64 {
 	if x != nil && x.InDoubt != nil {
 		return *x.InDoubt
+	}
+	return 0
+}
+
+func (x *DomainStatus) GetGuarded() bool {
+	if x != nil {
+		return x.Guarded
+	}
+	return false
+}
+
+func (x *DomainStatus) GetStopped() bool {
+	if x != nil {
+		return x.Stopped
+	}
+	return false
+}
+
+func (x *DomainStatus) GetStoppedSinceUnix() int64 {
+	if x != nil {
+		return x.StoppedSinceUnix
 	}
 	return 0
 }
@@ -1947,12 +1974,20 @@ func (x *MembersReply) GetMembers() []*Member {
 
 // A Domain is a relay domain. Exactly one of mx and targets is set.
 type Domain struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Mx            bool                   `protobuf:"varint,2,opt,name=mx,proto3" json:"mx,omitempty"`          // route by the MX records, without ourselves
-	Targets       []*Target              `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"` // tried in order
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Mx      bool                   `protobuf:"varint,2,opt,name=mx,proto3" json:"mx,omitempty"`          // route by the MX records, without ourselves
+	Targets []*Target              `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"` // tried in order
+	// When, and for how long, mail is tried. In a PutDomainRequest what is absent stays
+	// as it is, and is the default for a new domain. In a reply it is absent where a
+	// version that did not know it put the domain.
+	RetryMinMs     *uint64       `protobuf:"varint,4,opt,name=retry_min_ms,json=retryMinMs,proto3,oneof" json:"retry_min_ms,omitempty"`           // wait after a 4yz, doubled per attempt; default 1 minute
+	RetryMaxMs     *uint64       `protobuf:"varint,5,opt,name=retry_max_ms,json=retryMaxMs,proto3,oneof" json:"retry_max_ms,omitempty"`           // default 1 hour
+	LifetimeMs     *uint64       `protobuf:"varint,6,opt,name=lifetime_ms,json=lifetimeMs,proto3,oneof" json:"lifetime_ms,omitempty"`             // then it is held; 0: never; default 30 days
+	ConnectionsMax *uint32       `protobuf:"varint,7,opt,name=connections_max,json=connectionsMax,proto3,oneof" json:"connections_max,omitempty"` // to the next hop, of the whole cluster; default 20
+	Etrn           *EtrnNetworks `protobuf:"bytes,8,opt,name=etrn,proto3" json:"etrn,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Domain) Reset() {
@@ -2006,6 +2041,87 @@ func (x *Domain) GetTargets() []*Target {
 	return nil
 }
 
+func (x *Domain) GetRetryMinMs() uint64 {
+	if x != nil && x.RetryMinMs != nil {
+		return *x.RetryMinMs
+	}
+	return 0
+}
+
+func (x *Domain) GetRetryMaxMs() uint64 {
+	if x != nil && x.RetryMaxMs != nil {
+		return *x.RetryMaxMs
+	}
+	return 0
+}
+
+func (x *Domain) GetLifetimeMs() uint64 {
+	if x != nil && x.LifetimeMs != nil {
+		return *x.LifetimeMs
+	}
+	return 0
+}
+
+func (x *Domain) GetConnectionsMax() uint32 {
+	if x != nil && x.ConnectionsMax != nil {
+		return *x.ConnectionsMax
+	}
+	return 0
+}
+
+func (x *Domain) GetEtrn() *EtrnNetworks {
+	if x != nil {
+		return x.Etrn
+	}
+	return nil
+}
+
+// Networks, as address/bits, whose hosts may have the domain's mail delivered at once
+// by ETRN. Its next hops always may.
+type EtrnNetworks struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Networks      []string               `protobuf:"bytes,1,rep,name=networks,proto3" json:"networks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EtrnNetworks) Reset() {
+	*x = EtrnNetworks{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EtrnNetworks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EtrnNetworks) ProtoMessage() {}
+
+func (x *EtrnNetworks) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EtrnNetworks.ProtoReflect.Descriptor instead.
+func (*EtrnNetworks) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *EtrnNetworks) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
 type Target struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`  // a name or an IP address, without brackets
@@ -2016,7 +2132,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2144,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2157,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{21}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Target) GetHost() string {
@@ -2058,6 +2174,8 @@ func (x *Target) GetPort() uint32 {
 	return 0
 }
 
+// Adds a relay domain, or changes one: neither mx nor targets leaves its route as it
+// is.
 type PutDomainRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Domain        *Domain                `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
@@ -2067,7 +2185,7 @@ type PutDomainRequest struct {
 
 func (x *PutDomainRequest) Reset() {
 	*x = PutDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2197,7 @@ func (x *PutDomainRequest) String() string {
 func (*PutDomainRequest) ProtoMessage() {}
 
 func (x *PutDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2210,7 @@ func (x *PutDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomainRequest.ProtoReflect.Descriptor instead.
 func (*PutDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{22}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PutDomainRequest) GetDomain() *Domain {
@@ -2112,7 +2230,7 @@ type PutDomainReply struct {
 
 func (x *PutDomainReply) Reset() {
 	*x = PutDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2124,7 +2242,7 @@ func (x *PutDomainReply) String() string {
 func (*PutDomainReply) ProtoMessage() {}
 
 func (x *PutDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2137,7 +2255,7 @@ func (x *PutDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomainReply.ProtoReflect.Descriptor instead.
 func (*PutDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{23}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PutDomainReply) GetWarnings() []string {
@@ -2155,7 +2273,7 @@ type ListDomainsRequest struct {
 
 func (x *ListDomainsRequest) Reset() {
 	*x = ListDomainsRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2167,7 +2285,7 @@ func (x *ListDomainsRequest) String() string {
 func (*ListDomainsRequest) ProtoMessage() {}
 
 func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2180,7 +2298,7 @@ func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDomainsRequest.ProtoReflect.Descriptor instead.
 func (*ListDomainsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{24}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{25}
 }
 
 type ListDomainsReply struct {
@@ -2193,7 +2311,7 @@ type ListDomainsReply struct {
 
 func (x *ListDomainsReply) Reset() {
 	*x = ListDomainsReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2323,7 @@ func (x *ListDomainsReply) String() string {
 func (*ListDomainsReply) ProtoMessage() {}
 
 func (x *ListDomainsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2336,7 @@ func (x *ListDomainsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDomainsReply.ProtoReflect.Descriptor instead.
 func (*ListDomainsReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{25}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListDomainsReply) GetFreshness() *Freshness {
@@ -2244,7 +2362,7 @@ type RemoveDomainRequest struct {
 
 func (x *RemoveDomainRequest) Reset() {
 	*x = RemoveDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2256,7 +2374,7 @@ func (x *RemoveDomainRequest) String() string {
 func (*RemoveDomainRequest) ProtoMessage() {}
 
 func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2269,7 +2387,7 @@ func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainRequest.ProtoReflect.Descriptor instead.
 func (*RemoveDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{26}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemoveDomainRequest) GetName() string {
@@ -2287,7 +2405,7 @@ type RemoveDomainReply struct {
 
 func (x *RemoveDomainReply) Reset() {
 	*x = RemoveDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2417,7 @@ func (x *RemoveDomainReply) String() string {
 func (*RemoveDomainReply) ProtoMessage() {}
 
 func (x *RemoveDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2430,7 @@ func (x *RemoveDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainReply.ProtoReflect.Descriptor instead.
 func (*RemoveDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{27}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{28}
 }
 
 type FlushDomainRequest struct {
@@ -2324,7 +2442,7 @@ type FlushDomainRequest struct {
 
 func (x *FlushDomainRequest) Reset() {
 	*x = FlushDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2454,7 @@ func (x *FlushDomainRequest) String() string {
 func (*FlushDomainRequest) ProtoMessage() {}
 
 func (x *FlushDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2467,7 @@ func (x *FlushDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomainRequest.ProtoReflect.Descriptor instead.
 func (*FlushDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{28}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FlushDomainRequest) GetName() string {
@@ -2367,7 +2485,7 @@ type FlushDomainReply struct {
 
 func (x *FlushDomainReply) Reset() {
 	*x = FlushDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2379,7 +2497,7 @@ func (x *FlushDomainReply) String() string {
 func (*FlushDomainReply) ProtoMessage() {}
 
 func (x *FlushDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2392,7 +2510,87 @@ func (x *FlushDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomainReply.ProtoReflect.Descriptor instead.
 func (*FlushDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{29}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{30}
+}
+
+type ResumeDomainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeDomainRequest) Reset() {
+	*x = ResumeDomainRequest{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeDomainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeDomainRequest) ProtoMessage() {}
+
+func (x *ResumeDomainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeDomainRequest.ProtoReflect.Descriptor instead.
+func (*ResumeDomainRequest) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ResumeDomainRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ResumeDomainReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeDomainReply) Reset() {
+	*x = ResumeDomainReply{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeDomainReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeDomainReply) ProtoMessage() {}
+
+func (x *ResumeDomainReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeDomainReply.ProtoReflect.Descriptor instead.
+func (*ResumeDomainReply) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{32}
 }
 
 type ListQueueRequest struct {
@@ -2413,7 +2611,7 @@ type ListQueueRequest struct {
 
 func (x *ListQueueRequest) Reset() {
 	*x = ListQueueRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2425,7 +2623,7 @@ func (x *ListQueueRequest) String() string {
 func (*ListQueueRequest) ProtoMessage() {}
 
 func (x *ListQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2438,7 +2636,7 @@ func (x *ListQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueueRequest.ProtoReflect.Descriptor instead.
 func (*ListQueueRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{30}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListQueueRequest) GetDomain() string {
@@ -2483,7 +2681,7 @@ type ListQueueReply struct {
 
 func (x *ListQueueReply) Reset() {
 	*x = ListQueueReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2693,7 @@ func (x *ListQueueReply) String() string {
 func (*ListQueueReply) ProtoMessage() {}
 
 func (x *ListQueueReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2706,7 @@ func (x *ListQueueReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueueReply.ProtoReflect.Descriptor instead.
 func (*ListQueueReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{31}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListQueueReply) GetFreshness() *Freshness {
@@ -2554,7 +2752,7 @@ type MessageSummary struct {
 
 func (x *MessageSummary) Reset() {
 	*x = MessageSummary{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2566,7 +2764,7 @@ func (x *MessageSummary) String() string {
 func (*MessageSummary) ProtoMessage() {}
 
 func (x *MessageSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2579,7 +2777,7 @@ func (x *MessageSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageSummary.ProtoReflect.Descriptor instead.
 func (*MessageSummary) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{32}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MessageSummary) GetQueueId() string {
@@ -2682,7 +2880,7 @@ type ShowMessageRequest struct {
 
 func (x *ShowMessageRequest) Reset() {
 	*x = ShowMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +2892,7 @@ func (x *ShowMessageRequest) String() string {
 func (*ShowMessageRequest) ProtoMessage() {}
 
 func (x *ShowMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +2905,7 @@ func (x *ShowMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowMessageRequest.ProtoReflect.Descriptor instead.
 func (*ShowMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{33}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ShowMessageRequest) GetQueueId() string {
@@ -2727,7 +2925,7 @@ type ShowMessageReply struct {
 
 func (x *ShowMessageReply) Reset() {
 	*x = ShowMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2739,7 +2937,7 @@ func (x *ShowMessageReply) String() string {
 func (*ShowMessageReply) ProtoMessage() {}
 
 func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2752,7 +2950,7 @@ func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowMessageReply.ProtoReflect.Descriptor instead.
 func (*ShowMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{34}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ShowMessageReply) GetFreshness() *Freshness {
@@ -2803,7 +3001,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +3013,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2828,7 +3026,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{35}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Message) GetQueueId() string {
@@ -2989,7 +3187,7 @@ type RecipientStatus struct {
 
 func (x *RecipientStatus) Reset() {
 	*x = RecipientStatus{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3001,7 +3199,7 @@ func (x *RecipientStatus) String() string {
 func (*RecipientStatus) ProtoMessage() {}
 
 func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3014,7 +3212,7 @@ func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecipientStatus.ProtoReflect.Descriptor instead.
 func (*RecipientStatus) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{36}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RecipientStatus) GetPath() string {
@@ -3085,15 +3283,16 @@ type Part struct {
 	// Why it is not being tried now, in words: "a lease of mx2", "a retry in
 	// 4m0s", "its release". Empty when nothing stops it.
 	Waiting       string `protobuf:"bytes,6,opt,name=waiting,proto3" json:"waiting,omitempty"`
-	RetryInMs     int64  `protobuf:"varint,7,opt,name=retry_in_ms,json=retryInMs,proto3" json:"retry_in_ms,omitempty"` // 0: no wait
-	DoubtInMs     int64  `protobuf:"varint,8,opt,name=doubt_in_ms,json=doubtInMs,proto3" json:"doubt_in_ms,omitempty"` // 0: not in doubt
+	RetryInMs     int64  `protobuf:"varint,7,opt,name=retry_in_ms,json=retryInMs,proto3" json:"retry_in_ms,omitempty"`       // 0: no wait
+	DoubtInMs     int64  `protobuf:"varint,8,opt,name=doubt_in_ms,json=doubtInMs,proto3" json:"doubt_in_ms,omitempty"`       // 0: not in doubt
+	ExpiresInMs   int64  `protobuf:"varint,9,opt,name=expires_in_ms,json=expiresInMs,proto3" json:"expires_in_ms,omitempty"` // then what is queued of it is held; 0: never
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3304,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,7 +3317,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{37}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Part) GetDomain() string {
@@ -3177,6 +3376,13 @@ func (x *Part) GetDoubtInMs() int64 {
 	return 0
 }
 
+func (x *Part) GetExpiresInMs() int64 {
+	if x != nil {
+		return x.ExpiresInMs
+	}
+	return 0
+}
+
 type HoldMessageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	QueueId       string                 `protobuf:"bytes,1,opt,name=queue_id,json=queueId,proto3" json:"queue_id,omitempty"`
@@ -3187,7 +3393,7 @@ type HoldMessageRequest struct {
 
 func (x *HoldMessageRequest) Reset() {
 	*x = HoldMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3199,7 +3405,7 @@ func (x *HoldMessageRequest) String() string {
 func (*HoldMessageRequest) ProtoMessage() {}
 
 func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3212,7 +3418,7 @@ func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageRequest.ProtoReflect.Descriptor instead.
 func (*HoldMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{38}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *HoldMessageRequest) GetQueueId() string {
@@ -3239,7 +3445,7 @@ type HoldMessageReply struct {
 
 func (x *HoldMessageReply) Reset() {
 	*x = HoldMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3251,7 +3457,7 @@ func (x *HoldMessageReply) String() string {
 func (*HoldMessageReply) ProtoMessage() {}
 
 func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3264,7 +3470,7 @@ func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageReply.ProtoReflect.Descriptor instead.
 func (*HoldMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{39}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *HoldMessageReply) GetMayStillArrive() bool {
@@ -3283,7 +3489,7 @@ type ReleaseMessageRequest struct {
 
 func (x *ReleaseMessageRequest) Reset() {
 	*x = ReleaseMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3295,7 +3501,7 @@ func (x *ReleaseMessageRequest) String() string {
 func (*ReleaseMessageRequest) ProtoMessage() {}
 
 func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3308,7 +3514,7 @@ func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{40}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReleaseMessageRequest) GetQueueId() string {
@@ -3326,7 +3532,7 @@ type ReleaseMessageReply struct {
 
 func (x *ReleaseMessageReply) Reset() {
 	*x = ReleaseMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3338,7 +3544,7 @@ func (x *ReleaseMessageReply) String() string {
 func (*ReleaseMessageReply) ProtoMessage() {}
 
 func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3351,7 +3557,7 @@ func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageReply.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{41}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{44}
 }
 
 type RemoveMessageRequest struct {
@@ -3363,7 +3569,7 @@ type RemoveMessageRequest struct {
 
 func (x *RemoveMessageRequest) Reset() {
 	*x = RemoveMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3375,7 +3581,7 @@ func (x *RemoveMessageRequest) String() string {
 func (*RemoveMessageRequest) ProtoMessage() {}
 
 func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3388,7 +3594,7 @@ func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{42}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RemoveMessageRequest) GetQueueId() string {
@@ -3407,7 +3613,7 @@ type RemoveMessageReply struct {
 
 func (x *RemoveMessageReply) Reset() {
 	*x = RemoveMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3419,7 +3625,7 @@ func (x *RemoveMessageReply) String() string {
 func (*RemoveMessageReply) ProtoMessage() {}
 
 func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3432,7 +3638,7 @@ func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageReply.ProtoReflect.Descriptor instead.
 func (*RemoveMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{43}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RemoveMessageReply) GetMayStillArrive() bool {
@@ -3490,7 +3696,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\n" +
 	"since_unix\x18\x03 \x01(\x03R\tsinceUnix\x12\x14\n" +
 	"\x05cause\x18\x04 \x01(\tR\x05cause\x12\x16\n" +
-	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"\xed\x02\n" +
+	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"\xcf\x03\n" +
 	"\fDomainStatus\x121\n" +
 	"\x06domain\x18\x01 \x01(\v2\x19.holdfast.admin.v1.DomainR\x06domain\x12E\n" +
 	"\x0enext_hop_state\x18\x02 \x01(\x0e2\x1f.holdfast.admin.v1.NextHopStateR\fnextHopState\x12\x1d\n" +
@@ -3503,7 +3709,10 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x06leased\x18\b \x01(\x04R\x06leased\x12\x18\n" +
 	"\awaiting\x18\t \x01(\x04R\awaiting\x12\x1e\n" +
 	"\bin_doubt\x18\n" +
-	" \x01(\x04H\x00R\ainDoubt\x88\x01\x01B\v\n" +
+	" \x01(\x04H\x00R\ainDoubt\x88\x01\x01\x12\x18\n" +
+	"\aguarded\x18\v \x01(\bR\aguarded\x12\x18\n" +
+	"\astopped\x18\f \x01(\bR\astopped\x12,\n" +
+	"\x12stopped_since_unix\x18\r \x01(\x03R\x10stoppedSinceUnixB\v\n" +
 	"\t_in_doubt\"\xce\x02\n" +
 	"\vQueueTotals\x12\x1a\n" +
 	"\bmessages\x18\x01 \x01(\x04R\bmessages\x12\x12\n" +
@@ -3618,11 +3827,25 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x0eMembersRequest\"\x7f\n" +
 	"\fMembersReply\x12:\n" +
 	"\tfreshness\x18\x01 \x01(\v2\x1c.holdfast.admin.v1.FreshnessR\tfreshness\x123\n" +
-	"\amembers\x18\x02 \x03(\v2\x19.holdfast.admin.v1.MemberR\amembers\"a\n" +
+	"\amembers\x18\x02 \x03(\v2\x19.holdfast.admin.v1.MemberR\amembers\"\xfe\x02\n" +
 	"\x06Domain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02mx\x18\x02 \x01(\bR\x02mx\x123\n" +
-	"\atargets\x18\x03 \x03(\v2\x19.holdfast.admin.v1.TargetR\atargets\"0\n" +
+	"\atargets\x18\x03 \x03(\v2\x19.holdfast.admin.v1.TargetR\atargets\x12%\n" +
+	"\fretry_min_ms\x18\x04 \x01(\x04H\x00R\n" +
+	"retryMinMs\x88\x01\x01\x12%\n" +
+	"\fretry_max_ms\x18\x05 \x01(\x04H\x01R\n" +
+	"retryMaxMs\x88\x01\x01\x12$\n" +
+	"\vlifetime_ms\x18\x06 \x01(\x04H\x02R\n" +
+	"lifetimeMs\x88\x01\x01\x12,\n" +
+	"\x0fconnections_max\x18\a \x01(\rH\x03R\x0econnectionsMax\x88\x01\x01\x123\n" +
+	"\x04etrn\x18\b \x01(\v2\x1f.holdfast.admin.v1.EtrnNetworksR\x04etrnB\x0f\n" +
+	"\r_retry_min_msB\x0f\n" +
+	"\r_retry_max_msB\x0e\n" +
+	"\f_lifetime_msB\x12\n" +
+	"\x10_connections_max\"*\n" +
+	"\fEtrnNetworks\x12\x1a\n" +
+	"\bnetworks\x18\x01 \x03(\tR\bnetworks\"0\n" +
 	"\x06Target\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\"E\n" +
@@ -3639,7 +3862,10 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x11RemoveDomainReply\"(\n" +
 	"\x12FlushDomainRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x12\n" +
-	"\x10FlushDomainReply\"\x9f\x01\n" +
+	"\x10FlushDomainReply\")\n" +
+	"\x13ResumeDomainRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x13\n" +
+	"\x11ResumeDomainReply\"\x9f\x01\n" +
 	"\x10ListQueueRequest\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x127\n" +
 	"\x05state\x18\x02 \x01(\x0e2!.holdfast.admin.v1.RecipientStateR\x05state\x12\x1b\n" +
@@ -3706,7 +3932,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06notify\x18\x06 \x03(\tR\x06notify\x12\x1a\n" +
 	"\boriginal\x18\a \x01(\tR\boriginal\x12%\n" +
-	"\x0edelivered_late\x18\b \x01(\bR\rdeliveredLate\"\xe3\x01\n" +
+	"\x0edelivered_late\x18\b \x01(\bR\rdeliveredLate\"\x87\x02\n" +
 	"\x04Part\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\x04R\n" +
@@ -3716,7 +3942,8 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\battempts\x18\x05 \x01(\rR\battempts\x12\x18\n" +
 	"\awaiting\x18\x06 \x01(\tR\awaiting\x12\x1e\n" +
 	"\vretry_in_ms\x18\a \x01(\x03R\tretryInMs\x12\x1e\n" +
-	"\vdoubt_in_ms\x18\b \x01(\x03R\tdoubtInMs\"G\n" +
+	"\vdoubt_in_ms\x18\b \x01(\x03R\tdoubtInMs\x12\"\n" +
+	"\rexpires_in_ms\x18\t \x01(\x03R\vexpiresInMs\"G\n" +
 	"\x12HoldMessageRequest\x12\x19\n" +
 	"\bqueue_id\x18\x01 \x01(\tR\aqueueId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"<\n" +
@@ -3740,7 +3967,8 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x14RECIPIENT_STATE_HELD\x10\x02\x12\x1d\n" +
 	"\x19RECIPIENT_STATE_DELIVERED\x10\x03\x12\x1a\n" +
 	"\x16RECIPIENT_STATE_FAILED\x10\x04\x12\x1b\n" +
-	"\x17RECIPIENT_STATE_REMOVED\x10\x052\xde\t\n" +
+	"\x17RECIPIENT_STATE_REMOVED\x10\x052\xbc\n" +
+	"\n" +
 	"\fAdminService\x12J\n" +
 	"\x06Status\x12 .holdfast.admin.v1.StatusRequest\x1a\x1e.holdfast.admin.v1.StatusReply\x12M\n" +
 	"\aMembers\x12!.holdfast.admin.v1.MembersRequest\x1a\x1f.holdfast.admin.v1.MembersReply\x12G\n" +
@@ -3750,7 +3978,8 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\tPutDomain\x12#.holdfast.admin.v1.PutDomainRequest\x1a!.holdfast.admin.v1.PutDomainReply\x12Y\n" +
 	"\vListDomains\x12%.holdfast.admin.v1.ListDomainsRequest\x1a#.holdfast.admin.v1.ListDomainsReply\x12\\\n" +
 	"\fRemoveDomain\x12&.holdfast.admin.v1.RemoveDomainRequest\x1a$.holdfast.admin.v1.RemoveDomainReply\x12Y\n" +
-	"\vFlushDomain\x12%.holdfast.admin.v1.FlushDomainRequest\x1a#.holdfast.admin.v1.FlushDomainReply\x12S\n" +
+	"\vFlushDomain\x12%.holdfast.admin.v1.FlushDomainRequest\x1a#.holdfast.admin.v1.FlushDomainReply\x12\\\n" +
+	"\fResumeDomain\x12&.holdfast.admin.v1.ResumeDomainRequest\x1a$.holdfast.admin.v1.ResumeDomainReply\x12S\n" +
 	"\tListQueue\x12#.holdfast.admin.v1.ListQueueRequest\x1a!.holdfast.admin.v1.ListQueueReply\x12Y\n" +
 	"\vShowMessage\x12%.holdfast.admin.v1.ShowMessageRequest\x1a#.holdfast.admin.v1.ShowMessageReply\x12Y\n" +
 	"\vHoldMessage\x12%.holdfast.admin.v1.HoldMessageRequest\x1a#.holdfast.admin.v1.HoldMessageReply\x12b\n" +
@@ -3770,7 +3999,7 @@ func file_proto_adminpb_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_adminpb_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_proto_adminpb_admin_proto_goTypes = []any{
 	(NextHopState)(0),             // 0: holdfast.admin.v1.NextHopState
 	(RecipientState)(0),           // 1: holdfast.admin.v1.RecipientState
@@ -3796,29 +4025,32 @@ var file_proto_adminpb_admin_proto_goTypes = []any{
 	(*MembersRequest)(nil),        // 21: holdfast.admin.v1.MembersRequest
 	(*MembersReply)(nil),          // 22: holdfast.admin.v1.MembersReply
 	(*Domain)(nil),                // 23: holdfast.admin.v1.Domain
-	(*Target)(nil),                // 24: holdfast.admin.v1.Target
-	(*PutDomainRequest)(nil),      // 25: holdfast.admin.v1.PutDomainRequest
-	(*PutDomainReply)(nil),        // 26: holdfast.admin.v1.PutDomainReply
-	(*ListDomainsRequest)(nil),    // 27: holdfast.admin.v1.ListDomainsRequest
-	(*ListDomainsReply)(nil),      // 28: holdfast.admin.v1.ListDomainsReply
-	(*RemoveDomainRequest)(nil),   // 29: holdfast.admin.v1.RemoveDomainRequest
-	(*RemoveDomainReply)(nil),     // 30: holdfast.admin.v1.RemoveDomainReply
-	(*FlushDomainRequest)(nil),    // 31: holdfast.admin.v1.FlushDomainRequest
-	(*FlushDomainReply)(nil),      // 32: holdfast.admin.v1.FlushDomainReply
-	(*ListQueueRequest)(nil),      // 33: holdfast.admin.v1.ListQueueRequest
-	(*ListQueueReply)(nil),        // 34: holdfast.admin.v1.ListQueueReply
-	(*MessageSummary)(nil),        // 35: holdfast.admin.v1.MessageSummary
-	(*ShowMessageRequest)(nil),    // 36: holdfast.admin.v1.ShowMessageRequest
-	(*ShowMessageReply)(nil),      // 37: holdfast.admin.v1.ShowMessageReply
-	(*Message)(nil),               // 38: holdfast.admin.v1.Message
-	(*RecipientStatus)(nil),       // 39: holdfast.admin.v1.RecipientStatus
-	(*Part)(nil),                  // 40: holdfast.admin.v1.Part
-	(*HoldMessageRequest)(nil),    // 41: holdfast.admin.v1.HoldMessageRequest
-	(*HoldMessageReply)(nil),      // 42: holdfast.admin.v1.HoldMessageReply
-	(*ReleaseMessageRequest)(nil), // 43: holdfast.admin.v1.ReleaseMessageRequest
-	(*ReleaseMessageReply)(nil),   // 44: holdfast.admin.v1.ReleaseMessageReply
-	(*RemoveMessageRequest)(nil),  // 45: holdfast.admin.v1.RemoveMessageRequest
-	(*RemoveMessageReply)(nil),    // 46: holdfast.admin.v1.RemoveMessageReply
+	(*EtrnNetworks)(nil),          // 24: holdfast.admin.v1.EtrnNetworks
+	(*Target)(nil),                // 25: holdfast.admin.v1.Target
+	(*PutDomainRequest)(nil),      // 26: holdfast.admin.v1.PutDomainRequest
+	(*PutDomainReply)(nil),        // 27: holdfast.admin.v1.PutDomainReply
+	(*ListDomainsRequest)(nil),    // 28: holdfast.admin.v1.ListDomainsRequest
+	(*ListDomainsReply)(nil),      // 29: holdfast.admin.v1.ListDomainsReply
+	(*RemoveDomainRequest)(nil),   // 30: holdfast.admin.v1.RemoveDomainRequest
+	(*RemoveDomainReply)(nil),     // 31: holdfast.admin.v1.RemoveDomainReply
+	(*FlushDomainRequest)(nil),    // 32: holdfast.admin.v1.FlushDomainRequest
+	(*FlushDomainReply)(nil),      // 33: holdfast.admin.v1.FlushDomainReply
+	(*ResumeDomainRequest)(nil),   // 34: holdfast.admin.v1.ResumeDomainRequest
+	(*ResumeDomainReply)(nil),     // 35: holdfast.admin.v1.ResumeDomainReply
+	(*ListQueueRequest)(nil),      // 36: holdfast.admin.v1.ListQueueRequest
+	(*ListQueueReply)(nil),        // 37: holdfast.admin.v1.ListQueueReply
+	(*MessageSummary)(nil),        // 38: holdfast.admin.v1.MessageSummary
+	(*ShowMessageRequest)(nil),    // 39: holdfast.admin.v1.ShowMessageRequest
+	(*ShowMessageReply)(nil),      // 40: holdfast.admin.v1.ShowMessageReply
+	(*Message)(nil),               // 41: holdfast.admin.v1.Message
+	(*RecipientStatus)(nil),       // 42: holdfast.admin.v1.RecipientStatus
+	(*Part)(nil),                  // 43: holdfast.admin.v1.Part
+	(*HoldMessageRequest)(nil),    // 44: holdfast.admin.v1.HoldMessageRequest
+	(*HoldMessageReply)(nil),      // 45: holdfast.admin.v1.HoldMessageReply
+	(*ReleaseMessageRequest)(nil), // 46: holdfast.admin.v1.ReleaseMessageRequest
+	(*ReleaseMessageReply)(nil),   // 47: holdfast.admin.v1.ReleaseMessageReply
+	(*RemoveMessageRequest)(nil),  // 48: holdfast.admin.v1.RemoveMessageRequest
+	(*RemoveMessageReply)(nil),    // 49: holdfast.admin.v1.RemoveMessageReply
 }
 var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	3,  // 0: holdfast.admin.v1.StatusReply.freshness:type_name -> holdfast.admin.v1.Freshness
@@ -3836,51 +4068,54 @@ var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	14, // 12: holdfast.admin.v1.ScrubReply.scrub:type_name -> holdfast.admin.v1.Scrub
 	3,  // 13: holdfast.admin.v1.MembersReply.freshness:type_name -> holdfast.admin.v1.Freshness
 	12, // 14: holdfast.admin.v1.MembersReply.members:type_name -> holdfast.admin.v1.Member
-	24, // 15: holdfast.admin.v1.Domain.targets:type_name -> holdfast.admin.v1.Target
-	23, // 16: holdfast.admin.v1.PutDomainRequest.domain:type_name -> holdfast.admin.v1.Domain
-	3,  // 17: holdfast.admin.v1.ListDomainsReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	8,  // 18: holdfast.admin.v1.ListDomainsReply.domains:type_name -> holdfast.admin.v1.DomainStatus
-	1,  // 19: holdfast.admin.v1.ListQueueRequest.state:type_name -> holdfast.admin.v1.RecipientState
-	3,  // 20: holdfast.admin.v1.ListQueueReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	35, // 21: holdfast.admin.v1.ListQueueReply.messages:type_name -> holdfast.admin.v1.MessageSummary
-	3,  // 22: holdfast.admin.v1.ShowMessageReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	38, // 23: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
-	39, // 24: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
-	40, // 25: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
-	1,  // 26: holdfast.admin.v1.RecipientStatus.state:type_name -> holdfast.admin.v1.RecipientState
-	5,  // 27: holdfast.admin.v1.AdminService.Status:input_type -> holdfast.admin.v1.StatusRequest
-	21, // 28: holdfast.admin.v1.AdminService.Members:input_type -> holdfast.admin.v1.MembersRequest
-	19, // 29: holdfast.admin.v1.AdminService.Scrub:input_type -> holdfast.admin.v1.ScrubRequest
-	15, // 30: holdfast.admin.v1.AdminService.AddMember:input_type -> holdfast.admin.v1.AddMemberRequest
-	17, // 31: holdfast.admin.v1.AdminService.RemoveMember:input_type -> holdfast.admin.v1.RemoveMemberRequest
-	25, // 32: holdfast.admin.v1.AdminService.PutDomain:input_type -> holdfast.admin.v1.PutDomainRequest
-	27, // 33: holdfast.admin.v1.AdminService.ListDomains:input_type -> holdfast.admin.v1.ListDomainsRequest
-	29, // 34: holdfast.admin.v1.AdminService.RemoveDomain:input_type -> holdfast.admin.v1.RemoveDomainRequest
-	31, // 35: holdfast.admin.v1.AdminService.FlushDomain:input_type -> holdfast.admin.v1.FlushDomainRequest
-	33, // 36: holdfast.admin.v1.AdminService.ListQueue:input_type -> holdfast.admin.v1.ListQueueRequest
-	36, // 37: holdfast.admin.v1.AdminService.ShowMessage:input_type -> holdfast.admin.v1.ShowMessageRequest
-	41, // 38: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
-	43, // 39: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
-	45, // 40: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
-	6,  // 41: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
-	22, // 42: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
-	20, // 43: holdfast.admin.v1.AdminService.Scrub:output_type -> holdfast.admin.v1.ScrubReply
-	16, // 44: holdfast.admin.v1.AdminService.AddMember:output_type -> holdfast.admin.v1.AddMemberReply
-	18, // 45: holdfast.admin.v1.AdminService.RemoveMember:output_type -> holdfast.admin.v1.RemoveMemberReply
-	26, // 46: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
-	28, // 47: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
-	30, // 48: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
-	32, // 49: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
-	34, // 50: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
-	37, // 51: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
-	42, // 52: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
-	44, // 53: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
-	46, // 54: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
-	41, // [41:55] is the sub-list for method output_type
-	27, // [27:41] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	25, // 15: holdfast.admin.v1.Domain.targets:type_name -> holdfast.admin.v1.Target
+	24, // 16: holdfast.admin.v1.Domain.etrn:type_name -> holdfast.admin.v1.EtrnNetworks
+	23, // 17: holdfast.admin.v1.PutDomainRequest.domain:type_name -> holdfast.admin.v1.Domain
+	3,  // 18: holdfast.admin.v1.ListDomainsReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	8,  // 19: holdfast.admin.v1.ListDomainsReply.domains:type_name -> holdfast.admin.v1.DomainStatus
+	1,  // 20: holdfast.admin.v1.ListQueueRequest.state:type_name -> holdfast.admin.v1.RecipientState
+	3,  // 21: holdfast.admin.v1.ListQueueReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	38, // 22: holdfast.admin.v1.ListQueueReply.messages:type_name -> holdfast.admin.v1.MessageSummary
+	3,  // 23: holdfast.admin.v1.ShowMessageReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	41, // 24: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
+	42, // 25: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
+	43, // 26: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
+	1,  // 27: holdfast.admin.v1.RecipientStatus.state:type_name -> holdfast.admin.v1.RecipientState
+	5,  // 28: holdfast.admin.v1.AdminService.Status:input_type -> holdfast.admin.v1.StatusRequest
+	21, // 29: holdfast.admin.v1.AdminService.Members:input_type -> holdfast.admin.v1.MembersRequest
+	19, // 30: holdfast.admin.v1.AdminService.Scrub:input_type -> holdfast.admin.v1.ScrubRequest
+	15, // 31: holdfast.admin.v1.AdminService.AddMember:input_type -> holdfast.admin.v1.AddMemberRequest
+	17, // 32: holdfast.admin.v1.AdminService.RemoveMember:input_type -> holdfast.admin.v1.RemoveMemberRequest
+	26, // 33: holdfast.admin.v1.AdminService.PutDomain:input_type -> holdfast.admin.v1.PutDomainRequest
+	28, // 34: holdfast.admin.v1.AdminService.ListDomains:input_type -> holdfast.admin.v1.ListDomainsRequest
+	30, // 35: holdfast.admin.v1.AdminService.RemoveDomain:input_type -> holdfast.admin.v1.RemoveDomainRequest
+	32, // 36: holdfast.admin.v1.AdminService.FlushDomain:input_type -> holdfast.admin.v1.FlushDomainRequest
+	34, // 37: holdfast.admin.v1.AdminService.ResumeDomain:input_type -> holdfast.admin.v1.ResumeDomainRequest
+	36, // 38: holdfast.admin.v1.AdminService.ListQueue:input_type -> holdfast.admin.v1.ListQueueRequest
+	39, // 39: holdfast.admin.v1.AdminService.ShowMessage:input_type -> holdfast.admin.v1.ShowMessageRequest
+	44, // 40: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
+	46, // 41: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
+	48, // 42: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
+	6,  // 43: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
+	22, // 44: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
+	20, // 45: holdfast.admin.v1.AdminService.Scrub:output_type -> holdfast.admin.v1.ScrubReply
+	16, // 46: holdfast.admin.v1.AdminService.AddMember:output_type -> holdfast.admin.v1.AddMemberReply
+	18, // 47: holdfast.admin.v1.AdminService.RemoveMember:output_type -> holdfast.admin.v1.RemoveMemberReply
+	27, // 48: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
+	29, // 49: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
+	31, // 50: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
+	33, // 51: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
+	35, // 52: holdfast.admin.v1.AdminService.ResumeDomain:output_type -> holdfast.admin.v1.ResumeDomainReply
+	37, // 53: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
+	40, // 54: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
+	45, // 55: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
+	47, // 56: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
+	49, // 57: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
+	43, // [43:58] is the sub-list for method output_type
+	28, // [28:43] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_proto_adminpb_admin_proto_init() }
@@ -3894,13 +4129,14 @@ func file_proto_adminpb_admin_proto_init() {
 	file_proto_adminpb_admin_proto_msgTypes[6].OneofWrappers = []any{}
 	file_proto_adminpb_admin_proto_msgTypes[9].OneofWrappers = []any{}
 	file_proto_adminpb_admin_proto_msgTypes[10].OneofWrappers = []any{}
+	file_proto_adminpb_admin_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_adminpb_admin_proto_rawDesc), len(file_proto_adminpb_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   44,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -49,6 +49,7 @@ const (
 	AdminService_ListDomains_FullMethodName    = "/holdfast.admin.v1.AdminService/ListDomains"
 	AdminService_RemoveDomain_FullMethodName   = "/holdfast.admin.v1.AdminService/RemoveDomain"
 	AdminService_FlushDomain_FullMethodName    = "/holdfast.admin.v1.AdminService/FlushDomain"
+	AdminService_ResumeDomain_FullMethodName   = "/holdfast.admin.v1.AdminService/ResumeDomain"
 	AdminService_ListQueue_FullMethodName      = "/holdfast.admin.v1.AdminService/ListQueue"
 	AdminService_ShowMessage_FullMethodName    = "/holdfast.admin.v1.AdminService/ShowMessage"
 	AdminService_HoldMessage_FullMethodName    = "/holdfast.admin.v1.AdminService/HoldMessage"
@@ -90,6 +91,9 @@ type AdminServiceClient interface {
 	// FlushDomain makes all queued mail of a domain due at once, and has every
 	// node try the next hop now.
 	FlushDomain(ctx context.Context, in *FlushDomainRequest, opts ...grpc.CallOption) (*FlushDomainReply, error)
+	// ResumeDomain has the delivery to a domain go on that was stopped, because its
+	// next hop refused what it had taken before.
+	ResumeDomain(ctx context.Context, in *ResumeDomainRequest, opts ...grpc.CallOption) (*ResumeDomainReply, error)
 	// ListQueue lists messages in the order of their queue ids, a page at a time.
 	ListQueue(ctx context.Context, in *ListQueueRequest, opts ...grpc.CallOption) (*ListQueueReply, error)
 	// ShowMessage tells everything about one message but its content.
@@ -201,6 +205,16 @@ func (c *adminServiceClient) FlushDomain(ctx context.Context, in *FlushDomainReq
 	return out, nil
 }
 
+func (c *adminServiceClient) ResumeDomain(ctx context.Context, in *ResumeDomainRequest, opts ...grpc.CallOption) (*ResumeDomainReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeDomainReply)
+	err := c.cc.Invoke(ctx, AdminService_ResumeDomain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) ListQueue(ctx context.Context, in *ListQueueRequest, opts ...grpc.CallOption) (*ListQueueReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListQueueReply)
@@ -285,6 +299,9 @@ type AdminServiceServer interface {
 	// FlushDomain makes all queued mail of a domain due at once, and has every
 	// node try the next hop now.
 	FlushDomain(context.Context, *FlushDomainRequest) (*FlushDomainReply, error)
+	// ResumeDomain has the delivery to a domain go on that was stopped, because its
+	// next hop refused what it had taken before.
+	ResumeDomain(context.Context, *ResumeDomainRequest) (*ResumeDomainReply, error)
 	// ListQueue lists messages in the order of their queue ids, a page at a time.
 	ListQueue(context.Context, *ListQueueRequest) (*ListQueueReply, error)
 	// ShowMessage tells everything about one message but its content.
@@ -332,6 +349,9 @@ func (UnimplementedAdminServiceServer) RemoveDomain(context.Context, *RemoveDoma
 }
 func (UnimplementedAdminServiceServer) FlushDomain(context.Context, *FlushDomainRequest) (*FlushDomainReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method FlushDomain not implemented")
+}
+func (UnimplementedAdminServiceServer) ResumeDomain(context.Context, *ResumeDomainRequest) (*ResumeDomainReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResumeDomain not implemented")
 }
 func (UnimplementedAdminServiceServer) ListQueue(context.Context, *ListQueueRequest) (*ListQueueReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListQueue not implemented")
@@ -531,6 +551,24 @@ func _AdminService_FlushDomain_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ResumeDomain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeDomainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ResumeDomain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ResumeDomain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ResumeDomain(ctx, req.(*ResumeDomainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_ListQueue_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListQueueRequest)
 	if err := dec(in); err != nil {
@@ -663,6 +701,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "FlushDomain",
 			Handler:    _AdminService_FlushDomain_Handler,
+		},
+		{
+			MethodName: "ResumeDomain",
+			Handler:    _AdminService_ResumeDomain_Handler,
 		},
 		{
 			MethodName: "ListQueue",

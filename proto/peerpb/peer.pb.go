@@ -142,7 +142,7 @@ func (x ChangeServersRequest_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ChangeServersRequest_Action.Descriptor instead.
 func (ChangeServersRequest_Action) EnumDescriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{18, 0}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{19, 0}
 }
 
 type ScrubRequest_Action int32
@@ -197,7 +197,7 @@ func (x ScrubRequest_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ScrubRequest_Action.Descriptor instead.
 func (ScrubRequest_Action) EnumDescriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{20, 0}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{21, 0}
 }
 
 // PushFrames are pieces of one or several bodies, in order, at most 512 of them
@@ -929,8 +929,12 @@ type PullRequest struct {
 	Holder string `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"`
 	// The relay domain.
 	Domain string `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`
-	// At most so many messages, at least 1.
-	Max           uint32 `protobuf:"varint,3,opt,name=max,proto3" json:"max,omitempty"`
+	// At most so many messages. 0 where the caller wants none, and only tells what it
+	// saw.
+	Max uint32 `protobuf:"varint,3,opt,name=max,proto3" json:"max,omitempty"`
+	// How many connections it has to the next hop, the one that asks included.
+	Connections   uint32    `protobuf:"varint,4,opt,name=connections,proto3" json:"connections,omitempty"`
+	Seen          *Feedback `protobuf:"bytes,5,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -986,20 +990,114 @@ func (x *PullRequest) GetMax() uint32 {
 	return 0
 }
 
+func (x *PullRequest) GetConnections() uint32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *PullRequest) GetSeen() *Feedback {
+	if x != nil {
+		return x.Seen
+	}
+	return nil
+}
+
+// What a holder saw of the next hop in one lease.
+type Feedback struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         uint64                 `protobuf:"varint,1,opt,name=token,proto3" json:"token,omitempty"`                             // of the lease
+	Answered      uint32                 `protobuf:"varint,2,opt,name=answered,proto3" json:"answered,omitempty"`                       // messages taken, or refused for good
+	Deferred      uint32                 `protobuf:"varint,3,opt,name=deferred,proto3" json:"deferred,omitempty"`                       // messages put off
+	Lost          bool                   `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"`                               // a connection ended otherwise than by us
+	MeanMicros    uint64                 `protobuf:"varint,5,opt,name=mean_micros,json=meanMicros,proto3" json:"mean_micros,omitempty"` // from a final dot to its reply; 0: there was none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Feedback) Reset() {
+	*x = Feedback{}
+	mi := &file_proto_peerpb_peer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Feedback) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Feedback) ProtoMessage() {}
+
+func (x *Feedback) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_peerpb_peer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Feedback.ProtoReflect.Descriptor instead.
+func (*Feedback) Descriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Feedback) GetToken() uint64 {
+	if x != nil {
+		return x.Token
+	}
+	return 0
+}
+
+func (x *Feedback) GetAnswered() uint32 {
+	if x != nil {
+		return x.Answered
+	}
+	return 0
+}
+
+func (x *Feedback) GetDeferred() uint32 {
+	if x != nil {
+		return x.Deferred
+	}
+	return 0
+}
+
+func (x *Feedback) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+func (x *Feedback) GetMeanMicros() uint64 {
+	if x != nil {
+		return x.MeanMicros
+	}
+	return 0
+}
+
 type PullReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The lease's fencing token: the index of the entry that granted it. Zero
 	// where nothing was granted.
 	Token uint64 `protobuf:"varint,1,opt,name=token,proto3" json:"token,omitempty"`
 	// Queue ids of the messages leased.
-	Messages      [][]byte `protobuf:"bytes,2,rep,name=messages,proto3" json:"messages,omitempty"`
+	Messages [][]byte `protobuf:"bytes,2,rep,name=messages,proto3" json:"messages,omitempty"`
+	// How many connections to the next hop the caller may have. A version that does
+	// not say it leaves that to the caller.
+	Connections   *uint32 `protobuf:"varint,3,opt,name=connections,proto3,oneof" json:"connections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PullReply) Reset() {
 	*x = PullReply{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[13]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1011,7 +1109,7 @@ func (x *PullReply) String() string {
 func (*PullReply) ProtoMessage() {}
 
 func (x *PullReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[13]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1024,7 +1122,7 @@ func (x *PullReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullReply.ProtoReflect.Descriptor instead.
 func (*PullReply) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{13}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PullReply) GetToken() uint64 {
@@ -1041,6 +1139,13 @@ func (x *PullReply) GetMessages() [][]byte {
 	return nil
 }
 
+func (x *PullReply) GetConnections() uint32 {
+	if x != nil && x.Connections != nil {
+		return *x.Connections
+	}
+	return 0
+}
+
 type HealthRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The caller's own server id, where it wants to know what the node has seen of
@@ -1055,7 +1160,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[14]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1172,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[14]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1185,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{14}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HealthRequest) GetServerId() string {
@@ -1132,7 +1237,7 @@ type HealthReply struct {
 
 func (x *HealthReply) Reset() {
 	*x = HealthReply{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[15]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1249,7 @@ func (x *HealthReply) String() string {
 func (*HealthReply) ProtoMessage() {}
 
 func (x *HealthReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[15]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1262,7 @@ func (x *HealthReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthReply.ProtoReflect.Descriptor instead.
 func (*HealthReply) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{15}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HealthReply) GetServerId() string {
@@ -1276,7 +1381,7 @@ type Seen struct {
 
 func (x *Seen) Reset() {
 	*x = Seen{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[16]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1393,7 @@ func (x *Seen) String() string {
 func (*Seen) ProtoMessage() {}
 
 func (x *Seen) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[16]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1406,7 @@ func (x *Seen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Seen.ProtoReflect.Descriptor instead.
 func (*Seen) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{16}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Seen) GetStart() uint64 {
@@ -1363,7 +1468,7 @@ type HydrationReport struct {
 
 func (x *HydrationReport) Reset() {
 	*x = HydrationReport{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[17]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1480,7 @@ func (x *HydrationReport) String() string {
 func (*HydrationReport) ProtoMessage() {}
 
 func (x *HydrationReport) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[17]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1493,7 @@ func (x *HydrationReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HydrationReport.ProtoReflect.Descriptor instead.
 func (*HydrationReport) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{17}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HydrationReport) GetKnown() bool {
@@ -1481,7 +1586,7 @@ type ChangeServersRequest struct {
 
 func (x *ChangeServersRequest) Reset() {
 	*x = ChangeServersRequest{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[18]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1598,7 @@ func (x *ChangeServersRequest) String() string {
 func (*ChangeServersRequest) ProtoMessage() {}
 
 func (x *ChangeServersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[18]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1611,7 @@ func (x *ChangeServersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeServersRequest.ProtoReflect.Descriptor instead.
 func (*ChangeServersRequest) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{18}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ChangeServersRequest) GetAction() ChangeServersRequest_Action {
@@ -1544,7 +1649,7 @@ type ChangeServersReply struct {
 
 func (x *ChangeServersReply) Reset() {
 	*x = ChangeServersReply{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[19]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +1661,7 @@ func (x *ChangeServersReply) String() string {
 func (*ChangeServersReply) ProtoMessage() {}
 
 func (x *ChangeServersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[19]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +1674,7 @@ func (x *ChangeServersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeServersReply.ProtoReflect.Descriptor instead.
 func (*ChangeServersReply) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{19}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ChangeServersReply) GetOutcome() isChangeServersReply_Outcome {
@@ -1639,7 +1744,7 @@ type ScrubRequest struct {
 
 func (x *ScrubRequest) Reset() {
 	*x = ScrubRequest{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[20]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1756,7 @@ func (x *ScrubRequest) String() string {
 func (*ScrubRequest) ProtoMessage() {}
 
 func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[20]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1769,7 @@ func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
 func (*ScrubRequest) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{20}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ScrubRequest) GetAction() ScrubRequest_Action {
@@ -1699,7 +1804,7 @@ type ScrubReport struct {
 
 func (x *ScrubReport) Reset() {
 	*x = ScrubReport{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[21]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +1816,7 @@ func (x *ScrubReport) String() string {
 func (*ScrubReport) ProtoMessage() {}
 
 func (x *ScrubReport) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[21]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +1829,7 @@ func (x *ScrubReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubReport.ProtoReflect.Descriptor instead.
 func (*ScrubReport) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{21}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ScrubReport) GetRunning() bool {
@@ -1870,14 +1975,25 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x1b\n" +
 	"\ttoo_large\x18\x03 \x01(\bR\btooLarge\"!\n" +
 	"\aUnknown\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"O\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xa1\x01\n" +
 	"\vPullRequest\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x10\n" +
-	"\x03max\x18\x03 \x01(\rR\x03max\"=\n" +
+	"\x03max\x18\x03 \x01(\rR\x03max\x12 \n" +
+	"\vconnections\x18\x04 \x01(\rR\vconnections\x12.\n" +
+	"\x04seen\x18\x05 \x01(\v2\x1a.holdfast.peer.v1.FeedbackR\x04seen\"\x8d\x01\n" +
+	"\bFeedback\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\x04R\x05token\x12\x1a\n" +
+	"\banswered\x18\x02 \x01(\rR\banswered\x12\x1a\n" +
+	"\bdeferred\x18\x03 \x01(\rR\bdeferred\x12\x12\n" +
+	"\x04lost\x18\x04 \x01(\bR\x04lost\x12\x1f\n" +
+	"\vmean_micros\x18\x05 \x01(\x04R\n" +
+	"meanMicros\"t\n" +
 	"\tPullReply\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\x04R\x05token\x12\x1a\n" +
-	"\bmessages\x18\x02 \x03(\fR\bmessages\"B\n" +
+	"\bmessages\x18\x02 \x03(\fR\bmessages\x12%\n" +
+	"\vconnections\x18\x03 \x01(\rH\x00R\vconnections\x88\x01\x01B\x0e\n" +
+	"\f_connections\"B\n" +
 	"\rHealthRequest\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x14\n" +
 	"\x05brief\x18\x02 \x01(\bR\x05brief\"\xe6\x03\n" +
@@ -1978,7 +2094,7 @@ func file_proto_peerpb_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_peerpb_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_proto_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_proto_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_proto_peerpb_peer_proto_goTypes = []any{
 	(PushAck_Code)(0),                // 0: holdfast.peer.v1.PushAck.Code
 	(ChangeServersRequest_Action)(0), // 1: holdfast.peer.v1.ChangeServersRequest.Action
@@ -1996,15 +2112,16 @@ var file_proto_peerpb_peer_proto_goTypes = []any{
 	(*NotAppended)(nil),              // 13: holdfast.peer.v1.NotAppended
 	(*Unknown)(nil),                  // 14: holdfast.peer.v1.Unknown
 	(*PullRequest)(nil),              // 15: holdfast.peer.v1.PullRequest
-	(*PullReply)(nil),                // 16: holdfast.peer.v1.PullReply
-	(*HealthRequest)(nil),            // 17: holdfast.peer.v1.HealthRequest
-	(*HealthReply)(nil),              // 18: holdfast.peer.v1.HealthReply
-	(*Seen)(nil),                     // 19: holdfast.peer.v1.Seen
-	(*HydrationReport)(nil),          // 20: holdfast.peer.v1.HydrationReport
-	(*ChangeServersRequest)(nil),     // 21: holdfast.peer.v1.ChangeServersRequest
-	(*ChangeServersReply)(nil),       // 22: holdfast.peer.v1.ChangeServersReply
-	(*ScrubRequest)(nil),             // 23: holdfast.peer.v1.ScrubRequest
-	(*ScrubReport)(nil),              // 24: holdfast.peer.v1.ScrubReport
+	(*Feedback)(nil),                 // 16: holdfast.peer.v1.Feedback
+	(*PullReply)(nil),                // 17: holdfast.peer.v1.PullReply
+	(*HealthRequest)(nil),            // 18: holdfast.peer.v1.HealthRequest
+	(*HealthReply)(nil),              // 19: holdfast.peer.v1.HealthReply
+	(*Seen)(nil),                     // 20: holdfast.peer.v1.Seen
+	(*HydrationReport)(nil),          // 21: holdfast.peer.v1.HydrationReport
+	(*ChangeServersRequest)(nil),     // 22: holdfast.peer.v1.ChangeServersRequest
+	(*ChangeServersReply)(nil),       // 23: holdfast.peer.v1.ChangeServersReply
+	(*ScrubRequest)(nil),             // 24: holdfast.peer.v1.ScrubRequest
+	(*ScrubReport)(nil),              // 25: holdfast.peer.v1.ScrubReport
 }
 var file_proto_peerpb_peer_proto_depIdxs = []int32{
 	4,  // 0: holdfast.peer.v1.PushFrames.frames:type_name -> holdfast.peer.v1.PushFrame
@@ -2014,31 +2131,32 @@ var file_proto_peerpb_peer_proto_depIdxs = []int32{
 	12, // 4: holdfast.peer.v1.ProposeReply.outcomes:type_name -> holdfast.peer.v1.ProposeOutcome
 	13, // 5: holdfast.peer.v1.ProposeOutcome.not_appended:type_name -> holdfast.peer.v1.NotAppended
 	14, // 6: holdfast.peer.v1.ProposeOutcome.unknown:type_name -> holdfast.peer.v1.Unknown
-	19, // 7: holdfast.peer.v1.HealthReply.seen:type_name -> holdfast.peer.v1.Seen
-	20, // 8: holdfast.peer.v1.HealthReply.hydration:type_name -> holdfast.peer.v1.HydrationReport
-	24, // 9: holdfast.peer.v1.HealthReply.scrub:type_name -> holdfast.peer.v1.ScrubReport
-	1,  // 10: holdfast.peer.v1.ChangeServersRequest.action:type_name -> holdfast.peer.v1.ChangeServersRequest.Action
-	13, // 11: holdfast.peer.v1.ChangeServersReply.not_appended:type_name -> holdfast.peer.v1.NotAppended
-	2,  // 12: holdfast.peer.v1.ScrubRequest.action:type_name -> holdfast.peer.v1.ScrubRequest.Action
-	3,  // 13: holdfast.peer.v1.Peer.Push:input_type -> holdfast.peer.v1.PushFrames
-	7,  // 14: holdfast.peer.v1.Peer.Fetch:input_type -> holdfast.peer.v1.FetchRequest
-	9,  // 15: holdfast.peer.v1.Peer.Propose:input_type -> holdfast.peer.v1.ProposeRequest
-	15, // 16: holdfast.peer.v1.Peer.Pull:input_type -> holdfast.peer.v1.PullRequest
-	17, // 17: holdfast.peer.v1.Peer.Health:input_type -> holdfast.peer.v1.HealthRequest
-	23, // 18: holdfast.peer.v1.Peer.Scrub:input_type -> holdfast.peer.v1.ScrubRequest
-	21, // 19: holdfast.peer.v1.Peer.ChangeServers:input_type -> holdfast.peer.v1.ChangeServersRequest
-	5,  // 20: holdfast.peer.v1.Peer.Push:output_type -> holdfast.peer.v1.PushAcks
-	8,  // 21: holdfast.peer.v1.Peer.Fetch:output_type -> holdfast.peer.v1.FetchFrame
-	11, // 22: holdfast.peer.v1.Peer.Propose:output_type -> holdfast.peer.v1.ProposeReply
-	16, // 23: holdfast.peer.v1.Peer.Pull:output_type -> holdfast.peer.v1.PullReply
-	18, // 24: holdfast.peer.v1.Peer.Health:output_type -> holdfast.peer.v1.HealthReply
-	24, // 25: holdfast.peer.v1.Peer.Scrub:output_type -> holdfast.peer.v1.ScrubReport
-	22, // 26: holdfast.peer.v1.Peer.ChangeServers:output_type -> holdfast.peer.v1.ChangeServersReply
-	20, // [20:27] is the sub-list for method output_type
-	13, // [13:20] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	16, // 7: holdfast.peer.v1.PullRequest.seen:type_name -> holdfast.peer.v1.Feedback
+	20, // 8: holdfast.peer.v1.HealthReply.seen:type_name -> holdfast.peer.v1.Seen
+	21, // 9: holdfast.peer.v1.HealthReply.hydration:type_name -> holdfast.peer.v1.HydrationReport
+	25, // 10: holdfast.peer.v1.HealthReply.scrub:type_name -> holdfast.peer.v1.ScrubReport
+	1,  // 11: holdfast.peer.v1.ChangeServersRequest.action:type_name -> holdfast.peer.v1.ChangeServersRequest.Action
+	13, // 12: holdfast.peer.v1.ChangeServersReply.not_appended:type_name -> holdfast.peer.v1.NotAppended
+	2,  // 13: holdfast.peer.v1.ScrubRequest.action:type_name -> holdfast.peer.v1.ScrubRequest.Action
+	3,  // 14: holdfast.peer.v1.Peer.Push:input_type -> holdfast.peer.v1.PushFrames
+	7,  // 15: holdfast.peer.v1.Peer.Fetch:input_type -> holdfast.peer.v1.FetchRequest
+	9,  // 16: holdfast.peer.v1.Peer.Propose:input_type -> holdfast.peer.v1.ProposeRequest
+	15, // 17: holdfast.peer.v1.Peer.Pull:input_type -> holdfast.peer.v1.PullRequest
+	18, // 18: holdfast.peer.v1.Peer.Health:input_type -> holdfast.peer.v1.HealthRequest
+	24, // 19: holdfast.peer.v1.Peer.Scrub:input_type -> holdfast.peer.v1.ScrubRequest
+	22, // 20: holdfast.peer.v1.Peer.ChangeServers:input_type -> holdfast.peer.v1.ChangeServersRequest
+	5,  // 21: holdfast.peer.v1.Peer.Push:output_type -> holdfast.peer.v1.PushAcks
+	8,  // 22: holdfast.peer.v1.Peer.Fetch:output_type -> holdfast.peer.v1.FetchFrame
+	11, // 23: holdfast.peer.v1.Peer.Propose:output_type -> holdfast.peer.v1.ProposeReply
+	17, // 24: holdfast.peer.v1.Peer.Pull:output_type -> holdfast.peer.v1.PullReply
+	19, // 25: holdfast.peer.v1.Peer.Health:output_type -> holdfast.peer.v1.HealthReply
+	25, // 26: holdfast.peer.v1.Peer.Scrub:output_type -> holdfast.peer.v1.ScrubReport
+	23, // 27: holdfast.peer.v1.Peer.ChangeServers:output_type -> holdfast.peer.v1.ChangeServersReply
+	21, // [21:28] is the sub-list for method output_type
+	14, // [14:21] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_proto_peerpb_peer_proto_init() }
@@ -2052,7 +2170,8 @@ func file_proto_peerpb_peer_proto_init() {
 		(*ProposeOutcome_NotAppended)(nil),
 		(*ProposeOutcome_Unknown)(nil),
 	}
-	file_proto_peerpb_peer_proto_msgTypes[19].OneofWrappers = []any{
+	file_proto_peerpb_peer_proto_msgTypes[14].OneofWrappers = []any{}
+	file_proto_peerpb_peer_proto_msgTypes[20].OneofWrappers = []any{
 		(*ChangeServersReply_Done)(nil),
 		(*ChangeServersReply_Refusal)(nil),
 		(*ChangeServersReply_NotAppended)(nil),
@@ -2063,7 +2182,7 @@ func file_proto_peerpb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_peerpb_peer_proto_rawDesc), len(file_proto_peerpb_peer_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -129,7 +129,9 @@ func handlerOf(verb string) handler {
 		return (*Conn).startTLSCommand
 	case "HELP":
 		return answer(replyHelp)
-	case "AUTH", "ETRN", "EXPN", "SEND", "SOML", "SAML", "TURN":
+	case "ETRN":
+		return (*Conn).turnCommand
+	case "AUTH", "EXPN", "SEND", "SOML", "SAML", "TURN":
 		return answer(replyNotHere)
 	case "BDAT": // The chunk would follow at once, and is not to be read as commands.
 		return last(replyNotHere)
@@ -138,6 +140,26 @@ func handlerOf(verb string) handler {
 		return last(replyNotSMTP)
 	}
 	return nil
+}
+
+// turnCommand is ETRN: not before EHLO, and not within a transaction (RFC 1985
+// section 5).
+func (c *Conn) turnCommand(_, argument string) (string, error) {
+	c.junk++
+	switch {
+	case c.gate.config.Turn == nil:
+		return "", c.say(replyNotHere)
+	case c.hello == "":
+		return "", c.say(replyHelloFirst)
+	case c.inMail:
+		return "", c.say(replyNested)
+	case argument == "" || strings.Contains(argument, " "):
+		return "", c.say(replyArgument)
+	}
+	if err := c.flush(); err != nil { // The answer may take a while.
+		return "", err
+	}
+	return "", c.say(c.gate.config.Turn(c, argument))
 }
 
 // answer is a command with always the same reply.

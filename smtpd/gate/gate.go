@@ -22,6 +22,9 @@ type Config struct {
 	// (a 421) is given instead of the greeting and the connection closed. It
 	// must not block. May be nil.
 	Refuse func() *mail.Reply
+	// Turn answers ETRN (RFC 1985), whose argument is as the client wrote it. Nil:
+	// ETRN is not offered.
+	Turn   func(c *Conn, argument string) mail.Reply
 	Limits Limits
 	// Exempt networks are not counted per client. Loopback never is.
 	Exempt []netip.Prefix

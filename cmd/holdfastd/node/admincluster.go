@@ -34,6 +34,8 @@ func (a adminCluster) Do(ctx context.Context, action fsm.Action) (fsm.Result, er
 	return result, adminError(err)
 }
 
+func (a adminCluster) Understood(action fsm.Action) bool { return a.n.member.Understood(action) }
+
 // adminError is an error of the cluster in the service's words.
 func adminError(err error) error {
 	if errors.Is(err, cluster.ErrNotAccepted) {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 
 	"github.com/holdfast-mx/holdfast/cluster"
+	"github.com/holdfast-mx/holdfast/cluster/dispatch"
 	"github.com/holdfast-mx/holdfast/delivery"
 	"github.com/holdfast-mx/holdfast/delivery/route"
 	"github.com/holdfast-mx/holdfast/fsm"
@@ -28,6 +29,9 @@ func (q deliveryQueue) Work() []delivery.Work {
 	var works []delivery.Work
 	for _, d := range view.Domains() {
 		hop, due := view.NextHop(d.Name), view.Counts(d.Name).Due
+		if hop.Stopped {
+			due = 0 // until an administrator has it go on
+		}
 		if due == 0 && hop.State == fsm.NextHopUp {
 			continue
 		}
@@ -38,14 +42,17 @@ func (q deliveryQueue) Work() []delivery.Work {
 
 func (q deliveryQueue) Changed() <-chan struct{} { return q.m.Changed() }
 
-func (q deliveryQueue) Pull(ctx context.Context, domain mail.Domain, limit int) (delivery.Lease, error) {
-	granted, err := q.m.Pull(ctx, domain, limit)
+func (q deliveryQueue) Pull(ctx context.Context, w delivery.Wish) (delivery.Lease, error) {
+	granted, err := q.m.Pull(ctx, cluster.Wish{
+		Domain: w.Domain, Max: w.Max, Connections: w.Connections,
+		Seen: dispatch.Feedback{Token: w.Seen.Token, Answered: w.Seen.Answered, Deferred: w.Seen.Deferred, Lost: w.Seen.Lost, Mean: w.Seen.Mean},
+	})
 	if err != nil {
 		return delivery.Lease{}, err
 	}
-	lease := delivery.Lease{Token: granted.Token}
+	lease := delivery.Lease{Token: granted.Token, Connections: granted.Connections}
 	for _, m := range granted.Messages {
-		msg := delivery.Message{ID: m.ID, Envelope: m.Envelope, Body: m.Body, Recipients: m.Queued(domain)}
+		msg := delivery.Message{ID: m.ID, Envelope: m.Envelope, Body: m.Body, Recipients: m.Queued(w.Domain)}
 		if len(msg.Recipients) > 0 {
 			lease.Messages = append(lease.Messages, msg)
 		}

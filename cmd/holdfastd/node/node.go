@@ -59,6 +59,8 @@ type Node struct {
 	server    *peer.Server
 	member    *cluster.Member
 	agent     *delivery.Agent
+	router    *route.Router
+	turns     turns
 	smtp      *smtpd.Server
 	admin     *admin.Server
 	space     *space
@@ -271,11 +273,12 @@ func (n *Node) startAdmin(context.Context) error {
 }
 
 func (n *Node) startDelivery(context.Context) error {
+	n.router = route.New(route.Config{Resolver: n.seams.Resolver, Self: n.self})
 	var err error
 	n.agent, err = delivery.New(delivery.Config{
 		Node: n.config.Node, Hostname: string(n.config.Hostname), TraceMark: n.traceMark,
 		Queue:  deliveryQueue{n.member, n.log.With("room", "delivery")},
-		Router: route.New(route.Config{Resolver: n.seams.Resolver, Self: n.self}),
+		Router: n.router,
 		Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return n.seams.DialSMTP(ctx, address)
 		},

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/holdfast-mx/holdfast/proto/adminpb"
+)
+
+// scheduleFlags are the flags of "domain put" that say how mail is tried.
+type scheduleFlags struct {
+	retryMin, retryMax, lifetime period
+	connections                  uint32
+	etrn                         []string
+}
+
+const (
+	flagRetryMin    = "retry-min"
+	flagRetryMax    = "retry-max"
+	flagLifetime    = "lifetime"
+	flagConnections = "connections"
+	flagETRN        = "etrn"
+)
+
+func (f *scheduleFlags) add(flags *pflag.FlagSet) {
+	flags.Var(&f.retryMin, flagRetryMin, "first wait after a 4xx reply (1m for a new domain)")
+	flags.Var(&f.retryMax, flagRetryMax, "longest wait after a 4xx reply (1h for a new domain)")
+	flags.Var(&f.lifetime, flagLifetime, `how long mail is tried before it is held, "0" for ever (30d for a new domain)`)
+	flags.Uint32Var(&f.connections, flagConnections, 0, "most connections to the primary at a `NUMBER`, of all nodes together (20 for a new domain)")
+	flags.StringSliceVar(&f.etrn, flagETRN, nil, "`NETWORKS` whose hosts may ask for its mail by ETRN, beside the primary itself")
+}
+
+// into sets what was given.
+func (f *scheduleFlags) into(d *adminpb.Domain, flags *pflag.FlagSet) error {
+	for _, one := range []struct {
+		flag string
+		is   period
+		to   **uint64
+	}{{flagRetryMin, f.retryMin, &d.RetryMinMs}, {flagRetryMax, f.retryMax, &d.RetryMaxMs}, {flagLifetime, f.lifetime, &d.LifetimeMs}} {
+		if flags.Changed(one.flag) {
+			ms := uint64(time.Duration(one.is).Milliseconds())
+			if ms == 0 && one.flag != flagLifetime {
+				return fmt.Errorf("--%s is a millisecond at the least", one.flag)
+			}
+			*one.to = &ms
+		}
+	}
+	if flags.Changed(flagConnections) {
+		d.ConnectionsMax = &f.connections
+	}
+	if flags.Changed(flagETRN) {
+		d.Etrn = &adminpb.EtrnNetworks{}
+		for _, n := range f.etrn {
+			if n != "" { // --etrn "" takes all away
+				d.Etrn.Networks = append(d.Etrn.Networks, n)
+			}
+		}
+	}
+	return nil
+}
+
+// A period is a duration that may be said in days: lifetimes are.
+type period time.Duration
+
+// periodMax is longer than any that a server takes.
+const periodMax = 10 * 366 * 24 * time.Hour
+
+// Set implements pflag.Value.
+func (s *period) Set(text string) error {
+	if days, is := strings.CutSuffix(text, "d"); is {
+		n, err := strconv.ParseUint(days, 10, 16)
+		if err != nil || time.Duration(n)*24*time.Hour > periodMax {
+			return fmt.Errorf("%q: want a number of days, as in 30d", text)
+		}
+		*s = period(time.Duration(n) * 24 * time.Hour)
+		return nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 || d > periodMax {
+		return fmt.Errorf("%q: want a duration, as in 90s, 1m, 1h30m or 30d", text)
+	}
+	*s = period(d)
+	return nil
+}
+
+// String implements pflag.Value.
+func (s *period) String() string {
+	d := time.Duration(*s)
+	if day := 24 * time.Hour; d > 0 && d%day == 0 {
+		return strconv.Itoa(int(d/day)) + "d"
+	}
+	return d.String()
+}
+
+// Type implements pflag.Value.
+func (*period) Type() string { return "duration" }

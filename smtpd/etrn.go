@@ -1,0 +1,42 @@
+package smtpd
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+	"github.com/holdfast-mx/holdfast/smtpd/gate"
+)
+
+// etrnPatience is how long ETRN may take: the queue has to commit it.
+const etrnPatience = 15 * time.Second
+
+// turn is ETRN (RFC 1985): a primary that has come back has its mail delivered at
+// once, by a connection that we open to where its domain's mail goes. So nothing goes
+// to who asks. Of the options "@", with subdomains, and "#", a queue by another name,
+// neither is offered.
+func (s *Server) turn(c *gate.Conn, argument string) mail.Reply {
+	if strings.HasPrefix(argument, "@") || strings.HasPrefix(argument, "#") {
+		return replyTurnOption()
+	}
+	d, err := mail.ParseDomain(argument)
+	if err != nil {
+		return replyTurnSyntax()
+	}
+	ctx, cancel := context.WithTimeout(s.base, etrnPatience)
+	defer cancel()
+	waiting, err := s.queue.Turn(ctx, c.Client(), d)
+	log := s.log.With("client", c.Client(), "domain", d)
+	switch {
+	case errors.Is(err, ErrTurnRefused):
+		log.Info("ETRN refused", "err", err)
+		return replyTurnRefused(d)
+	case err != nil:
+		log.Warn("ETRN not done", "err", err)
+		return replyTurnFailed(d)
+	}
+	log.Info("ETRN", "waiting", waiting)
+	return replyTurn(d, waiting)
+}
