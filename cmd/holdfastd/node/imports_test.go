@@ -38,6 +38,7 @@ var arrows = map[string][]string{
 	"smtpd/gate": {"fsm/mail"},
 
 	"delivery":            {"delivery/route", "delivery/smtpclient", "fsm", "fsm/mail"},
+	"delivery/dsn":        {"fsm/mail"}, // values in, octets out
 	"delivery/route":      {"fsm", "fsm/mail"},
 	"delivery/smtpclient": {"fsm/mail"},
 
