@@ -37,6 +37,23 @@ func TestHostileReplies(t *testing.T) {
 	}
 }
 
+// TestClean: what is left of a reply is one line that reads from left to right.
+func TestClean(t *testing.T) {
+	for in, want := range map[string][2]string{ // narrow, wide
+		"no such user":        {"no such user", "no such user"},
+		"  a\r\n\tb ":         {"a b", "a b"},
+		"a\x00\x1b[1m\x7f":    {"a??[1m?", "a??[1m?"},
+		"\u202ea\u2028\u0085": {"?a??", "?a??"},
+		"Büro\xff":            {"B?ro?", "Büro?"},
+	} {
+		for i, wide := range []bool{false, true} {
+			if got := clean(in, wide); got != want[i] {
+				t.Errorf("%q, wide %v: %q, want %q", in, wide, got, want[i])
+			}
+		}
+	}
+}
+
 // TestHostileEnvelopes: parameters and addresses that nobody should have let
 // in, and some that are odd and right.
 func TestHostileEnvelopes(t *testing.T) {

@@ -3,7 +3,6 @@ package dsn
 import (
 	"bufio"
 	"bytes"
-	"encoding/base64"
 	"flag"
 	"fmt"
 	"io"
@@ -276,8 +275,6 @@ func decode(t testing.TB, p *multipart.Part) []byte {
 	case "7bit", "8bit":
 	case "quoted-printable":
 		reader = quotedprintable.NewReader(p)
-	case "base64":
-		reader = base64.NewDecoder(base64.StdEncoding, p)
 	default:
 		t.Fatalf("encoding %q", encoding)
 	}
@@ -480,6 +477,9 @@ func TestReturn(t *testing.T) {
 		{"FULL, a long line", Failure, mail.ReturnFull, head + "\r\n" + strings.Repeat("a", 999) + "\r\n", "text/rfc822-headers", head},
 		{"FULL, a stray CR", Failure, mail.ReturnFull, head + "\r\na\rb\r\n", "text/rfc822-headers", head},
 		{"FULL, a stray LF", Failure, mail.ReturnFull, head + "\r\na\nb\r\n", "text/rfc822-headers", head},
+		{"a stray CR in the header", Failure, mail.ReturnHeaders, head + "X: a\rY: b\r\n\r\n", "text/rfc822-headers", head + "X: a Y: b\r\n"},
+		{"a stray LF in the header", Failure, mail.ReturnHeaders, head + "X: a\nY: b\n\nbody\n", "text/rfc822-headers", head + "X: a\r\nY: b\r\n"},
+		{"a long line in the header", Failure, mail.ReturnHeaders, head + "X: " + strings.Repeat("a", 1000) + "\r\n\r\n", "text/rfc822-headers", head + "X: " + strings.Repeat("a", 1000) + "\r\n"},
 		{"no header", Failure, mail.ReturnHeaders, "\r\nSubject: in the body\r\n", "text/rfc822-headers", ""},
 		{"a line that is no field", Failure, mail.ReturnHeaders, head + "no field\r\nSubject: x\r\n\r\nbody\r\n", "text/rfc822-headers", head},
 		{"nothing but a body", Failure, mail.ReturnHeaders, "Hello,\r\nX: y\r\n", "text/rfc822-headers", ""},

@@ -91,11 +91,11 @@ func (t returned) text() string {
 	return "your message's header"
 }
 
-// writeText writes one paragraph, broken into lines at its spaces.
+// writeText writes one paragraph, broken into lines at its spaces. A longer word
+// is left whole: the part is encoded where a line becomes too long.
 func writeText(b *bytes.Buffer, indent, s string) {
 	column := 0
 	for i, word := range strings.Fields(s) {
-		word = cutText(word, valueBytesMax)
 		switch {
 		case i == 0:
 			b.WriteString(indent)
