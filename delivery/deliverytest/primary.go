@@ -29,10 +29,14 @@ const (
 	Quit      = "QUIT"
 )
 
-// Answers other than a reply.
+// Answers other than a reply. Forget and those below see what came in one go
+// with the line.
 const (
-	Hang = "<hang>" // say nothing more, keep the connection
-	Drop = "<drop>" // close the connection
+	Hang    = "<hang>"    // say nothing more, keep the connection
+	Drop    = "<drop>"    // close the connection
+	Forget  = "<forget>"  // the usual reply, and what was sent behind the line is lost
+	Scold   = "<scold>"   // the usual reply; if more was sent behind the line, 554 for that, and close
+	Enforce = "<enforce>" // the usual reply; if more was sent behind the line, 554 in its place, and close
 )
 
 // A Received is a message whose final dot came.
@@ -50,9 +54,12 @@ type Primary struct {
 	// added when TLS is set.
 	Extensions []string
 	TLS        *tls.Config
+	// DotAlone is for a primary behind a firewall that sees a final dot only at
+	// the end of what it has got: any other is content.
+	DotAlone bool
 	// Answer is asked at each stage with the command line; "" is the usual
-	// reply. What it returns is sent with a CRLF behind it, except Hang and Drop.
-	// At Body it is asked before the content is read; there Hang stops reading
+	// reply. What it returns is sent with a CRLF behind it, except Hang and the
+	// others of its kind. At Body it is asked before the content is read; there Hang stops reading
 	// until the client closes (on a Pipe only), and anything else is said in the
 	// middle of the content, before the connection is closed.
 	Answer func(stage, line string) string
@@ -209,7 +216,7 @@ func (s *session) content() bool {
 		if err != nil {
 			return false
 		}
-		if string(line) == ".\r\n" {
+		if string(line) == ".\r\n" && !(s.p.DotAlone && s.r.Buffered() > 0) {
 			break
 		}
 		if line[0] == '.' {
@@ -281,6 +288,21 @@ func (s *session) reply(stage, line, usual string) (string, bool) {
 	case Hang:
 		_, _ = io.Copy(io.Discard, s.nc)
 		return Hang, false
+	case Forget:
+		_, _ = s.r.Discard(s.r.Buffered())
+		answer = usual
+	case Scold, Enforce:
+		const scolding = "554 5.5.0 SMTP protocol synchronization"
+		more := s.r.Buffered() > 0
+		switch {
+		case more && answer == Enforce:
+			_, _ = io.WriteString(s.nc, scolding+"\r\n")
+			return scolding, false
+		case more:
+			_, _ = io.WriteString(s.nc, usual+"\r\n"+scolding+"\r\n")
+			return usual, false
+		}
+		answer = usual
 	case "":
 		answer = usual
 	}

@@ -46,7 +46,12 @@ type Conn struct {
 	stale    bool  // a transaction was left open: RSET before the next
 	inData   bool  // between 354 and the final dot
 	content  stuffer
-	tookWire int // octets of the last write that the network took
+	tookWire int // octets that the network took since the dot was due
+
+	ahead     *pending // the transaction behind a dot whose reply was read
+	aheadOut  bool     // commands behind a dot are out, and not all are answered
+	pipelines bool     // a transaction behind a dot was answered with 354
+	strayed   bool     // PipeliningFailed
 }
 
 // Open reads the banner, says EHLO (or HELO), and begins TLS where both sides
@@ -86,7 +91,8 @@ func (c *Conn) Offers(keyword string) bool {
 	return ok
 }
 
-// Usable reports whether another transaction may be begun.
+// Usable reports whether another transaction may be begun, or was begun by
+// DotAndBegin.
 func (c *Conn) Usable() bool { return c.dead == nil && !c.inData }
 
 // greet says EHLO, and HELO to a peer that does not know it (RFC 5321 section
@@ -153,9 +159,10 @@ func (c *Conn) startTLS(ctx context.Context, config *tls.Config) error {
 }
 
 // Quit ends the conversation politely: QUIT, its reply, close. Nothing depends
-// on it.
+// on it. Where the peer waits for content, or may come to, QUIT would be
+// content: there it only closes.
 func (c *Conn) Quit(ctx context.Context) error {
-	if c.dead != nil || c.inData {
+	if c.dead != nil || c.inData || c.ahead != nil {
 		c.Abort()
 		return nil
 	}
@@ -188,11 +195,11 @@ func (c *Conn) guard(ctx context.Context) (end func()) {
 
 // exchange sends one command and reads its reply. A 421 ends the connection at
 // any stage (RFC 5321 section 3.8).
-func (c *Conn) exchange(stage Stage, timeout time.Duration, command string) (response, error) {
+func (c *Conn) exchange(stage Stage, timeout time.Duration, line string) (response, error) {
 	if err := c.quiet(stage); err != nil {
 		return response{}, err
 	}
-	if err := c.send(stage, command); err != nil {
+	if err := c.send(stage, command{line: line}); err != nil {
 		return response{}, err
 	}
 	return c.read(stage, timeout)
@@ -214,19 +221,24 @@ func (c *Conn) quiet(stage Stage) error {
 	return c.fail(&StageError{Stage: stage, Reply: reply.Reply, Err: fmt.Errorf("%w: not asked for", ErrReply)})
 }
 
-// send writes command lines in one write.
-func (c *Conn) send(stage Stage, commands ...string) error {
+// send writes commands in one write.
+func (c *Conn) send(stage Stage, group ...command) error {
 	if c.dead != nil {
 		return &StageError{Stage: stage, Err: fmt.Errorf("%w: %w", ErrClosed, c.dead)}
 	}
-	for _, line := range commands {
-		_, _ = c.w.WriteString(line)
-		_, _ = c.w.WriteString("\r\n")
-	}
+	c.compose(group)
 	if err := c.w.Flush(); err != nil {
 		return c.lost(stage, err)
 	}
 	return nil
+}
+
+// compose puts commands into the write buffer, where they fit.
+func (c *Conn) compose(group []command) {
+	for _, g := range group {
+		_, _ = c.w.WriteString(g.line)
+		_, _ = c.w.WriteString("\r\n")
+	}
 }
 
 // read reads one reply. The timeout is for the whole of it, so that a peer that
@@ -274,6 +286,7 @@ func (c *Conn) refused(stage Stage, reply mail.Reply) error {
 func (c *Conn) fail(e *StageError) error {
 	if c.dead == nil {
 		c.dead = e
+		c.strayed = c.aheadOut && c.suspicious(e)
 	}
 	_ = c.raw.Close()
 	return e
@@ -288,6 +301,6 @@ func (b blockWriter) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := b.c.wire.Write(p)
-	b.c.tookWire = n
+	b.c.tookWire += n
 	return n, err
 }

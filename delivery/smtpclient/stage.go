@@ -99,6 +99,7 @@ type Timeouts struct {
 	Data      time.Duration
 	Block     time.Duration // one write, while the content goes out
 	Dot       time.Duration
+	Pipelined time.Duration // a reply to a command that was sent behind a dot
 	Quit      time.Duration
 }
 
@@ -113,6 +114,10 @@ const (
 	DataTimeout      = 2 * time.Minute  // section 4.5.3.2.4
 	BlockTimeout     = 3 * time.Minute  // section 4.5.3.2.5
 	DotTimeout       = 10 * time.Minute // section 4.5.3.2.6
+	// PipelinedTimeout is shorter than the RFC's: a peer that loses what stands
+	// behind a dot is given up, and the message tried again without pipelining,
+	// with all the time that it may take.
+	PipelinedTimeout = time.Minute
 	// QuitTimeout is short: everything is decided before QUIT.
 	QuitTimeout = 10 * time.Second
 )
@@ -124,7 +129,7 @@ func (t Timeouts) withDefaults() Timeouts {
 	}{
 		{&t.Banner, BannerTimeout}, {&t.Hello, HelloTimeout}, {&t.StartTLS, StartTLSTimeout},
 		{&t.Handshake, HandshakeTimeout}, {&t.Mail, MailTimeout}, {&t.Recipient, RecipientTimeout},
-		{&t.Data, DataTimeout}, {&t.Block, BlockTimeout}, {&t.Dot, DotTimeout}, {&t.Quit, QuitTimeout},
+		{&t.Data, DataTimeout}, {&t.Block, BlockTimeout}, {&t.Dot, DotTimeout}, {&t.Pipelined, PipelinedTimeout}, {&t.Quit, QuitTimeout},
 	} {
 		if *f.field <= 0 {
 			*f.field = f.value

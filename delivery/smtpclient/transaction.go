@@ -17,6 +17,10 @@ import (
 // the other to read (RFC 2920 section 3.1).
 const groupMax = 50
 
+// groupBytesMax bounds them in octets: a group, and a dot before it, fit into
+// one write.
+const groupBytesMax = writeBufferBytes / 2
+
 // bodyBlockBytes is how much of the content is read at once.
 const bodyBlockBytes = 64 << 10
 
@@ -55,8 +59,8 @@ func (c *Conn) Begin(ctx context.Context, t Transaction) (Answer, error) {
 	if err != nil {
 		return answer, err
 	}
-	if c.inData {
-		return answer, c.broken(StageMail, fmt.Errorf("%w: content is due", ErrClosed))
+	if c.inData || c.ahead != nil {
+		return answer, c.broken(StageMail, fmt.Errorf("%w: another transaction is open", ErrClosed))
 	}
 	end := c.guard(ctx)
 	defer end()
@@ -67,40 +71,64 @@ func (c *Conn) Begin(ctx context.Context, t Transaction) (Answer, error) {
 		commands = append([]command{{stage: StageMail, line: "RSET", recipient: -1}}, commands...)
 	}
 	c.stale = true
-	for len(commands) > 0 {
-		group := commands[:1]
-		if c.Offers("PIPELINING") {
-			group = commands[:min(len(commands), groupMax)]
+	group, rest := c.cut(commands)
+	if err := c.send(group[0].stage, group...); err != nil {
+		return answer, err
+	}
+	err = c.converse(group, rest, &answer)
+	return answer, err
+}
+
+// cut divides commands into those that go out in one write and the rest.
+func (c *Conn) cut(commands []command) (group, rest []command) {
+	n, size := 1, len(commands[0].line)
+	if c.Offers("PIPELINING") {
+		for n < min(len(commands), groupMax) && size+len(commands[n].line)+2 <= groupBytesMax {
+			size += len(commands[n].line) + 2
+			n++
 		}
-		commands = commands[len(group):]
-		if group[0].stage == StageData && !answer.taken() {
-			return answer, nil // Nobody to send it to: RSET comes with the next MAIL.
+	}
+	return commands[:n], commands[n:]
+}
+
+// converse reads the replies to a group that is out, goes on with the rest, and
+// takes the answer to DATA.
+func (c *Conn) converse(group, rest []command, answer *Answer) error {
+	for {
+		if err := c.collect(group, answer); err != nil {
+			return err
 		}
-		if err := c.group(group, &answer); err != nil {
-			return answer, err
-		}
-		if !answer.Mail.Positive() && answer.Mail.Code != 0 {
+		if len(rest) == 0 || !answer.Mail.Positive() && answer.Mail.Code != 0 {
 			break
+		}
+		if rest[0].stage == StageData && !answer.taken() {
+			return nil // Nobody to send it to: RSET comes with the next MAIL.
+		}
+		group, rest = c.cut(rest)
+		if err := c.send(group[0].stage, group...); err != nil {
+			return err
 		}
 	}
 	switch {
 	case answer.Data.Code != 354:
 		if answer.Data.Code != 0 && !answer.Data.Transient() && !answer.Data.Permanent() {
-			return answer, c.fail(&StageError{Stage: StageData, Reply: answer.Data, Err: fmt.Errorf("%w: DATA", ErrReply)})
+			return c.fail(&StageError{Stage: StageData, Reply: answer.Data, Err: fmt.Errorf("%w: DATA", ErrReply)})
 		}
-		return answer, nil
+		return nil
 	case !answer.Mail.Positive():
 		// Whatever this peer would make of a dot, it is not a refusal.
-		return answer, c.fail(&StageError{Stage: StageData, Reply: answer.Data, Err: fmt.Errorf("%w: MAIL was refused", ErrReply)})
+		return c.fail(&StageError{Stage: StageData, Reply: answer.Data, Err: fmt.Errorf("%w: MAIL was refused", ErrReply)})
 	case !answer.taken():
-		if _, err := c.exchange(StageData, c.timeouts.Dot, "."); err != nil {
-			return answer, err
+		if c.aheadOut {
+			// Perhaps its replies are not those to our commands.
+			return c.fail(&StageError{Stage: StageData, Reply: answer.Data, Err: fmt.Errorf("%w: no recipient was taken", ErrReply)})
 		}
-		return answer, nil
+		_, err := c.exchange(StageData, c.timeouts.Dot, ".")
+		return err
 	}
 	c.inData, c.content = true, stuffer{}
 	answer.Open = true
-	return answer, nil
+	return nil
 }
 
 // taken reports whether any recipient was.
@@ -120,15 +148,8 @@ type command struct {
 	recipient int // position, or -1
 }
 
-// group sends commands in one write and reads their replies.
-func (c *Conn) group(group []command, answer *Answer) error {
-	lines := make([]string, len(group))
-	for i := range group {
-		lines[i] = group[i].line
-	}
-	if err := c.send(group[0].stage, lines...); err != nil {
-		return err
-	}
+// collect reads the replies to a group.
+func (c *Conn) collect(group []command, answer *Answer) error {
 	for _, g := range group {
 		timeout := c.timeouts.Mail
 		switch g.stage {
@@ -136,6 +157,9 @@ func (c *Conn) group(group []command, answer *Answer) error {
 			timeout = c.timeouts.Recipient
 		case StageData:
 			timeout = c.timeouts.Data
+		}
+		if c.aheadOut {
+			timeout = min(timeout, c.timeouts.Pipelined)
 		}
 		reply, err := c.read(g.stage, timeout)
 		if err != nil {
@@ -320,6 +344,11 @@ func (c *Conn) unwritten(err error) error {
 // when the dot may have arrived: the message is in doubt. A *StageError that
 // does not wrap it means that the dot certainly did not arrive.
 func (c *Conn) Dot(ctx context.Context) (mail.Reply, error) {
+	return c.dot(ctx, nil)
+}
+
+// dot is Dot, with the commands of the next transaction behind it.
+func (c *Conn) dot(ctx context.Context, next *pending) (mail.Reply, error) {
 	if !c.inData || c.dead != nil {
 		return mail.Reply{}, c.broken(StageDot, fmt.Errorf("%w: no dot is due", ErrClosed))
 	}
@@ -335,10 +364,15 @@ func (c *Conn) Dot(ctx context.Context) (mail.Reply, error) {
 	}
 	c.tookWire = 0
 	_, _ = c.w.WriteString(".\r\n")
+	if next != nil {
+		c.aheadOut = true
+		c.compose(next.asked)
+	}
 	if err := c.w.Flush(); err != nil {
 		if c.secure == nil && c.tookWire == 0 {
 			// Not one octet of it was taken, typically because the peer had reset
 			// the connection. Under TLS that cannot be known.
+			c.aheadOut = false
 			return mail.Reply{}, c.lost(StageDot, err)
 		}
 		return mail.Reply{}, c.broken(StageDot, fmt.Errorf("%w: %w", ErrNoReply, err))
@@ -353,9 +387,12 @@ func (c *Conn) Dot(ctx context.Context) (mail.Reply, error) {
 	if err != nil {
 		return mail.Reply{}, c.broken(StageDot, fmt.Errorf("%w: %w", ErrNoReply, err))
 	}
-	c.inData, c.stale = false, false
-	if reply.Code == 421 {
-		c.Abort()
+	c.inData, c.stale, c.ahead = false, next != nil, next
+	switch {
+	case reply.Code == 421:
+		_ = c.refused(StageDot, reply.Reply)
+	case next != nil && complains(reply.Reply):
+		_ = c.fail(&StageError{Stage: StageDot, Reply: reply.Reply, Err: fmt.Errorf("%w: to what was pipelined", ErrReply)})
 	}
 	return reply.Reply, nil
 }
