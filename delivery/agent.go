@@ -38,6 +38,7 @@ type Agent struct {
 
 	running sync.WaitGroup
 	hops    map[mail.Domain]*hop // only the loop of run touches it
+	plain   plainHops
 }
 
 // New returns an Agent that has not begun.

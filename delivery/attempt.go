@@ -3,6 +3,8 @@ package delivery
 import (
 	"context"
 	"errors"
+	"io"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -15,6 +17,10 @@ import (
 // attemptTimeout is for one message up to its final dot: a next hop that takes
 // a block just within every deadline would otherwise hold a connection for days.
 const attemptTimeout = 2 * time.Hour
+
+// openAheadTimeout is how long the dot of one message waits for the content of
+// the next.
+const openAheadTimeout = 50 * time.Millisecond
 
 // The replies that stand for what the next hop did not say in words, or what we
 // found ourselves. They are 4yz: the message waits, and an operator sees why.
@@ -34,17 +40,81 @@ type result struct {
 	waited   time.Duration // for the reply to the final dot
 }
 
-// attempt tries one message over an open connection.
-func (h *hop) attempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Message) result {
-	a := h.a
-	log := a.c.Log.With("queue_id", m.ID.String(), "domain", h.name, "hop", at.String(), "token", uint64(l.token))
-	o := newOutcomes(m)
-	if err := l.may(m.ID); err != nil || len(o.recipients) == 0 {
+// An attempt is one message on its way over one connection.
+type attempt struct {
+	h       *hop
+	conn    *smtpclient.Conn
+	lease   *heldLease
+	message Message
+	o       *outcomes
+	log     *slog.Logger
+	body    io.ReadSeekCloser // nil until it was opened
+	trace   []byte            // with body
+	// begun: its MAIL, RCPT and DATA went out behind the dot of the message
+	// before. It gives the message no right and no outcome.
+	begun bool
+}
+
+func (h *hop) newAttempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Message) *attempt {
+	return &attempt{
+		h: h, conn: conn, lease: l, message: m, o: newOutcomes(m),
+		log: h.a.c.Log.With("queue_id", m.ID.String(), "domain", h.name, "hop", at.String(), "token", uint64(l.token)),
+	}
+}
+
+// close is called when the attempt is over, or was never made.
+func (t *attempt) close() {
+	if t.body != nil {
+		_ = t.body.Close()
+	}
+}
+
+// open opens the content, if that has not been done.
+func (t *attempt) open(ctx context.Context) error {
+	if t.body != nil {
+		return nil
+	}
+	body, err := t.h.a.c.Queue.OpenBody(ctx, t.message.Body)
+	if err != nil {
+		return err
+	}
+	t.body, t.trace = body, traceFields(t.message.ID, t.message.Envelope, t.h.a.c.TraceMark)
+	return nil
+}
+
+// ready reports whether the message may be begun behind the dot of the one
+// before, as far as that can be known before that dot is permitted. The wait for
+// content that is not here is short, since that dot waits with us; if it does not
+// come in time, the message is begun in its own turn.
+func (t *attempt) ready() bool {
+	if len(t.o.recipients) == 0 || t.lease.may(t.message.ID) != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(t.h.a.work, openAheadTimeout)
+	defer cancel()
+	return t.open(ctx) == nil
+}
+
+func (t *attempt) transaction() smtpclient.Transaction {
+	e := t.message.Envelope
+	return smtpclient.Transaction{
+		From: e.From, Recipients: t.o.recipients, Size: t.message.Body.Size + mail.ByteSize(len(t.trace)),
+		EightBit: e.EightBit, SMTPUTF8: e.SMTPUTF8, Return: e.Return, EnvelopeID: e.EnvelopeID,
+	}
+}
+
+// run tries the message. Next, if not nil, is begun behind its dot, where that
+// can be.
+func (t *attempt) run(next *attempt) result {
+	h, a, conn, o, log := t.h, t.h.a, t.conn, t.o, t.log
+	if err := t.lease.may(t.message.ID); err != nil || len(o.recipients) == 0 {
+		if t.begun {
+			conn.Abort() // The next hop may wait for content, and must not get any.
+		}
 		h.countGivenUp(err)
 		return o.untried(true)
 	}
-	body, err := a.c.Queue.OpenBody(a.work, m.Body)
-	if err != nil {
+	if err := t.open(a.work); err != nil {
 		if a.work.Err() != nil {
 			return o.untried(true)
 		}
@@ -52,17 +122,10 @@ func (h *hop) attempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Messa
 		log.Error("content not held here", "error", err)
 		return o.unreadable()
 	}
-	defer body.Close()
-	trace := traceFields(m.ID, m.Envelope, a.c.TraceMark)
 	ctx, cancel := context.WithTimeout(a.work, attemptTimeout)
 	defer cancel()
 
-	a.stats.Attempts.Add(1)
-	answer, err := conn.Begin(ctx, smtpclient.Transaction{
-		From: m.Envelope.From, Recipients: o.recipients, Size: m.Body.Size + mail.ByteSize(len(trace)),
-		EightBit: m.Envelope.EightBit, SMTPUTF8: m.Envelope.SMTPUTF8,
-		Return: m.Envelope.Return, EnvelopeID: m.Envelope.EnvelopeID,
-	})
+	answer, err := t.begin(ctx)
 	switch {
 	case errors.Is(err, smtpclient.ErrSMTPUTF8):
 		log.Warn("deferred", "reply", replySMTPUTF8.String())
@@ -71,7 +134,7 @@ func (h *hop) attempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Messa
 		log.Error("deferred", "error", err)
 		return o.all(fsm.Deferred, replyUnsafe)
 	case err != nil:
-		return h.lost(o, m.ID, log.Warn, err)
+		return t.lost(err)
 	case !answer.Mail.Positive():
 		// Said before any recipient was named, so it is about the sender or about
 		// us: a next hop that blocks our address must not fail the whole queue.
@@ -87,7 +150,7 @@ func (h *hop) attempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Messa
 		return o.finish(false)
 	}
 
-	if err := conn.Body(ctx, trace, body); err != nil {
+	if err := conn.Body(ctx, t.trace, t.body); err != nil {
 		switch {
 		case errors.Is(err, smtpclient.ErrSource):
 			a.stats.BodiesMissing.Add(1)
@@ -99,20 +162,21 @@ func (h *hop) attempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Messa
 			r.ours = true
 			return r
 		}
-		return h.lost(o, m.ID, log.Warn, err)
+		return t.lost(err)
 	}
+	ahead := next != nil && next.ready()
 	// The last look at the lease before the message may become the next hop's.
-	if err := l.permit(a.work, m.ID); err != nil {
+	if err := t.lease.permit(a.work, t.message.ID); err != nil {
 		conn.Abort()
 		h.countGivenUp(err)
 		log.Warn("given up before the dot", "reason", err)
 		return o.untried(true)
 	}
 	sent := time.Now()
-	reply, err := conn.Dot(a.dots)
+	reply, err := t.dot(next, ahead)
 	waited := time.Since(sent)
 	if err != nil && !errors.Is(err, smtpclient.ErrNoReply) {
-		return h.lost(o, m.ID, log.Warn, err)
+		return t.lost(err)
 	}
 	a.stats.Dots.Add(1)
 	switch {
@@ -123,7 +187,11 @@ func (h *hop) attempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Messa
 		o.judgeAccepted(fsm.Delivered, reply)
 		log.Info("delivered", "reply", reply.String(), "tls", conn.TLS() != nil, "outcomes", o.String())
 	default:
-		o.judgeAccepted(refusal(reply), reply)
+		outcome := refusal(reply)
+		if conn.PipeliningFailed() {
+			outcome = fsm.Deferred // What was refused is how we spoke.
+		}
+		o.judgeAccepted(outcome, reply)
 		log.Info("refused", "dot", reply.String(), "outcomes", o.String())
 	}
 	r := o.finish(err == nil)
@@ -131,23 +199,52 @@ func (h *hop) attempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Messa
 	return r
 }
 
+// begin says MAIL, RCPT and DATA, or reads the replies if that was said before.
+func (t *attempt) begin(ctx context.Context) (smtpclient.Answer, error) {
+	if t.begun {
+		return t.conn.Answer(ctx)
+	}
+	t.h.a.stats.Attempts.Add(1)
+	return t.conn.Begin(ctx, t.transaction())
+}
+
+// dot sends the final dot, and the next message's commands behind it if its
+// right stands at this moment.
+func (t *attempt) dot(next *attempt, ahead bool) (mail.Reply, error) {
+	a := t.h.a
+	if !ahead || a.work.Err() != nil || next.lease.may(next.message.ID) != nil {
+		return t.conn.Dot(a.dots)
+	}
+	reply, begun, err := t.conn.DotAndBegin(a.dots, next.transaction())
+	if begun {
+		next.begun = true
+		a.stats.Attempts.Add(1)
+		a.stats.Pipelined.Add(1)
+	}
+	return reply, err
+}
+
 // lost is a connection that ended between MAIL and the dot: nobody's fault, so
 // the message counts as not tried. But if it happens again with the same
 // message, the message may be what ends it, and must not stand before all others
-// for ever.
-func (h *hop) lost(o *outcomes, id mail.QueueID, warn func(string, ...any), err error) result {
+// for ever. What pipelining ended, the message did not.
+func (t *attempt) lost(err error) result {
+	h := t.h
 	if h.a.work.Err() != nil {
-		return o.untried(true)
+		return t.o.untried(true)
 	}
-	warn("connection lost before the dot", "error", err)
+	t.log.Warn("connection lost before the dot", "error", err)
+	r := t.o.untried(false)
+	if t.conn.PipeliningFailed() {
+		return r
+	}
 	var stage *smtpclient.StageError
 	var reply mail.Reply
 	if errors.As(err, &stage) {
 		reply = stage.Reply
 	}
-	r := o.untried(false)
 	h.mu.Lock()
-	again := h.suspects.again(id)
+	again := h.suspects.again(t.message.ID)
 	h.mu.Unlock()
 	for i := range r.outcomes.Recipients {
 		r.outcomes.Recipients[i].Tried = again

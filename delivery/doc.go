@@ -11,9 +11,11 @@
 // renewal under the lease's token named the message as begun, and less than
 // half a lease after the last committed renewal was sent. A message is reported
 // once per lease, the same report again until it is answered, and is not
-// touched under that lease afterwards. Content that cannot be read to its end
-// is never ended by a dot. What a next hop says before MAIL, or to MAIL, is
-// never held against a message.
+// touched under that lease afterwards. What was sent of a message behind the dot
+// of another, its MAIL, RCPT and DATA, gives it no right and no outcome: where the
+// dot may not follow, the connection is closed. Content that cannot be read to
+// its end is never ended by a dot. What a next hop says before MAIL, or to MAIL,
+// is never held against a message.
 //
 // It assumes that Config.Boot goes on while the host sleeps (CLOCK_BOOTTIME),
 // and that a Queue method returns nil only for what is committed.

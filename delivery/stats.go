@@ -9,6 +9,7 @@ type Stats struct {
 	ConnectionsLost  atomic.Int64 // of these, ended by the next hop before QUIT
 	ConnectFailed    atomic.Int64 // attempts to connect that failed at every hop
 	TLSFallbacks     atomic.Int64 // TLS failed, and the hop was dialled again without
+	PipeliningFailed atomic.Int64 // connections that ended as with a next hop that cannot pipeline
 	Probes, ProbesUp atomic.Int64
 
 	Pulls, PullsFailed       atomic.Int64
@@ -17,6 +18,7 @@ type Stats struct {
 	Reports, ReportsRepeated atomic.Int64
 
 	Attempts      atomic.Int64 // messages of which MAIL was said
+	Pipelined     atomic.Int64 // of these, behind the dot of another
 	Dots          atomic.Int64 // final dots of messages begun
 	Stopped       atomic.Int64 // messages given up before the dot because a renewal said stop
 	RightsEnded   atomic.Int64 // messages given up before the dot because our right had ended

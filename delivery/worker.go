@@ -93,7 +93,9 @@ func (h *hop) pull(most int, seen Feedback) (Lease, error) {
 }
 
 // serve delivers the messages of a lease, one after the other, and reports every
-// one of them. What the connection did not live to see is handed back.
+// one of them. What the connection did not live to see is handed back. Where the
+// next hop pipelines, a message is begun behind the dot of the one before; the
+// last of a lease is followed by nothing.
 func (h *hop) serve(conn *smtpclient.Conn, at route.Hop, l *heldLease, lease Lease) (reports *reporter, progress bool, seen Feedback) {
 	seen.Token = lease.Token
 	var waited time.Duration
@@ -104,14 +106,25 @@ func (h *hop) serve(conn *smtpclient.Conn, at route.Hop, l *heldLease, lease Lea
 	keeping, stop := context.WithCancel(h.a.final)
 	defer stop()
 	h.a.running.Go(func() { l.keep(keeping) })
+	var next *attempt
 	for i, m := range lease.Messages {
+		t := next
+		if t == nil {
+			t = h.newAttempt(conn, at, l, m)
+		}
+		next = nil
 		var r result
 		if h.a.work.Err() != nil || !conn.Usable() {
-			r = newOutcomes(m).untried(true)
+			r = t.o.untried(true)
 		} else {
 			l.advance(i)
-			r = h.attempt(conn, at, l, m)
+			if i+1 < len(lease.Messages) && h.pipelines(conn, at) {
+				next = h.newAttempt(conn, at, l, lease.Messages[i+1])
+			}
+			r = t.run(next)
 		}
+		t.close()
+		h.pipelined(conn, at)
 		h.a.stats.count(r.outcomes)
 		reports.add(r.outcomes)
 		progress = progress || r.tried
