@@ -117,6 +117,23 @@ func TestPipelinedAndStopped(t *testing.T) {
 	})
 }
 
+// The renewal that permits a dot says stop to the next message: of that nothing is
+// said at all, and the connection goes on.
+func TestStoppedIsNotPipelined(t *testing.T) {
+	p := &deliverytest.Primary{Extensions: extensions}
+	bubbleWith(t, p, func(c *cluster) { failing(c, "renew", false) }, single, func(c *cluster, a *Agent) {
+		ids := c.acceptN(3)
+		time.Sleep(5 * time.Second)
+		c.apply("operator", fsm.Hold{ID: ids[1]})
+		healed(c)
+		c.done([]mail.QueueID{ids[0], ids[2]}, time.Minute)
+		c.exactlyOnce([]mail.QueueID{ids[0], ids[2]})
+		if s := a.Stats(); saidMailFor(p, 1) != 0 || s.Stopped.Load() != 1 || s.Connections.Load() != 1 {
+			t.Errorf("MAIL %d times, %d stopped, %d connections", saidMailFor(p, 1), s.Stopped.Load(), s.Connections.Load())
+		}
+	})
+}
+
 // The right to the next message ends while its commands are out: before its turn,
 // or before its dot, with the content already written.
 func TestPipelinedAndTheRightEnds(t *testing.T) {

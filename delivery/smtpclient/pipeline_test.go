@@ -404,8 +404,11 @@ func TestPipelinedDataWithoutRecipients(t *testing.T) {
 	for _, stage := range []string{deliverytest.Mail, deliverytest.Rcpt} {
 		p := &deliverytest.Primary{Extensions: allExtensions}
 		p.Answer = func(at, line string) string {
-			if at == deliverytest.Data {
+			switch {
+			case at == deliverytest.Data:
 				return "354 whatever you say"
+			case at == deliverytest.Rcpt && stage == deliverytest.Mail:
+				return "250 2.1.5 whoever it is"
 			}
 			return only(1, stage, "550 5.1.1 no")(at, line)
 		}
