@@ -46,7 +46,8 @@ type Conn struct {
 	stale    bool  // a transaction was left open: RSET before the next
 	inData   bool  // between 354 and the final dot
 	content  stuffer
-	tookWire int // octets that the network took since the dot was due
+	buffer   []byte // bodyBlockBytes of content, once there was any
+	tookWire int    // octets that the network took since the dot was due
 
 	ahead     *pending // the transaction behind a dot whose reply was read
 	aheadOut  bool     // commands behind a dot are out, and not all are answered
@@ -173,7 +174,8 @@ func (c *Conn) Quit(ctx context.Context) error {
 	return err
 }
 
-// Abort closes the connection without another word. Before the final dot that
+// Abort closes the connection without another word, and without what was not yet
+// written. Before the final dot that
 // is how a message is certainly not handed over.
 func (c *Conn) Abort() {
 	if c.dead == nil {

@@ -17,9 +17,12 @@ import (
 // the other to read (RFC 2920 section 3.1).
 const groupMax = 50
 
-// groupBytesMax bounds them in octets: a group, and a dot before it, fit into
-// one write.
-const groupBytesMax = writeBufferBytes / 2
+// groupBytesMax bounds them in octets, and dotBytesMax a dot with a group behind
+// it: they leave in one write.
+const (
+	groupBytesMax = writeBufferBytes / 2
+	dotBytesMax   = groupBytesMax + len(".\r\n")
+)
 
 // bodyBlockBytes is how much of the content is read at once.
 const bodyBlockBytes = 64 << 10
@@ -286,10 +289,10 @@ func notify(n mail.Notify) string {
 }
 
 // Body writes the trace fields and the content, dots stuffed, up to but not
-// including the final dot. All of it has been given to the network on return.
-// An error means that the connection is closed and the message was not handed
-// over: it wraps ErrSource, with the reader's error, or ErrStray, or is a
-// *StageError.
+// including the final dot. The last of it, of a short message all, goes out in
+// one write with the dot. An error means that the connection is closed and the
+// message was not handed over: it wraps ErrSource, with the reader's error, or
+// ErrStray, or is a *StageError.
 func (c *Conn) Body(ctx context.Context, trace []byte, content io.Reader) error {
 	if !c.inData || c.dead != nil {
 		return c.broken(StageBody, fmt.Errorf("%w: no content is due", ErrClosed))
@@ -299,11 +302,13 @@ func (c *Conn) Body(ctx context.Context, trace []byte, content io.Reader) error 
 	if err := c.block(trace); err != nil {
 		return err
 	}
-	buffer := make([]byte, bodyBlockBytes)
+	if c.buffer == nil {
+		c.buffer = make([]byte, bodyBlockBytes)
+	}
 	for {
-		n, err := content.Read(buffer)
+		n, err := content.Read(c.buffer)
 		if n > 0 {
-			if err := c.block(buffer[:n]); err != nil {
+			if err := c.block(c.buffer[:n]); err != nil {
 				return err
 			}
 		}
@@ -317,9 +322,6 @@ func (c *Conn) Body(ctx context.Context, trace []byte, content io.Reader) error 
 	}
 	if err := c.content.close(c.w); err != nil {
 		return c.unwritten(err)
-	}
-	if err := c.w.Flush(); err != nil {
-		return c.lost(StageBody, err)
 	}
 	return nil
 }
@@ -362,6 +364,12 @@ func (c *Conn) dot(ctx context.Context, next *pending) (mail.Reply, error) {
 	if err := ctx.Err(); err != nil {
 		return mail.Reply{}, c.broken(StageDot, err)
 	}
+	if c.w.Available() < dotBytesMax {
+		if err := c.w.Flush(); err != nil {
+			return mail.Reply{}, c.lost(StageBody, err)
+		}
+	}
+	before := c.w.Buffered() // of the content
 	c.tookWire = 0
 	_, _ = c.w.WriteString(".\r\n")
 	if next != nil {
@@ -369,9 +377,9 @@ func (c *Conn) dot(ctx context.Context, next *pending) (mail.Reply, error) {
 		c.compose(next.asked)
 	}
 	if err := c.w.Flush(); err != nil {
-		if c.secure == nil && c.tookWire == 0 {
-			// Not one octet of it was taken, typically because the peer had reset
-			// the connection. Under TLS that cannot be known.
+		if c.secure == nil && c.tookWire <= before {
+			// Not one octet of the dot was taken, typically because the peer had
+			// reset the connection. Under TLS that cannot be known.
 			c.aheadOut = false
 			return mail.Reply{}, c.lost(StageDot, err)
 		}
