@@ -48,9 +48,11 @@ type Options struct {
 // Stats counts what a server did.
 type Stats struct {
 	Connections int64 `json:"connections"`
-	Messages    int64 `json:"messages"`
-	Recipients  int64 `json:"recipients"`
-	Octets      int64 `json:"octets"`
+	// ConnectionsMost is the greatest number of them at a time.
+	ConnectionsMost int64 `json:"connections_most"`
+	Messages        int64 `json:"messages"`
+	Recipients      int64 `json:"recipients"`
+	Octets          int64 `json:"octets"`
 	// Unread counts the recipients of messages that were taken on connections
 	// on which nothing more came after the 250 was due: nobody can know
 	// whether it was read. Each may be delivered once more (RFC 1047).
@@ -77,6 +79,7 @@ type Server struct {
 	closed    bool
 	listeners map[net.Listener]struct{}
 	open      map[net.Conn]struct{}
+	openMost  int // of those that clients had open at a time
 	sessions  sync.WaitGroup
 }
 
@@ -151,6 +154,15 @@ func (s *Server) begin(conn net.Conn) bool {
 		return false
 	}
 	s.open[conn] = struct{}{}
+	if len(s.open) > s.openMost {
+		n := 0
+		for c := range s.open {
+			if established(c) {
+				n++
+			}
+		}
+		s.openMost = max(s.openMost, n)
+	}
 	s.sessions.Add(1)
 	return true
 }
@@ -186,8 +198,11 @@ func (s *Server) SetPace(d time.Duration) { s.pace.Store(int64(d)) }
 
 // Stats returns the counts so far.
 func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	most := s.openMost
+	s.mu.Unlock()
 	return Stats{
-		Connections: s.conns.Load(), Messages: s.messages.Load(), Recipients: s.rcpts.Load(),
+		Connections: s.conns.Load(), ConnectionsMost: int64(most), Messages: s.messages.Load(), Recipients: s.rcpts.Load(),
 		Octets: s.octets.Load(), Unread: s.unread.Load(), Violations: s.violation.Load(), TLS: s.tls.Load(),
 	}
 }

@@ -165,6 +165,61 @@ func TestCutOff(t *testing.T) {
 	}
 }
 
+// TestConnectionsMost: what a client has closed is no connection beside its next
+// one, also while the session is still busy with what came over it.
+func TestConnectionsMost(t *testing.T) {
+	s := New(Options{Pace: time.Hour, Arrival: func(ledger.Arrival) error { return nil }})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	// connect returns when the session has begun.
+	connect := func() (net.Conn, *bufio.Reader) {
+		t.Helper()
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := bufio.NewReader(c)
+		if _, err := in.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+		return c, in
+	}
+	most := func(want int64) {
+		t.Helper()
+		if got := s.Stats().ConnectionsMost; got != want {
+			t.Errorf("%d connections at a time, want %d", got, want)
+		}
+	}
+	first, in := connect()
+	if _, err := io.WriteString(first, envelope+"x\r\n.\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	for line := ""; !strings.HasPrefix(line, "354"); {
+		if line, err = in.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first.Close()
+	second, _ := connect()
+	most(1)
+	third, _ := connect()
+	most(2)
+	second.Close()
+	third.Close()
+	fourth, _ := connect()
+	fourth.Close()
+	most(2)
+	s.Close()
+	<-served
+	if stats := s.Stats(); stats.Connections != 4 || stats.ConnectionsMost != 2 {
+		t.Errorf("%+v", stats)
+	}
+}
+
 // one is a listener with one connection.
 type one struct {
 	conn net.Conn
