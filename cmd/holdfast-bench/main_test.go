@@ -25,6 +25,7 @@ func TestUsage(t *testing.T) {
 		"versus-postfix extra", "versus-postfix --rounds 0", "versus-postfix --duration 10ms", "versus-postfix --cells 5k:1", "versus-postfix --cells 4k:1,4k:1",
 		"slow-disk extra", "slow-disk --rounds 0", "slow-disk --duration 1ms", "slow-disk --delay 0s",
 		"costs --duration 1ms", "costs --parts memory",
+		"drain extra", "drain --rounds 0", "drain --cells mix:10", "drain --cells 4k:1,4k:1", "drain --delay=-1ms", "drain --limit 1s",
 	} {
 		code, out, complaint := bench(t, strings.Fields(line)...)
 		if code != exitUsage || out != "" || !strings.HasPrefix(complaint, "holdfast-bench: ") {
@@ -34,7 +35,7 @@ func TestUsage(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, command := range []string{"", "send", "sink", "check", "demo", "run", "kills", "accept", "versus-postfix", "slow-disk", "costs"} {
+	for _, command := range []string{"", "send", "sink", "check", "demo", "run", "kills", "accept", "versus-postfix", "slow-disk", "costs", "drain"} {
 		code, out, complaint := bench(t, append(strings.Fields(command), "--help")...)
 		if code != exitDone || !strings.Contains(out, "Usage:") || complaint != "" {
 			t.Errorf("%q --help: status %d, %q, %q", command, code, out, complaint)
