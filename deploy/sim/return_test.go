@@ -2,10 +2,13 @@ package sim
 
 import (
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/admin"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
@@ -121,8 +124,18 @@ func TestAFlappingPrimaryIsNotRunOver(t *testing.T) {
 		to := func(n int) string { return fmt.Sprintf("user%d@%s", n, domain) }
 		s.outage(domain, letters, to)
 		s.SetPace(500 * time.Millisecond)
-		most := 0
+		var returned atomic.Bool
+		var greeted sync.Map // how many messages were out when the first one arrived
+		s.arriving = func(a ledger.Arrival) {
+			s.arrived.see(a)
+			if returned.CompareAndSwap(true, false) {
+				greeted.Store(a.QueueID, s.member("n1").Counts(domain).Leased)
+			}
+		}
+		most, returns := 0, 0
 		for flap := 0; flap < 100 && !s.ledgerDone(); flap++ {
+			returned.Store(true)
+			returns++
 			s.primaryUp()
 			for range 40 {
 				time.Sleep(500 * time.Millisecond)
@@ -139,6 +152,17 @@ func TestAFlappingPrimaryIsNotRunOver(t *testing.T) {
 		}
 		if most < 2 {
 			t.Errorf("never more than %d connection: nothing was shown", most)
+		}
+		seen := 0
+		greeted.Range(func(id, out any) bool {
+			seen++
+			if out.(int) != 1 {
+				t.Errorf("%d messages were out when the first one arrived, %s", out, id)
+			}
+			return true
+		})
+		if seen == 0 || returns < 2 {
+			t.Errorf("%d returns, %d first messages: nothing was shown", returns, seen)
 		}
 		for n := range letters {
 			if len(s.arrived.of(to(n))) == 0 {
