@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -99,7 +98,8 @@ func (c *Conn) suspicious(e *StageError) bool {
 	case !c.pipelines:
 		return true
 	}
-	return errors.Is(e.Err, os.ErrDeadlineExceeded) || errors.Is(e.Err, ErrReply)
+	var silent net.Error
+	return errors.As(e.Err, &silent) && silent.Timeout() || errors.Is(e.Err, ErrReply)
 }
 
 // complaint ends a conversation in which the peer has, or may have, seen other
