@@ -201,12 +201,40 @@ func busy(t testing.TB) *fsm.State {
 		if err := fsmtest.NewHistory(s, nil, newSeeded(seed)).Run(120); err != nil {
 			t.Fatal(err)
 		}
-		if n := s.Totals(); n.Leases > 2 && n.Aliases > 2 && n.Live > 8 && n.Live < n.Messages && n.Marked > 0 && s.Settings().WaitsPerEntry > 0 {
+		if n := s.Totals(); n.Leases > 2 && n.Aliases > 2 && n.Live > 8 && n.Live < n.Messages && n.Marked > 0 && s.Settings().WaitsPerEntry > 0 && s.Counts("a.test").Due > 1 {
+			guard(t, s)
 			return s
 		}
 	}
 	t.Fatal("no history has everything")
 	return nil
+}
+
+// guard gives a.test all that an administrator can, with a recipient that is known
+// good, a message that was released, and a next hop that has just come back.
+func guard(t testing.TB, s *fsm.State) {
+	apply(s, fsm.PutDomain{Domain: fsm.Domain{
+		Name: "a.test", MX: true, ConnectionsMax: 7, ETRN: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+		Schedule: fsm.Schedule{RetryMin: 60_000, RetryMax: 120_000, Lifetime: fsm.LifetimeDefault},
+	}})
+	due := slices.Collect(s.Due("a.test"))
+	apply(s, fsm.GrantLeases{Holder: "n1", Domain: "a.test", Messages: due[:1]})
+	report := fsm.RecordOutcomes{Holder: "n1", Token: fsm.Token(s.Applied()), Messages: []fsm.MessageOutcomes{{ID: due[0]}}}
+	m, _ := s.Message(due[0])
+	for _, k := range m.Queued("a.test") {
+		report.Messages[0].Recipients = append(report.Messages[0].Recipients, fsm.RecipientOutcome{Recipient: k, Outcome: fsm.Delivered, Tried: true})
+	}
+	for _, a := range []fsm.Action{
+		report, fsm.Hold{ID: due[1]}, fsm.Release{ID: due[1]},
+		fsm.ReportNextHop{Node: "n1", Domain: "a.test"}, fsm.ReportNextHop{Node: "n2", Domain: "a.test"}, fsm.ReportNextHop{Node: "n2", Domain: "a.test", Up: true},
+	} {
+		if r := apply(s, a); r.Verdict != fsm.Done {
+			t.Fatalf("%T: %+v", a, r)
+		}
+	}
+	if s.KnownRecipients() == 0 || !s.NextHop("a.test").Guarded {
+		t.Fatalf("%d known, %+v", s.KnownRecipients(), s.NextHop("a.test"))
+	}
 }
 
 // TestDamagedSnapshots: cut anywhere it is refused, and no flipped byte, before

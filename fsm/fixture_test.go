@@ -87,5 +87,6 @@ func described(s *fsm.State) string {
 	for _, server := range slices.Sorted(maps.Keys(maps.Collect(s.Starts()))) {
 		fmt.Fprintf(&b, "start %s %d\n", server, s.Start(server))
 	}
+	fmt.Fprintf(&b, "known recipients %d\n", s.KnownRecipients())
 	return b.String()
 }
