@@ -83,13 +83,18 @@ func (r drainResult) fault() (err error) {
 
 // drainSide measures one side of a cell, from nothing to nothing.
 func (a *app) drainSide(ctx context.Context, limit time.Duration, open opener, c drainCell, seed uint64) (r drainResult, err error) {
+	outer := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %v", limit))
 	defer cancel()
 	h, err := open(ctx)
 	if err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, h.close(context.WithoutCancel(ctx), err != nil)) }()
+	defer func() {
+		// Whoever interrupts it does not want to look at gigabytes of queue.
+		failed := err != nil && outer.Err() == nil
+		err = errors.Join(err, h.close(context.WithoutCancel(ctx), failed))
+	}()
 	d := drainage{h: h, cell: c, seed: seed, book: ledger.New(), stall: drainStall}
 	if err := d.fill(ctx); err != nil {
 		return d.r, fmt.Errorf("fill: %w", err)

@@ -232,6 +232,22 @@ func TestDrainEndsBadly(t *testing.T) {
 	}
 }
 
+// TestDrainInterrupted: a side that is interrupted is closed, and no failure that
+// somebody wants to look at.
+func TestDrainInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var h *fakeHolder
+	a := &app{out: &bytes.Buffer{}, quiet: true}
+	_, err := a.drainSide(ctx, time.Minute, func(context.Context) (holder, error) {
+		h = newFakeHolder(t, 1)
+		cancel()
+		return h, nil
+	}, drainCell{Size: letter.Size4K, Messages: 3}, 1)
+	if !errors.Is(err, context.Canceled) || !h.closed || h.failed {
+		t.Errorf("%v; failed %v, closed %v", err, h.failed, h.closed)
+	}
+}
+
 // TestDrainage: what the ledger says of a delivery that loses, alters or repeats.
 func TestDrainage(t *testing.T) {
 	const messages = 40
