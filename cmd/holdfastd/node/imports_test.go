@@ -40,6 +40,7 @@ var arrows = map[string][]string{
 	"delivery":            {"delivery/route", "delivery/smtpclient", "fsm", "fsm/mail"},
 	"delivery/dsn":        {"fsm/mail"}, // values in, octets out
 	"delivery/route":      {"fsm", "fsm/mail"},
+	"delivery/tlspolicy":  {"fsm/mail"},
 	"delivery/smtpclient": {"fsm/mail"},
 
 	"proto/queuepb": {},
