@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
@@ -10,7 +11,9 @@ import (
 
 	"github.com/holdfast-mx/holdfast/delivery/route"
 	"github.com/holdfast-mx/holdfast/delivery/smtpclient"
+	"github.com/holdfast-mx/holdfast/delivery/tlspolicy"
 	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
 // A Router finds the next hops of a domain, best first. *route.Router is one.
@@ -41,7 +44,28 @@ type Config struct {
 	// TLS, if not nil, replaces the settings of opportunistic STARTTLS. The
 	// server name is set per connection.
 	TLS *tls.Config
-	Log *slog.Logger
+	// TLSPolicy returns what TLS a relay domain's next hops must show. It is asked
+	// at each attempt. Nil, and nil as its answer, is opportunistic.
+	TLSPolicy func(mail.Domain) *tlspolicy.Policy
+	// TLSA looks up the TLSA records of a hop, for policies that are by DANE. Nil
+	// knows of none, and such a policy then permits no hop. (*route.DNS).TLSA is
+	// one.
+	TLSA func(ctx context.Context, d fsm.Domain, at route.Hop) tlspolicy.TLSA
+	// STS returns what is known of a domain's MTA-STS policy, for policies that
+	// are by it. Nil knows nothing.
+	STS func(ctx context.Context, d mail.Domain) tlspolicy.STS
+	// PublicRoots are the authorities of policies that name none. Nil means the
+	// host's.
+	PublicRoots *x509.CertPool
+	// TLSAlarm is told, when a domain's hops were tried, why its TLS policy
+	// forbade them, or what is wrong with the policy although one of them is
+	// connected to. Nil says that one is, and nothing is wrong; where they failed
+	// for another reason it is not called. It is called concurrently and often
+	// with the same. Nil tells nobody.
+	TLSAlarm func(mail.Domain, *tlspolicy.Failure)
+	// TLSCounts counts the sessions of all domains. Nil counts for nobody.
+	TLSCounts *tlspolicy.Counts
+	Log       *slog.Logger
 
 	// LeaseDuration is D: equal on every node and at the leader.
 	LeaseDuration time.Duration
@@ -79,6 +103,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.TLS == nil {
 		c.TLS = opportunisticTLS()
+	}
+	if c.TLSAlarm == nil {
+		c.TLSAlarm = func(mail.Domain, *tlspolicy.Failure) {}
+	}
+	if c.TLSCounts == nil {
+		c.TLSCounts = new(tlspolicy.Counts)
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -9,6 +9,7 @@ type Stats struct {
 	ConnectionsLost  atomic.Int64 // of these, ended by the next hop before QUIT
 	ConnectFailed    atomic.Int64 // attempts to connect that failed at every hop
 	TLSFallbacks     atomic.Int64 // TLS failed, and the hop was dialled again without
+	TLSRefused       atomic.Int64 // hops that the domain's TLS policy forbade
 	PipeliningFailed atomic.Int64 // connections that ended as with a next hop that cannot pipeline
 	Probes, ProbesUp atomic.Int64
 

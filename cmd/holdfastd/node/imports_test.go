@@ -37,7 +37,7 @@ var arrows = map[string][]string{
 	"smtpd":      {"smtpd/gate", "fsm/mail"},
 	"smtpd/gate": {"fsm/mail"},
 
-	"delivery":            {"delivery/route", "delivery/smtpclient", "fsm", "fsm/mail"},
+	"delivery":            {"delivery/route", "delivery/smtpclient", "delivery/tlspolicy", "fsm", "fsm/mail"},
 	"delivery/dsn":        {"fsm/mail"}, // values in, octets out
 	"delivery/route":      {"fsm", "fsm/mail"},
 	"delivery/tlspolicy":  {"fsm/mail"},
