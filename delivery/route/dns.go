@@ -36,13 +36,20 @@ type DNSConfig struct {
 	Servers []netip.AddrPort
 	// ResolvConf is /etc/resolv.conf if empty.
 	ResolvConf string
+	// TrustPath says that nobody between this host and the resolvers can change
+	// what they say. Without it only a resolver on this host can be proven to
+	// validate (see Prove).
+	TrustPath bool
 	// Dial is net.Dialer's if nil.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // DNS is a Resolver that asks recursive resolvers: UDP first, TCP when the
 // answer is truncated. It is safe for concurrent use.
-type DNS struct{ c DNSConfig }
+type DNS struct {
+	c      DNSConfig
+	proven proven
+}
 
 // NewDNS returns a DNS.
 func NewDNS(c DNSConfig) *DNS {
@@ -52,7 +59,7 @@ func NewDNS(c DNSConfig) *DNS {
 	if c.Dial == nil {
 		c.Dial = (&net.Dialer{}).DialContext
 	}
-	return &DNS{c}
+	return &DNS{c: c}
 }
 
 // MX implements Resolver.
@@ -61,13 +68,17 @@ func (d *DNS) MX(ctx context.Context, name string) ([]MX, error) {
 	if err != nil {
 		return nil, err
 	}
+	return mxOf(records), nil
+}
+
+func mxOf(records []dns.RR) []MX {
 	var out []MX
 	for _, rr := range records {
 		if m, ok := rr.(*dns.MX); ok {
 			out = append(out, MX{Preference: m.Preference, Host: strings.ToLower(strings.TrimSuffix(m.Mx, "."))})
 		}
 	}
-	return out, nil
+	return out
 }
 
 // Addresses implements Resolver. One family is enough: if the other one's
@@ -100,20 +111,49 @@ func (d *DNS) Addresses(ctx context.Context, host string) ([]netip.Addr, error) 
 }
 
 // lookup returns the records of a type at name, or at what its CNAMEs lead to.
-// A recursive resolver sends the chain along; where it stops short, we go on.
 func (d *DNS) lookup(ctx context.Context, name string, kind uint16) ([]dns.RR, error) {
+	found, err := d.find(ctx, name, kind, plain)
+	return found.records, err
+}
+
+// A trust is how a question is asked.
+type trust uint8
+
+const (
+	plain      trust = iota // anybody, for what is there
+	validated               // resolvers that were proven to validate, for what is there and whether DNSSEC vouches for it
+	unexamined              // for what is there, though it may be bogus (RFC 4035 section 3.2.2)
+)
+
+// A finding is what a lookup led to.
+type finding struct {
+	records []dns.RR // none where the name has none of the type
+	name    string   // where they stand, without the trailing dot
+	alias   bool     // name is not the one that was asked for
+	secure  bool     // DNSSEC vouches for all of it, the CNAMEs included; only for trust validated
+}
+
+// find looks up the records of a type at name, or at what its CNAMEs lead to. A
+// recursive resolver sends the chain along; where it stops short, we go on.
+func (d *DNS) find(ctx context.Context, name string, kind uint16, how trust) (finding, error) {
 	ctx, cancel := context.WithTimeout(ctx, dnsTotalTimeout)
 	defer cancel()
-	at := dns.CanonicalName(name)
-	if _, ok := dns.IsDomainName(at); !ok {
-		return nil, fmt.Errorf("look up %q: not a name", name)
+	asked := dns.CanonicalName(name)
+	if _, ok := dns.IsDomainName(asked); !ok {
+		return finding{}, fmt.Errorf("look up %q: not a name", name)
+	}
+	at := asked
+	secure := how == validated
+	result := func(records []dns.RR) finding {
+		return finding{records: records, name: strings.TrimSuffix(at, "."), alias: at != asked, secure: secure}
 	}
 	cnames := 0
 	for {
-		answer, err := d.ask(ctx, at, kind)
+		answer, err := d.ask(ctx, at, kind, how)
 		if err != nil {
-			return nil, fmt.Errorf("look up %s %s: %w", dns.TypeToString[kind], at, err)
+			return finding{}, fmt.Errorf("look up %s %s: %w", dns.TypeToString[kind], at, err)
 		}
+		secure = secure && answer.AuthenticatedData
 		start := at
 		for {
 			var found []dns.RR
@@ -129,36 +169,41 @@ func (d *DNS) lookup(ctx context.Context, name string, kind uint16) ([]dns.RR, e
 				}
 			}
 			if len(found) > 0 {
-				return found, nil
+				return result(found), nil
 			}
 			if next == "" {
 				break
 			}
 			if cnames++; cnames > cnamesMax {
-				return nil, fmt.Errorf("look up %s %s: %w", dns.TypeToString[kind], name, errCNAMEs)
+				return finding{}, fmt.Errorf("look up %s %s: %w", dns.TypeToString[kind], name, errCNAMEs)
 			}
 			at = next
 		}
 		if answer.Rcode == dns.RcodeNameError { // RFC 6604: of the chain's last name.
-			return nil, fmt.Errorf("look up %s %s: %w", dns.TypeToString[kind], at, ErrNotFound)
+			return finding{}, fmt.Errorf("look up %s %s: %w", dns.TypeToString[kind], at, ErrNotFound)
 		}
 		if at == start {
-			return nil, nil
+			return result(nil), nil
 		}
 	}
 }
 
 // ask asks the servers in turn until one answers: success or NXDOMAIN. SERVFAIL
 // and REFUSED are that server's trouble.
-func (d *DNS) ask(ctx context.Context, name string, kind uint16) (*dns.Msg, error) {
+func (d *DNS) ask(ctx context.Context, name string, kind uint16, how trust) (*dns.Msg, error) {
 	servers, err := d.servers()
 	if err != nil {
 		return nil, err
 	}
+	if how == validated {
+		if servers = d.proven.among(servers); len(servers) == 0 {
+			return nil, ErrNotProven
+		}
+	}
 	var last error
 	for range dnsRounds {
 		for _, server := range servers {
-			answer, err := d.askOne(ctx, server, name, kind)
+			answer, err := d.askOne(ctx, server, name, kind, how)
 			if err == nil {
 				return answer, nil
 			}
@@ -171,14 +216,14 @@ func (d *DNS) ask(ctx context.Context, name string, kind uint16) (*dns.Msg, erro
 	return nil, last
 }
 
-func (d *DNS) askOne(ctx context.Context, server, name string, kind uint16) (*dns.Msg, error) {
-	answer, err := d.exchange(ctx, "udp", server, name, kind, true)
+func (d *DNS) askOne(ctx context.Context, server, name string, kind uint16, how trust) (*dns.Msg, error) {
+	answer, err := d.exchange(ctx, "udp", server, name, kind, how, true)
 	if answer != nil && answer.Truncated {
-		answer, err = d.exchange(ctx, "tcp", server, name, kind, true)
+		answer, err = d.exchange(ctx, "tcp", server, name, kind, how, true)
 	} else if err == nil && answer.Rcode == dns.RcodeFormatError {
 		// A server from before EDNS0 (RFC 6891 section 7).
-		if answer, err = d.exchange(ctx, "udp", server, name, kind, false); answer != nil && answer.Truncated {
-			answer, err = d.exchange(ctx, "tcp", server, name, kind, false)
+		if answer, err = d.exchange(ctx, "udp", server, name, kind, how, false); answer != nil && answer.Truncated {
+			answer, err = d.exchange(ctx, "tcp", server, name, kind, how, false)
 		}
 	}
 	if err != nil {
@@ -188,13 +233,18 @@ func (d *DNS) askOne(ctx context.Context, server, name string, kind uint16) (*dn
 		return nil, errors.New("truncated over TCP")
 	}
 	if answer.Rcode != dns.RcodeSuccess && answer.Rcode != dns.RcodeNameError {
-		return nil, fmt.Errorf("server says %s", dns.RcodeToString[answer.Rcode])
+		return nil, rcodeError(answer.Rcode)
 	}
 	return answer, nil
 }
 
+// A rcodeError is an answer that says that there is none.
+type rcodeError int
+
+func (e rcodeError) Error() string { return "server says " + dns.RcodeToString[int(e)] }
+
 // exchange asks one question once. A truncated answer may come with an error.
-func (d *DNS) exchange(ctx context.Context, network, server, name string, kind uint16, edns bool) (*dns.Msg, error) {
+func (d *DNS) exchange(ctx context.Context, network, server, name string, kind uint16, how trust, edns bool) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, dnsQueryTimeout)
 	defer cancel()
 	nc, err := d.c.Dial(ctx, network, server)
@@ -205,8 +255,12 @@ func (d *DNS) exchange(ctx context.Context, network, server, name string, kind u
 	defer context.AfterFunc(ctx, func() { _ = nc.Close() })()
 	question := new(dns.Msg)
 	question.SetQuestion(name, kind)
+	// RFC 6840 section 5.7: AD in the question asks for AD in the answer. Older
+	// resolvers give it only with the DO bit.
+	question.AuthenticatedData = how == validated
+	question.CheckingDisabled = how == unexamined
 	if edns {
-		question.SetEdns0(udpBytes, false)
+		question.SetEdns0(udpBytes, how != plain)
 	}
 	client := dns.Client{ReadTimeout: dnsQueryTimeout, WriteTimeout: dnsQueryTimeout}
 	answer, _, err := client.ExchangeWithConnContext(ctx, question, &dns.Conn{Conn: nc})

@@ -40,6 +40,7 @@ func serveDNS(t *testing.T, answer func(network string, q dns.Question, reply *d
 			count.Add(1)
 			reply := new(dns.Msg)
 			reply.SetReply(m)
+			reply.AuthenticatedData = m.AuthenticatedData // for answer to take back
 			answer(network, m.Question[0], reply)
 			_ = w.WriteMsg(reply)
 		}

@@ -38,8 +38,8 @@ var arrows = map[string][]string{
 	"smtpd/gate": {"fsm/mail"},
 
 	"delivery":            {"delivery/route", "delivery/smtpclient", "delivery/tlspolicy", "fsm", "fsm/mail"},
-	"delivery/dsn":        {"fsm/mail"}, // values in, octets out
-	"delivery/route":      {"fsm", "fsm/mail"},
+	"delivery/dsn":        {"fsm/mail"},                              // values in, octets out
+	"delivery/route":      {"delivery/tlspolicy", "fsm", "fsm/mail"}, // TLSA records are looked up, and not judged
 	"delivery/tlspolicy":  {"fsm/mail"},
 	"delivery/smtpclient": {"fsm/mail"},
 
