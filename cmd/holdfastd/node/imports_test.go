@@ -40,6 +40,7 @@ var arrows = map[string][]string{
 	"delivery":            {"delivery/route", "delivery/smtpclient", "delivery/tlspolicy", "fsm", "fsm/mail"},
 	"delivery/dsn":        {"fsm/mail"},                              // values in, octets out
 	"delivery/route":      {"delivery/tlspolicy", "fsm", "fsm/mail"}, // TLSA records are looked up, and not judged
+	"delivery/sts":        {"delivery/tlspolicy", "fsm/mail"},
 	"delivery/tlspolicy":  {"fsm/mail"},
 	"delivery/smtpclient": {"fsm/mail"},
 
