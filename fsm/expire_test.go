@@ -2,6 +2,7 @@ package fsm_test
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"github.com/holdfast-mx/holdfast/fsm"
@@ -38,6 +39,47 @@ func TestExpiryIsBounded(t *testing.T) {
 	}
 	if got := s.Totals().Expired; got != count {
 		t.Errorf("%d expired, want %d", got, count)
+	}
+}
+
+// TestExpiryOfDomainsIsBounded: they share what one Tick does; and what waits for its
+// retry expires as what is due does.
+func TestExpiryOfDomainsIsBounded(t *testing.T) {
+	const each = 1500
+	s := fsm.New()
+	for d, name := range []mail.Domain{"a.test", "b.test"} {
+		apply(s, fsm.PutDomain{Domain: fsm.Domain{Name: name, MX: true, Schedule: fsm.Schedule{Lifetime: 60_000, RetryMin: 3_600_000, RetryMax: 3_600_000}}})
+		var ids []mail.QueueID
+		for n := range each {
+			a := acceptOf(1)
+			a.Body.ID[0], a.Body.Digest[8] = byte(d+1), byte(d+1)
+			binary.BigEndian.PutUint64(a.Body.ID[8:], uint64(n+1))
+			binary.BigEndian.PutUint64(a.Body.Digest[:], uint64(n+1))
+			a.Envelope.Recipients = slices.Clone(a.Envelope.Recipients)
+			a.Envelope.Recipients[0].Path.Host, a.Envelope.Recipients[0].Domain = string(name), name
+			if r := apply(s, a); r.Verdict != fsm.Done {
+				t.Fatal(r)
+			}
+			if ids = append(ids, a.Body.ID); len(ids) == 500 {
+				apply(s, fsm.GrantLeases{Holder: "n1", Domain: name, Messages: ids})
+				r := fsm.RecordOutcomes{Holder: "n1", Token: fsm.Token(s.Applied())}
+				for _, id := range ids {
+					r.Messages = append(r.Messages, fsm.MessageOutcomes{ID: id, Recipients: []fsm.RecipientOutcome{{Outcome: fsm.Deferred, Tried: true}}})
+				}
+				apply(s, r)
+				ids = nil
+			}
+		}
+	}
+	for n, want := range []int{2000, 2 * each} {
+		apply(s, fsm.Tick{Elapsed: 60_000})
+		a, b := s.Counts("a.test"), s.Counts("b.test")
+		if a.Held+b.Held != want || a.Waiting+b.Waiting != 2*each-want {
+			t.Errorf("after tick %d: %+v and %+v, want %d held", n, a, b, want)
+		}
+	}
+	if err := s.Check(); err != nil {
+		t.Error(err)
 	}
 }
 
