@@ -178,11 +178,22 @@ func (h *hop) connectionsWanted() int {
 	if !h.proven {
 		return 1
 	}
-	want := min(max(1, h.ceiling()/max(1, h.work.Nodes)), 1+h.work.Due/messagesPerConnection)
+	want := min(max(1, h.share()), 1+h.work.Due/messagesPerConnection)
 	if h.allowed >= 0 && time.Now().Before(h.allowedTill) {
 		want = min(want, max(1, h.allowed))
 	}
 	return want
+}
+
+// share is this node's part of the ceiling; the nodes of the first ranks have what
+// does not go into equal parts. The caller holds mu.
+func (h *hop) share() int {
+	nodes := max(1, h.work.Nodes)
+	share := h.ceiling() / nodes
+	if h.work.Rank < h.ceiling()%nodes {
+		share++
+	}
+	return share
 }
 
 // ceiling is how many connections the cluster has at most. The caller holds mu.

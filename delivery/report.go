@@ -9,11 +9,14 @@ import (
 )
 
 const (
-	// Outcomes are reported when so many messages have one, or after
-	// reportDelay: each report is an entry in the log, and each outcome that is
-	// not reported when its node dies is a second copy at the next hop.
+	// Outcomes are reported when so many messages have one, at the end of their lease,
+	// or after reportDelay: each report is an entry in the log, and each outcome that
+	// is not reported when its node dies is a second copy at the next hop. It is long
+	// enough for a batch over a connection with 50 ms of round trip; what it adds in
+	// copies is bounded by the batch, which is as long as the window of those that
+	// are named as begun, and so in doubt then anyway.
 	reportBatch = 8
-	reportDelay = 20 * time.Millisecond
+	reportDelay = 400 * time.Millisecond
 	// reportBytesMax keeps a report below the size that an entry may have
 	// (64 KiB), with the estimated octets per message and recipient beside the
 	// text of the reply.
