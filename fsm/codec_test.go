@@ -59,7 +59,7 @@ func everyAction() []fsm.Action {
 		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", Targets: []fsm.Target{{Host: "2001:db8::25", Port: 25}, {Host: "mail.a.test", Port: 2525}}}},
 		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", MX: true}},
 		fsm.RemoveDomain{Name: "a.test"},
-		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", MX: true, ConnectionsMax: 7, ETRN: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}, Schedule: fsm.Schedule{RetryMin: 1, RetryMax: 2, Lifetime: 3}}},
+		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", MX: true, ConnectionsMax: 7, TLS: fsm.TLSPolicy{Mode: fsm.TLSVerify, Pins: [][32]byte{{1}, {2}}, Authorities: "PEM", Names: []string{"mail.a.test"}}, ETRN: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}, Schedule: fsm.Schedule{RetryMin: 1, RetryMax: 2, Lifetime: 3}}},
 		fsm.FlushDomain{Name: "a.test"},
 		fsm.ResumeDomain{Name: "a.test"},
 		fsm.ReportNextHop{Node: "n1", Domain: "a.test", Up: true, Detail: "220 hello"},

@@ -25,6 +25,46 @@ type Domain struct {
 	// ETRN are networks whose hosts may have its mail delivered at once, beside its
 	// next hops (RFC 1985). Masked.
 	ETRN []netip.Prefix
+	// TLS is what its next hops must show.
+	TLS TLSPolicy
+}
+
+// A TLSPolicy is what TLS the next hops of a relay domain must show. The zero value is
+// opportunistic. What it means is the business of those who deliver; the queue keeps it.
+type TLSPolicy struct {
+	Mode        TLSMode
+	Pins        [][32]byte // SHA-256 of keys
+	Authorities string     // certificates, in PEM
+	Names       []string   // that certificates must have
+}
+
+// A TLSMode is the kind of a TLSPolicy.
+type TLSMode uint8
+
+// The modes.
+const (
+	TLSOpportunistic TLSMode = iota
+	TLSRequire
+	TLSVerify
+	TLSDANE
+	TLSMTASTS
+)
+
+// String returns the mode as it is configured.
+func (m TLSMode) String() string {
+	switch m {
+	case TLSOpportunistic:
+		return "opportunistic"
+	case TLSRequire:
+		return "require"
+	case TLSVerify:
+		return "verify"
+	case TLSDANE:
+		return "dane"
+	case TLSMTASTS:
+		return "mta-sts"
+	}
+	return fmt.Sprintf("mode %d", uint8(m))
 }
 
 // A Schedule says when, and for how long, the mail of a relay domain is tried. The

@@ -198,13 +198,25 @@ func domainToProto(d Domain) *queuepb.RelayDomain {
 	for _, n := range d.ETRN {
 		p.EtrnNetworks = append(p.EtrnNetworks, n.String())
 	}
+	if t := d.TLS; !t.equal(TLSPolicy{}) {
+		p.Tls = &queuepb.TLSPolicy{Mode: queuepb.TLSMode(t.Mode), Authorities: clean(t.Authorities)}
+		for _, pin := range t.Pins {
+			p.Tls.Pins = append(p.Tls.Pins, pin[:])
+		}
+		for _, n := range t.Names {
+			p.Tls.Names = append(p.Tls.Names, clean(n))
+		}
+	}
 	return p
 }
 
 func domainFromProto(p *queuepb.RelayDomain) (Domain, error) {
-	c := p.GetSchedule()
-	if err := known(p, c); err != nil {
+	c, t := p.GetSchedule(), p.GetTls()
+	if err := known(p, c, t); err != nil {
 		return Domain{}, err
+	}
+	if m := t.GetMode(); m < 0 || m > queuepb.TLSMode(TLSMTASTS) {
+		return Domain{}, fmt.Errorf("TLS mode %d: %w", m, errUnknownField)
 	}
 	d := Domain{
 		Name: mail.Domain(p.GetName()), MX: p.GetMx(), ConnectionsMax: int(p.GetConnectionsMax()),
@@ -225,6 +237,13 @@ func domainFromProto(p *queuepb.RelayDomain) (Domain, error) {
 			return Domain{}, err
 		}
 		d.ETRN = append(d.ETRN, n)
+	}
+	d.TLS = TLSPolicy{Mode: TLSMode(t.GetMode()), Authorities: t.GetAuthorities(), Names: t.GetNames()}
+	for _, pin := range t.GetPins() {
+		if len(pin) != 32 {
+			return Domain{}, fmt.Errorf("pin of %d bytes", len(pin))
+		}
+		d.TLS.Pins = append(d.TLS.Pins, [32]byte(pin))
 	}
 	return d, nil
 }

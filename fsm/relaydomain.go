@@ -63,11 +63,12 @@ func (s *State) domain(n mail.Domain) (*domain, bool) {
 
 func (d Domain) clone() Domain {
 	d.Targets, d.ETRN = slices.Clone(d.Targets), slices.Clone(d.ETRN)
+	d.TLS.Pins, d.TLS.Names = slices.Clone(d.TLS.Pins), slices.Clone(d.TLS.Names)
 	return d
 }
 
 func (d Domain) equal(o Domain) bool {
-	return d.sameRoute(o) && d.Schedule == o.Schedule && d.ConnectionsMax == o.ConnectionsMax && slices.Equal(d.ETRN, o.ETRN)
+	return d.sameRoute(o) && d.Schedule == o.Schedule && d.ConnectionsMax == o.ConnectionsMax && slices.Equal(d.ETRN, o.ETRN) && d.TLS.equal(o.TLS)
 }
 
 func (d Domain) sameRoute(o Domain) bool {
@@ -99,6 +100,9 @@ func (d Domain) flaw() string {
 	if flaw := d.Schedule.flaw(); flaw != "" {
 		return flaw
 	}
+	if flaw := d.TLS.flaw(); flaw != "" {
+		return flaw
+	}
 	for _, t := range d.Targets {
 		if t.Host == "" || len(t.Host) > 255 || t.Port == 0 || !utf8.ValidString(t.Host) {
 			return "malformed target"
@@ -112,7 +116,25 @@ func (d Domain) flaw() string {
 
 // newer says that the configuration has what only version 4 of commands can say.
 func (d Domain) newer() bool {
-	return d.Schedule != (Schedule{}) || d.ConnectionsMax != 0 || len(d.ETRN) > 0
+	return d.Schedule != (Schedule{}) || d.ConnectionsMax != 0 || len(d.ETRN) > 0 || !d.TLS.equal(TLSPolicy{})
+}
+
+func (t TLSPolicy) equal(o TLSPolicy) bool {
+	return t.Mode == o.Mode && t.Authorities == o.Authorities && slices.Equal(t.Pins, o.Pins) && slices.Equal(t.Names, o.Names)
+}
+
+// flaw says what makes a policy malformed, or "". Whether it makes sense is seen
+// before it is proposed.
+func (t TLSPolicy) flaw() string {
+	if t.Mode > TLSMTASTS || len(t.Pins) > pinsMax || len(t.Names) > namesMax || len(t.Authorities) > authoritiesMax || !utf8.ValidString(t.Authorities) {
+		return "malformed TLS policy"
+	}
+	for _, n := range t.Names {
+		if n == "" || len(n) > 255 || !utf8.ValidString(n) {
+			return "malformed name in a TLS policy"
+		}
+	}
+	return ""
 }
 
 // flaw says what makes a schedule impossible, or "".

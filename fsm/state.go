@@ -20,6 +20,9 @@ const (
 	lifetimeMax        = 366 * 24 * hour
 	connectionsMax     = 1000        // upper limit of Domain.ConnectionsMax
 	networksMax        = 16          // of one relay domain
+	pinsMax            = 32          // of one TLSPolicy
+	namesMax           = 32          // of one TLSPolicy
+	authoritiesMax     = 48 << 10    // octets of one TLSPolicy
 	votersMax          = 64          // upper limit of Settings.Voters
 	waitsPerEntryMax   = 1 << 20     // upper limit of Settings.WaitsPerEntry
 	tickMax            = 60 * second // log time advances by no more per Tick

@@ -22,6 +22,8 @@ type Cluster interface {
 	// Understood reports whether every server is known to understand an action. One
 	// that is not would not be accepted.
 	Understood(fsm.Action) bool
+	// TLSPolicy reads a TLS policy; the error says what is wrong with it.
+	TLSPolicy(mode string, pins []string, authorities string, names []string) (fsm.TLSPolicy, error)
 	// Status describes this node at this moment.
 	Status(context.Context) Status
 	// Members lists who is known by gossip or has a vote, in any order.

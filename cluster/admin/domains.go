@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -33,8 +34,8 @@ func (s *Service) PutDomain(ctx context.Context, r *adminpb.PutDomainRequest) (*
 	}
 	reply := &adminpb.PutDomainReply{}
 	if !s.awaitUnderstood(ctx, fsm.PutDomain{Domain: d}) {
-		if asked := r.GetDomain(); asked.RetryMinMs != nil || asked.RetryMaxMs != nil || asked.LifetimeMs != nil || asked.ConnectionsMax != nil || asked.Etrn != nil {
-			return nil, status.Error(codes.FailedPrecondition, "not every server of the cluster is known to understand retry times, lifetimes, ceilings and networks for ETRN: bring all of them up, with this version; nothing was changed")
+		if asked := r.GetDomain(); asked.RetryMinMs != nil || asked.RetryMaxMs != nil || asked.LifetimeMs != nil || asked.ConnectionsMax != nil || asked.Etrn != nil || asked.Tls != nil {
+			return nil, status.Error(codes.FailedPrecondition, "not every server of the cluster is known to understand retry times, lifetimes, ceilings, networks for ETRN and TLS policies: bring all of them up, with this version; nothing was changed")
 		}
 		d.Schedule, d.ConnectionsMax, d.ETRN = fsm.Schedule{}, 0, nil
 		reply.Warnings = append(reply.Warnings, "not every server of the cluster is known to understand retry times, lifetimes and ceilings: the domain has none; put it again when all of them are up, with this version")
@@ -79,6 +80,11 @@ func (s *Service) domainOf(p *adminpb.Domain) (fsm.Domain, error) {
 		return fsm.Domain{}, err
 	}
 	d, known := s.cluster.View().Domain(name)
+	if t := p.GetTls(); t != nil {
+		if d.TLS, err = s.cluster.TLSPolicy(t.GetMode(), t.GetPins(), t.GetAuthorities(), t.GetNames()); err != nil {
+			return fsm.Domain{}, status.Errorf(codes.InvalidArgument, "domain.tls: %s", text(err.Error()))
+		}
+	}
 	if err := schedule(&d, p); err != nil {
 		return fsm.Domain{}, err
 	}
@@ -276,7 +282,15 @@ func configOf(d fsm.Domain) string {
 		return routeOf(d)
 	}
 	return fmt.Sprintf("%s, retries after %s to %s, lifetime %s, %d connections", routeOf(d),
-		logSpan(int64(c.RetryMin)), logSpan(int64(c.RetryMax)), logSpan(int64(c.Lifetime)), d.ConnectionsMax)
+		logSpan(int64(c.RetryMin)), logSpan(int64(c.RetryMax)), logSpan(int64(c.Lifetime)), d.ConnectionsMax) + tlsOf(d)
+}
+
+// tlsOf is a domain's TLS policy, in words; nothing where it is opportunistic.
+func tlsOf(d fsm.Domain) string {
+	if d.TLS.Mode == fsm.TLSOpportunistic {
+		return ""
+	}
+	return ", TLS " + d.TLS.Mode.String()
 }
 
 // ListDomains implements adminpb.AdminServiceServer.
@@ -350,6 +364,15 @@ func domainToProto(d fsm.Domain) *adminpb.Domain {
 	if c := d.Schedule; c.RetryMin > 0 {
 		least, most, life, connections := uint64(c.RetryMin), uint64(c.RetryMax), uint64(c.Lifetime), uint32(d.ConnectionsMax)
 		p.RetryMinMs, p.RetryMaxMs, p.LifetimeMs, p.ConnectionsMax = &least, &most, &life, &connections
+	}
+	if t := d.TLS; t.Mode != fsm.TLSOpportunistic {
+		p.Tls = &adminpb.TLSPolicy{Mode: t.Mode.String(), Authorities: t.Authorities}
+		for _, pin := range t.Pins {
+			p.Tls.Pins = append(p.Tls.Pins, hex.EncodeToString(pin[:]))
+		}
+		for _, n := range t.Names {
+			p.Tls.Names = append(p.Tls.Names, text(n))
+		}
 	}
 	if len(d.ETRN) > 0 {
 		p.Etrn = &adminpb.EtrnNetworks{}

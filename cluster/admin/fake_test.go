@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -70,6 +71,13 @@ func (c *fakeCluster) Understood(a fsm.Action) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return fsm.VersionOf(a) <= c.version
+}
+
+func (c *fakeCluster) TLSPolicy(mode string, pins []string, authorities string, names []string) (fsm.TLSPolicy, error) {
+	if mode != "verify" || len(pins) != 1 {
+		return fsm.TLSPolicy{}, errors.New("only verify by a pin")
+	}
+	return fsm.TLSPolicy{Mode: fsm.TLSVerify, Pins: [][32]byte{{pins[0][0]}}, Authorities: authorities, Names: names}, nil
 }
 
 func (c *fakeCluster) applyLocked(node fsm.NodeName, a fsm.Action) fsm.Result {

@@ -604,6 +604,10 @@ func TestPutDomainKeepsWhatIsNotSaid(t *testing.T) {
 			want: fsm.Domain{MX: true, Schedule: fsm.Schedule{RetryMin: 30 * second, RetryMax: 60 * minute, Lifetime: 5 * day}, ConnectionsMax: 7}},
 		{ask: &adminpb.Domain{LifetimeMs: number(0)},
 			want: fsm.Domain{MX: true, Schedule: fsm.Schedule{RetryMin: 30 * second, RetryMax: 60 * minute}, ConnectionsMax: 7}},
+		{ask: &adminpb.Domain{Tls: &adminpb.TLSPolicy{Mode: "verify", Pins: []string{"ab"}, Names: []string{"mail.test"}}},
+			want: fsm.Domain{MX: true, Schedule: fsm.Schedule{RetryMin: 30 * second, RetryMax: 60 * minute}, ConnectionsMax: 7,
+				TLS: fsm.TLSPolicy{Mode: fsm.TLSVerify, Pins: [][32]byte{{'a'}}, Names: []string{"mail.test"}}}},
+		{ask: &adminpb.Domain{Tls: &adminpb.TLSPolicy{Mode: "nonsense"}}, code: codes.InvalidArgument},
 		{ask: &adminpb.Domain{RetryMinMs: number(61 * minute)}, code: codes.InvalidArgument},
 		{ask: &adminpb.Domain{RetryMinMs: number(1)}, code: codes.InvalidArgument},
 		{ask: &adminpb.Domain{RetryMaxMs: number(1 << 63)}, code: codes.InvalidArgument},
@@ -630,7 +634,8 @@ func TestPutDomainKeepsWhatIsNotSaid(t *testing.T) {
 		t.Fatal(list, err)
 	}
 	d := list.GetDomains()[0].GetDomain()
-	if d.GetRetryMinMs() != 30*second || d.GetRetryMaxMs() != 60*minute || d.LifetimeMs == nil || d.GetLifetimeMs() != 0 || d.GetConnectionsMax() != 7 {
+	if d.GetRetryMinMs() != 30*second || d.GetRetryMaxMs() != 60*minute || d.LifetimeMs == nil || d.GetLifetimeMs() != 0 || d.GetConnectionsMax() != 7 ||
+		d.GetTls().GetMode() != "verify" || len(d.GetTls().GetPins()) != 1 || len(d.GetTls().GetPins()[0]) != 64 {
 		t.Errorf("listed as %v", d)
 	}
 }

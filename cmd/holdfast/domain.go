@@ -47,8 +47,24 @@ type (
 		LifetimeMS     *uint64  `json:"lifetime_ms"` // 0: for ever
 		ConnectionsMax *uint32  `json:"connections_max"`
 		ETRN           []string `json:"etrn"` // networks
+		TLS            tlsJSON  `json:"tls"`
 	}
 )
+
+// tlsJSON is a TLS policy.
+type tlsJSON struct {
+	Mode        string   `json:"mode"`
+	Pins        []string `json:"pins"`
+	Authorities string   `json:"authorities"` // PEM
+	Names       []string `json:"names"`
+}
+
+func toTLSJSON(t *adminpb.TLSPolicy) tlsJSON {
+	if t == nil {
+		return tlsJSON{Mode: "opportunistic", Pins: []string{}, Names: []string{}}
+	}
+	return tlsJSON{Mode: t.GetMode(), Pins: list(t.GetPins()), Authorities: t.GetAuthorities(), Names: list(t.GetNames())}
+}
 
 func (a *app) domainCommand() *cobra.Command {
 	return group(&cobra.Command{
@@ -84,7 +100,14 @@ delivered within --lifetime is held: "holdfast queue list --state held" lists it
 "holdfast queue release" gives it another lifetime.
 
 The primary itself may have its mail delivered at once by ETRN (RFC 1985), as may hosts
-in the networks that --etrn names.`,
+in the networks that --etrn names.
+
+--tls says what TLS the primary must show; until it does, its mail waits, with an
+alarm. opportunistic takes what there is, and goes on in the clear; require wants TLS
+with any certificate; verify wants a key of --tls-pin, or a certificate of --tls-ca, or
+of a public authority, for the primary's name or one of --tls-name; dane and mta-sts
+want what the domain's DNS says (RFC 7672, RFC 8461). dane needs a validating resolver
+on each node.`,
 		Example: `  holdfast domain put example.test --to mail.example.test
   holdfast domain put example.test --to 192.0.2.10:2525,[2001:db8::10]
   holdfast domain put example.org --mx
@@ -102,7 +125,7 @@ in the networks that --etrn names.`,
 			if err := schedule.into(d, cmd.Flags()); err != nil {
 				return usage(cmd, "%v", err)
 			}
-			if !mx && len(to) == 0 && d.RetryMinMs == nil && d.RetryMaxMs == nil && d.LifetimeMs == nil && d.ConnectionsMax == nil && d.Etrn == nil {
+			if !mx && len(to) == 0 && d.RetryMinMs == nil && d.RetryMaxMs == nil && d.LifetimeMs == nil && d.ConnectionsMax == nil && d.Etrn == nil && d.Tls == nil {
 				return usage(cmd, "say where the mail goes, --to HOST[:PORT] or --mx, or what else is to change")
 			}
 			for _, s := range to {
@@ -312,6 +335,7 @@ func toDomainsJSON(domains []*adminpb.DomainStatus) []domainJSON {
 			Queued:      d.GetQueued(), Held: d.GetHeld(), Leased: d.GetLeased(), Waiting: d.GetWaiting(), InDoubt: d.InDoubt,
 			RetryMinMS: d.GetDomain().RetryMinMs, RetryMaxMS: d.GetDomain().RetryMaxMs, LifetimeMS: d.GetDomain().LifetimeMs,
 			ConnectionsMax: d.GetDomain().ConnectionsMax, ETRN: list(d.GetDomain().GetEtrn().GetNetworks()),
+			TLS:     toTLSJSON(d.GetDomain().GetTls()),
 			Guarded: d.GetGuarded(), Stopped: d.GetStopped(), StoppedSince: rfc3339(d.GetStoppedSinceUnix()),
 		})
 	}

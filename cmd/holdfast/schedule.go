@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,9 @@ type scheduleFlags struct {
 	retryMin, retryMax, lifetime period
 	connections                  uint32
 	etrn                         []string
+	tls                          string
+	pins, names                  []string
+	authorities                  string // a file
 }
 
 const (
@@ -24,6 +28,10 @@ const (
 	flagLifetime    = "lifetime"
 	flagConnections = "connections"
 	flagETRN        = "etrn"
+	flagTLS         = "tls"
+	flagPin         = "tls-pin"
+	flagCA          = "tls-ca"
+	flagName        = "tls-name"
 )
 
 func (f *scheduleFlags) add(flags *pflag.FlagSet) {
@@ -32,6 +40,10 @@ func (f *scheduleFlags) add(flags *pflag.FlagSet) {
 	flags.Var(&f.lifetime, flagLifetime, `how long mail is tried before it is held, "0" for ever (30d for a new domain)`)
 	flags.Uint32Var(&f.connections, flagConnections, 0, "most connections to the primary at a `NUMBER`, of all nodes together (20 for a new domain)")
 	flags.StringSliceVar(&f.etrn, flagETRN, nil, "`NETWORKS` whose hosts may ask for its mail by ETRN, beside the primary itself")
+	flags.StringVar(&f.tls, flagTLS, "", "TLS that the primary must show: `MODE` is opportunistic, require, verify, dane or mta-sts")
+	flags.StringSliceVar(&f.pins, flagPin, nil, "with --tls verify: SHA-256 `HASHES` of its keys, in hexadecimal or base64")
+	flags.StringVar(&f.authorities, flagCA, "", "with --tls verify: `FILE` with the certificates of its authorities, in PEM; the public ones if neither this nor a pin is given")
+	flags.StringSliceVar(&f.names, flagName, nil, "with --tls verify: `NAMES` that its certificate may have")
 }
 
 // into sets what was given.
@@ -51,6 +63,18 @@ func (f *scheduleFlags) into(d *adminpb.Domain, flags *pflag.FlagSet) error {
 	}
 	if flags.Changed(flagConnections) {
 		d.ConnectionsMax = &f.connections
+	}
+	if flags.Changed(flagTLS) {
+		d.Tls = &adminpb.TLSPolicy{Mode: f.tls, Pins: f.pins, Names: f.names}
+		if f.authorities != "" {
+			pem, err := os.ReadFile(f.authorities)
+			if err != nil {
+				return fmt.Errorf("--%s: %w", flagCA, err)
+			}
+			d.Tls.Authorities = string(pem)
+		}
+	} else if flags.Changed(flagPin) || flags.Changed(flagCA) || flags.Changed(flagName) {
+		return fmt.Errorf("--%s, --%s and --%s go with --%s verify", flagPin, flagCA, flagName, flagTLS)
 	}
 	if flags.Changed(flagETRN) {
 		d.Etrn = &adminpb.EtrnNetworks{}

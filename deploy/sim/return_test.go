@@ -171,3 +171,42 @@ func TestAFlappingPrimaryIsNotRunOver(t *testing.T) {
 		}
 	})
 }
+
+// A domain whose policy demands TLS has a primary that does not offer it: its mail waits
+// on all nodes, with an alarm, and none of it goes in the clear. When the policy is
+// changed it is delivered, and the alarm ends.
+func TestMailWaitsForTheTLSThatItsDomainDemands(t *testing.T) {
+	tell(t, 702, func(t *testing.T, s *story) {
+		const domain = mail.Domain("example.org")
+		s.begin()
+		ip := s.network.Host(primaryName).IP().String()
+		d := fsm.Domain{Name: domain, Targets: []fsm.Target{{Host: ip, Port: 25}}, ConnectionsMax: 20, TLS: fsm.TLSPolicy{Mode: fsm.TLSRequire}}
+		s.do(fsm.PutDomain{Domain: d})
+		s.primaryUp()
+		var ids []string
+		for n := range 9 {
+			ids = append(ids, s.mustGive(nodeNames[n%3], letterTo{to: fmt.Sprintf("user%d@%s", n, domain), text: fmt.Sprintf("letter %d", n)}, thenRead))
+		}
+		alarmed := func() (n int) {
+			for _, name := range nodeNames {
+				if s.alarmed(name, "tls-policy") {
+					n++
+				}
+			}
+			return n
+		}
+		s.await(5*time.Minute, "a node has an alarm", func() bool { return alarmed() > 0 })
+		time.Sleep(time.Hour)
+		if c := s.member("n1").Counts(domain); c.Queued != len(ids) || alarmed() == 0 {
+			t.Errorf("%+v, %d alarms", c, alarmed())
+		}
+		d.TLS = fsm.TLSPolicy{}
+		s.do(fsm.PutDomain{Domain: d})
+		for _, id := range ids {
+			s.awaitState(id, 5*time.Minute, fsm.RecipientDelivered)
+		}
+		if n := alarmed(); n != 0 {
+			t.Errorf("%d nodes have an alarm and no policy", n)
+		}
+	})
+}

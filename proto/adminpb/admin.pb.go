@@ -1986,6 +1986,7 @@ type Domain struct {
 	LifetimeMs     *uint64       `protobuf:"varint,6,opt,name=lifetime_ms,json=lifetimeMs,proto3,oneof" json:"lifetime_ms,omitempty"`             // then it is held; 0: never; default 30 days
 	ConnectionsMax *uint32       `protobuf:"varint,7,opt,name=connections_max,json=connectionsMax,proto3,oneof" json:"connections_max,omitempty"` // to the next hop, of the whole cluster; default 20
 	Etrn           *EtrnNetworks `protobuf:"bytes,8,opt,name=etrn,proto3" json:"etrn,omitempty"`
+	Tls            *TLSPolicy    `protobuf:"bytes,9,opt,name=tls,proto3" json:"tls,omitempty"` // absent in a reply: opportunistic
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -2076,6 +2077,85 @@ func (x *Domain) GetEtrn() *EtrnNetworks {
 	return nil
 }
 
+func (x *Domain) GetTls() *TLSPolicy {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+// What TLS the next hops of a domain must show. Where they do not, its mail waits, and
+// there is an alarm.
+type TLSPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Mode  string                 `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"` // opportunistic, require, verify, dane or mta-sts
+	// With verify: keys, as SHA-256 of the SubjectPublicKeyInfo in hexadecimal or base64;
+	// certificates of authorities, in PEM; names that are looked for in certificates.
+	Pins          []string `protobuf:"bytes,2,rep,name=pins,proto3" json:"pins,omitempty"`
+	Authorities   string   `protobuf:"bytes,3,opt,name=authorities,proto3" json:"authorities,omitempty"`
+	Names         []string `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TLSPolicy) Reset() {
+	*x = TLSPolicy{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TLSPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TLSPolicy) ProtoMessage() {}
+
+func (x *TLSPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TLSPolicy.ProtoReflect.Descriptor instead.
+func (*TLSPolicy) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *TLSPolicy) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *TLSPolicy) GetPins() []string {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
+func (x *TLSPolicy) GetAuthorities() string {
+	if x != nil {
+		return x.Authorities
+	}
+	return ""
+}
+
+func (x *TLSPolicy) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 // Networks, as address/bits, whose hosts may have the domain's mail delivered at once
 // by ETRN. Its next hops always may.
 type EtrnNetworks struct {
@@ -2087,7 +2167,7 @@ type EtrnNetworks struct {
 
 func (x *EtrnNetworks) Reset() {
 	*x = EtrnNetworks{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2179,7 @@ func (x *EtrnNetworks) String() string {
 func (*EtrnNetworks) ProtoMessage() {}
 
 func (x *EtrnNetworks) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[21]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2192,7 @@ func (x *EtrnNetworks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EtrnNetworks.ProtoReflect.Descriptor instead.
 func (*EtrnNetworks) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{21}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EtrnNetworks) GetNetworks() []string {
@@ -2132,7 +2212,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2224,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[22]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2237,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{22}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Target) GetHost() string {
@@ -2185,7 +2265,7 @@ type PutDomainRequest struct {
 
 func (x *PutDomainRequest) Reset() {
 	*x = PutDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2197,7 +2277,7 @@ func (x *PutDomainRequest) String() string {
 func (*PutDomainRequest) ProtoMessage() {}
 
 func (x *PutDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[23]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2210,7 +2290,7 @@ func (x *PutDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomainRequest.ProtoReflect.Descriptor instead.
 func (*PutDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{23}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PutDomainRequest) GetDomain() *Domain {
@@ -2230,7 +2310,7 @@ type PutDomainReply struct {
 
 func (x *PutDomainReply) Reset() {
 	*x = PutDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2322,7 @@ func (x *PutDomainReply) String() string {
 func (*PutDomainReply) ProtoMessage() {}
 
 func (x *PutDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[24]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2335,7 @@ func (x *PutDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomainReply.ProtoReflect.Descriptor instead.
 func (*PutDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{24}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PutDomainReply) GetWarnings() []string {
@@ -2273,7 +2353,7 @@ type ListDomainsRequest struct {
 
 func (x *ListDomainsRequest) Reset() {
 	*x = ListDomainsRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2365,7 @@ func (x *ListDomainsRequest) String() string {
 func (*ListDomainsRequest) ProtoMessage() {}
 
 func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[25]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2378,7 @@ func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDomainsRequest.ProtoReflect.Descriptor instead.
 func (*ListDomainsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{25}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{26}
 }
 
 type ListDomainsReply struct {
@@ -2311,7 +2391,7 @@ type ListDomainsReply struct {
 
 func (x *ListDomainsReply) Reset() {
 	*x = ListDomainsReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2323,7 +2403,7 @@ func (x *ListDomainsReply) String() string {
 func (*ListDomainsReply) ProtoMessage() {}
 
 func (x *ListDomainsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2336,7 +2416,7 @@ func (x *ListDomainsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDomainsReply.ProtoReflect.Descriptor instead.
 func (*ListDomainsReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{26}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListDomainsReply) GetFreshness() *Freshness {
@@ -2362,7 +2442,7 @@ type RemoveDomainRequest struct {
 
 func (x *RemoveDomainRequest) Reset() {
 	*x = RemoveDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2374,7 +2454,7 @@ func (x *RemoveDomainRequest) String() string {
 func (*RemoveDomainRequest) ProtoMessage() {}
 
 func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2387,7 +2467,7 @@ func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainRequest.ProtoReflect.Descriptor instead.
 func (*RemoveDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{27}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveDomainRequest) GetName() string {
@@ -2405,7 +2485,7 @@ type RemoveDomainReply struct {
 
 func (x *RemoveDomainReply) Reset() {
 	*x = RemoveDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2497,7 @@ func (x *RemoveDomainReply) String() string {
 func (*RemoveDomainReply) ProtoMessage() {}
 
 func (x *RemoveDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2510,7 @@ func (x *RemoveDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainReply.ProtoReflect.Descriptor instead.
 func (*RemoveDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{28}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{29}
 }
 
 type FlushDomainRequest struct {
@@ -2442,7 +2522,7 @@ type FlushDomainRequest struct {
 
 func (x *FlushDomainRequest) Reset() {
 	*x = FlushDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2454,7 +2534,7 @@ func (x *FlushDomainRequest) String() string {
 func (*FlushDomainRequest) ProtoMessage() {}
 
 func (x *FlushDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2467,7 +2547,7 @@ func (x *FlushDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomainRequest.ProtoReflect.Descriptor instead.
 func (*FlushDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{29}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FlushDomainRequest) GetName() string {
@@ -2485,7 +2565,7 @@ type FlushDomainReply struct {
 
 func (x *FlushDomainReply) Reset() {
 	*x = FlushDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2577,7 @@ func (x *FlushDomainReply) String() string {
 func (*FlushDomainReply) ProtoMessage() {}
 
 func (x *FlushDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2590,7 @@ func (x *FlushDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomainReply.ProtoReflect.Descriptor instead.
 func (*FlushDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{30}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{31}
 }
 
 type ResumeDomainRequest struct {
@@ -2522,7 +2602,7 @@ type ResumeDomainRequest struct {
 
 func (x *ResumeDomainRequest) Reset() {
 	*x = ResumeDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2534,7 +2614,7 @@ func (x *ResumeDomainRequest) String() string {
 func (*ResumeDomainRequest) ProtoMessage() {}
 
 func (x *ResumeDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2547,7 +2627,7 @@ func (x *ResumeDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeDomainRequest.ProtoReflect.Descriptor instead.
 func (*ResumeDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{31}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ResumeDomainRequest) GetName() string {
@@ -2565,7 +2645,7 @@ type ResumeDomainReply struct {
 
 func (x *ResumeDomainReply) Reset() {
 	*x = ResumeDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2577,7 +2657,7 @@ func (x *ResumeDomainReply) String() string {
 func (*ResumeDomainReply) ProtoMessage() {}
 
 func (x *ResumeDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2590,7 +2670,7 @@ func (x *ResumeDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeDomainReply.ProtoReflect.Descriptor instead.
 func (*ResumeDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{32}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{33}
 }
 
 type ListQueueRequest struct {
@@ -2611,7 +2691,7 @@ type ListQueueRequest struct {
 
 func (x *ListQueueRequest) Reset() {
 	*x = ListQueueRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2623,7 +2703,7 @@ func (x *ListQueueRequest) String() string {
 func (*ListQueueRequest) ProtoMessage() {}
 
 func (x *ListQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2636,7 +2716,7 @@ func (x *ListQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueueRequest.ProtoReflect.Descriptor instead.
 func (*ListQueueRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{33}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListQueueRequest) GetDomain() string {
@@ -2681,7 +2761,7 @@ type ListQueueReply struct {
 
 func (x *ListQueueReply) Reset() {
 	*x = ListQueueReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2773,7 @@ func (x *ListQueueReply) String() string {
 func (*ListQueueReply) ProtoMessage() {}
 
 func (x *ListQueueReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2786,7 @@ func (x *ListQueueReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueueReply.ProtoReflect.Descriptor instead.
 func (*ListQueueReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{34}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListQueueReply) GetFreshness() *Freshness {
@@ -2752,7 +2832,7 @@ type MessageSummary struct {
 
 func (x *MessageSummary) Reset() {
 	*x = MessageSummary{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2844,7 @@ func (x *MessageSummary) String() string {
 func (*MessageSummary) ProtoMessage() {}
 
 func (x *MessageSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2857,7 @@ func (x *MessageSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageSummary.ProtoReflect.Descriptor instead.
 func (*MessageSummary) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{35}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MessageSummary) GetQueueId() string {
@@ -2880,7 +2960,7 @@ type ShowMessageRequest struct {
 
 func (x *ShowMessageRequest) Reset() {
 	*x = ShowMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +2972,7 @@ func (x *ShowMessageRequest) String() string {
 func (*ShowMessageRequest) ProtoMessage() {}
 
 func (x *ShowMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +2985,7 @@ func (x *ShowMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowMessageRequest.ProtoReflect.Descriptor instead.
 func (*ShowMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{36}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ShowMessageRequest) GetQueueId() string {
@@ -2925,7 +3005,7 @@ type ShowMessageReply struct {
 
 func (x *ShowMessageReply) Reset() {
 	*x = ShowMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +3017,7 @@ func (x *ShowMessageReply) String() string {
 func (*ShowMessageReply) ProtoMessage() {}
 
 func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3030,7 @@ func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowMessageReply.ProtoReflect.Descriptor instead.
 func (*ShowMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{37}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ShowMessageReply) GetFreshness() *Freshness {
@@ -3001,7 +3081,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3013,7 +3093,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3026,7 +3106,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{38}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Message) GetQueueId() string {
@@ -3187,7 +3267,7 @@ type RecipientStatus struct {
 
 func (x *RecipientStatus) Reset() {
 	*x = RecipientStatus{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3199,7 +3279,7 @@ func (x *RecipientStatus) String() string {
 func (*RecipientStatus) ProtoMessage() {}
 
 func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3212,7 +3292,7 @@ func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecipientStatus.ProtoReflect.Descriptor instead.
 func (*RecipientStatus) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{39}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RecipientStatus) GetPath() string {
@@ -3292,7 +3372,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3304,7 +3384,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3317,7 +3397,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{40}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Part) GetDomain() string {
@@ -3393,7 +3473,7 @@ type HoldMessageRequest struct {
 
 func (x *HoldMessageRequest) Reset() {
 	*x = HoldMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3405,7 +3485,7 @@ func (x *HoldMessageRequest) String() string {
 func (*HoldMessageRequest) ProtoMessage() {}
 
 func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3418,7 +3498,7 @@ func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageRequest.ProtoReflect.Descriptor instead.
 func (*HoldMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{41}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *HoldMessageRequest) GetQueueId() string {
@@ -3445,7 +3525,7 @@ type HoldMessageReply struct {
 
 func (x *HoldMessageReply) Reset() {
 	*x = HoldMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3457,7 +3537,7 @@ func (x *HoldMessageReply) String() string {
 func (*HoldMessageReply) ProtoMessage() {}
 
 func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3470,7 +3550,7 @@ func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageReply.ProtoReflect.Descriptor instead.
 func (*HoldMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{42}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *HoldMessageReply) GetMayStillArrive() bool {
@@ -3489,7 +3569,7 @@ type ReleaseMessageRequest struct {
 
 func (x *ReleaseMessageRequest) Reset() {
 	*x = ReleaseMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3501,7 +3581,7 @@ func (x *ReleaseMessageRequest) String() string {
 func (*ReleaseMessageRequest) ProtoMessage() {}
 
 func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3514,7 +3594,7 @@ func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{43}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReleaseMessageRequest) GetQueueId() string {
@@ -3532,7 +3612,7 @@ type ReleaseMessageReply struct {
 
 func (x *ReleaseMessageReply) Reset() {
 	*x = ReleaseMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3544,7 +3624,7 @@ func (x *ReleaseMessageReply) String() string {
 func (*ReleaseMessageReply) ProtoMessage() {}
 
 func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3557,7 +3637,7 @@ func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageReply.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{44}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{45}
 }
 
 type RemoveMessageRequest struct {
@@ -3569,7 +3649,7 @@ type RemoveMessageRequest struct {
 
 func (x *RemoveMessageRequest) Reset() {
 	*x = RemoveMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3581,7 +3661,7 @@ func (x *RemoveMessageRequest) String() string {
 func (*RemoveMessageRequest) ProtoMessage() {}
 
 func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3594,7 +3674,7 @@ func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{45}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RemoveMessageRequest) GetQueueId() string {
@@ -3613,7 +3693,7 @@ type RemoveMessageReply struct {
 
 func (x *RemoveMessageReply) Reset() {
 	*x = RemoveMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3625,7 +3705,7 @@ func (x *RemoveMessageReply) String() string {
 func (*RemoveMessageReply) ProtoMessage() {}
 
 func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3638,7 +3718,7 @@ func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageReply.ProtoReflect.Descriptor instead.
 func (*RemoveMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{46}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RemoveMessageReply) GetMayStillArrive() bool {
@@ -3827,7 +3907,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x0eMembersRequest\"\x7f\n" +
 	"\fMembersReply\x12:\n" +
 	"\tfreshness\x18\x01 \x01(\v2\x1c.holdfast.admin.v1.FreshnessR\tfreshness\x123\n" +
-	"\amembers\x18\x02 \x03(\v2\x19.holdfast.admin.v1.MemberR\amembers\"\xfe\x02\n" +
+	"\amembers\x18\x02 \x03(\v2\x19.holdfast.admin.v1.MemberR\amembers\"\xae\x03\n" +
 	"\x06Domain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02mx\x18\x02 \x01(\bR\x02mx\x123\n" +
@@ -3839,11 +3919,17 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\vlifetime_ms\x18\x06 \x01(\x04H\x02R\n" +
 	"lifetimeMs\x88\x01\x01\x12,\n" +
 	"\x0fconnections_max\x18\a \x01(\rH\x03R\x0econnectionsMax\x88\x01\x01\x123\n" +
-	"\x04etrn\x18\b \x01(\v2\x1f.holdfast.admin.v1.EtrnNetworksR\x04etrnB\x0f\n" +
+	"\x04etrn\x18\b \x01(\v2\x1f.holdfast.admin.v1.EtrnNetworksR\x04etrn\x12.\n" +
+	"\x03tls\x18\t \x01(\v2\x1c.holdfast.admin.v1.TLSPolicyR\x03tlsB\x0f\n" +
 	"\r_retry_min_msB\x0f\n" +
 	"\r_retry_max_msB\x0e\n" +
 	"\f_lifetime_msB\x12\n" +
-	"\x10_connections_max\"*\n" +
+	"\x10_connections_max\"k\n" +
+	"\tTLSPolicy\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x12\n" +
+	"\x04pins\x18\x02 \x03(\tR\x04pins\x12 \n" +
+	"\vauthorities\x18\x03 \x01(\tR\vauthorities\x12\x14\n" +
+	"\x05names\x18\x04 \x03(\tR\x05names\"*\n" +
 	"\fEtrnNetworks\x12\x1a\n" +
 	"\bnetworks\x18\x01 \x03(\tR\bnetworks\"0\n" +
 	"\x06Target\x12\x12\n" +
@@ -3999,7 +4085,7 @@ func file_proto_adminpb_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_adminpb_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_proto_adminpb_admin_proto_goTypes = []any{
 	(NextHopState)(0),             // 0: holdfast.admin.v1.NextHopState
 	(RecipientState)(0),           // 1: holdfast.admin.v1.RecipientState
@@ -4025,32 +4111,33 @@ var file_proto_adminpb_admin_proto_goTypes = []any{
 	(*MembersRequest)(nil),        // 21: holdfast.admin.v1.MembersRequest
 	(*MembersReply)(nil),          // 22: holdfast.admin.v1.MembersReply
 	(*Domain)(nil),                // 23: holdfast.admin.v1.Domain
-	(*EtrnNetworks)(nil),          // 24: holdfast.admin.v1.EtrnNetworks
-	(*Target)(nil),                // 25: holdfast.admin.v1.Target
-	(*PutDomainRequest)(nil),      // 26: holdfast.admin.v1.PutDomainRequest
-	(*PutDomainReply)(nil),        // 27: holdfast.admin.v1.PutDomainReply
-	(*ListDomainsRequest)(nil),    // 28: holdfast.admin.v1.ListDomainsRequest
-	(*ListDomainsReply)(nil),      // 29: holdfast.admin.v1.ListDomainsReply
-	(*RemoveDomainRequest)(nil),   // 30: holdfast.admin.v1.RemoveDomainRequest
-	(*RemoveDomainReply)(nil),     // 31: holdfast.admin.v1.RemoveDomainReply
-	(*FlushDomainRequest)(nil),    // 32: holdfast.admin.v1.FlushDomainRequest
-	(*FlushDomainReply)(nil),      // 33: holdfast.admin.v1.FlushDomainReply
-	(*ResumeDomainRequest)(nil),   // 34: holdfast.admin.v1.ResumeDomainRequest
-	(*ResumeDomainReply)(nil),     // 35: holdfast.admin.v1.ResumeDomainReply
-	(*ListQueueRequest)(nil),      // 36: holdfast.admin.v1.ListQueueRequest
-	(*ListQueueReply)(nil),        // 37: holdfast.admin.v1.ListQueueReply
-	(*MessageSummary)(nil),        // 38: holdfast.admin.v1.MessageSummary
-	(*ShowMessageRequest)(nil),    // 39: holdfast.admin.v1.ShowMessageRequest
-	(*ShowMessageReply)(nil),      // 40: holdfast.admin.v1.ShowMessageReply
-	(*Message)(nil),               // 41: holdfast.admin.v1.Message
-	(*RecipientStatus)(nil),       // 42: holdfast.admin.v1.RecipientStatus
-	(*Part)(nil),                  // 43: holdfast.admin.v1.Part
-	(*HoldMessageRequest)(nil),    // 44: holdfast.admin.v1.HoldMessageRequest
-	(*HoldMessageReply)(nil),      // 45: holdfast.admin.v1.HoldMessageReply
-	(*ReleaseMessageRequest)(nil), // 46: holdfast.admin.v1.ReleaseMessageRequest
-	(*ReleaseMessageReply)(nil),   // 47: holdfast.admin.v1.ReleaseMessageReply
-	(*RemoveMessageRequest)(nil),  // 48: holdfast.admin.v1.RemoveMessageRequest
-	(*RemoveMessageReply)(nil),    // 49: holdfast.admin.v1.RemoveMessageReply
+	(*TLSPolicy)(nil),             // 24: holdfast.admin.v1.TLSPolicy
+	(*EtrnNetworks)(nil),          // 25: holdfast.admin.v1.EtrnNetworks
+	(*Target)(nil),                // 26: holdfast.admin.v1.Target
+	(*PutDomainRequest)(nil),      // 27: holdfast.admin.v1.PutDomainRequest
+	(*PutDomainReply)(nil),        // 28: holdfast.admin.v1.PutDomainReply
+	(*ListDomainsRequest)(nil),    // 29: holdfast.admin.v1.ListDomainsRequest
+	(*ListDomainsReply)(nil),      // 30: holdfast.admin.v1.ListDomainsReply
+	(*RemoveDomainRequest)(nil),   // 31: holdfast.admin.v1.RemoveDomainRequest
+	(*RemoveDomainReply)(nil),     // 32: holdfast.admin.v1.RemoveDomainReply
+	(*FlushDomainRequest)(nil),    // 33: holdfast.admin.v1.FlushDomainRequest
+	(*FlushDomainReply)(nil),      // 34: holdfast.admin.v1.FlushDomainReply
+	(*ResumeDomainRequest)(nil),   // 35: holdfast.admin.v1.ResumeDomainRequest
+	(*ResumeDomainReply)(nil),     // 36: holdfast.admin.v1.ResumeDomainReply
+	(*ListQueueRequest)(nil),      // 37: holdfast.admin.v1.ListQueueRequest
+	(*ListQueueReply)(nil),        // 38: holdfast.admin.v1.ListQueueReply
+	(*MessageSummary)(nil),        // 39: holdfast.admin.v1.MessageSummary
+	(*ShowMessageRequest)(nil),    // 40: holdfast.admin.v1.ShowMessageRequest
+	(*ShowMessageReply)(nil),      // 41: holdfast.admin.v1.ShowMessageReply
+	(*Message)(nil),               // 42: holdfast.admin.v1.Message
+	(*RecipientStatus)(nil),       // 43: holdfast.admin.v1.RecipientStatus
+	(*Part)(nil),                  // 44: holdfast.admin.v1.Part
+	(*HoldMessageRequest)(nil),    // 45: holdfast.admin.v1.HoldMessageRequest
+	(*HoldMessageReply)(nil),      // 46: holdfast.admin.v1.HoldMessageReply
+	(*ReleaseMessageRequest)(nil), // 47: holdfast.admin.v1.ReleaseMessageRequest
+	(*ReleaseMessageReply)(nil),   // 48: holdfast.admin.v1.ReleaseMessageReply
+	(*RemoveMessageRequest)(nil),  // 49: holdfast.admin.v1.RemoveMessageRequest
+	(*RemoveMessageReply)(nil),    // 50: holdfast.admin.v1.RemoveMessageReply
 }
 var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	3,  // 0: holdfast.admin.v1.StatusReply.freshness:type_name -> holdfast.admin.v1.Freshness
@@ -4068,54 +4155,55 @@ var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	14, // 12: holdfast.admin.v1.ScrubReply.scrub:type_name -> holdfast.admin.v1.Scrub
 	3,  // 13: holdfast.admin.v1.MembersReply.freshness:type_name -> holdfast.admin.v1.Freshness
 	12, // 14: holdfast.admin.v1.MembersReply.members:type_name -> holdfast.admin.v1.Member
-	25, // 15: holdfast.admin.v1.Domain.targets:type_name -> holdfast.admin.v1.Target
-	24, // 16: holdfast.admin.v1.Domain.etrn:type_name -> holdfast.admin.v1.EtrnNetworks
-	23, // 17: holdfast.admin.v1.PutDomainRequest.domain:type_name -> holdfast.admin.v1.Domain
-	3,  // 18: holdfast.admin.v1.ListDomainsReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	8,  // 19: holdfast.admin.v1.ListDomainsReply.domains:type_name -> holdfast.admin.v1.DomainStatus
-	1,  // 20: holdfast.admin.v1.ListQueueRequest.state:type_name -> holdfast.admin.v1.RecipientState
-	3,  // 21: holdfast.admin.v1.ListQueueReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	38, // 22: holdfast.admin.v1.ListQueueReply.messages:type_name -> holdfast.admin.v1.MessageSummary
-	3,  // 23: holdfast.admin.v1.ShowMessageReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	41, // 24: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
-	42, // 25: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
-	43, // 26: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
-	1,  // 27: holdfast.admin.v1.RecipientStatus.state:type_name -> holdfast.admin.v1.RecipientState
-	5,  // 28: holdfast.admin.v1.AdminService.Status:input_type -> holdfast.admin.v1.StatusRequest
-	21, // 29: holdfast.admin.v1.AdminService.Members:input_type -> holdfast.admin.v1.MembersRequest
-	19, // 30: holdfast.admin.v1.AdminService.Scrub:input_type -> holdfast.admin.v1.ScrubRequest
-	15, // 31: holdfast.admin.v1.AdminService.AddMember:input_type -> holdfast.admin.v1.AddMemberRequest
-	17, // 32: holdfast.admin.v1.AdminService.RemoveMember:input_type -> holdfast.admin.v1.RemoveMemberRequest
-	26, // 33: holdfast.admin.v1.AdminService.PutDomain:input_type -> holdfast.admin.v1.PutDomainRequest
-	28, // 34: holdfast.admin.v1.AdminService.ListDomains:input_type -> holdfast.admin.v1.ListDomainsRequest
-	30, // 35: holdfast.admin.v1.AdminService.RemoveDomain:input_type -> holdfast.admin.v1.RemoveDomainRequest
-	32, // 36: holdfast.admin.v1.AdminService.FlushDomain:input_type -> holdfast.admin.v1.FlushDomainRequest
-	34, // 37: holdfast.admin.v1.AdminService.ResumeDomain:input_type -> holdfast.admin.v1.ResumeDomainRequest
-	36, // 38: holdfast.admin.v1.AdminService.ListQueue:input_type -> holdfast.admin.v1.ListQueueRequest
-	39, // 39: holdfast.admin.v1.AdminService.ShowMessage:input_type -> holdfast.admin.v1.ShowMessageRequest
-	44, // 40: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
-	46, // 41: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
-	48, // 42: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
-	6,  // 43: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
-	22, // 44: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
-	20, // 45: holdfast.admin.v1.AdminService.Scrub:output_type -> holdfast.admin.v1.ScrubReply
-	16, // 46: holdfast.admin.v1.AdminService.AddMember:output_type -> holdfast.admin.v1.AddMemberReply
-	18, // 47: holdfast.admin.v1.AdminService.RemoveMember:output_type -> holdfast.admin.v1.RemoveMemberReply
-	27, // 48: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
-	29, // 49: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
-	31, // 50: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
-	33, // 51: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
-	35, // 52: holdfast.admin.v1.AdminService.ResumeDomain:output_type -> holdfast.admin.v1.ResumeDomainReply
-	37, // 53: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
-	40, // 54: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
-	45, // 55: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
-	47, // 56: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
-	49, // 57: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
-	43, // [43:58] is the sub-list for method output_type
-	28, // [28:43] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	26, // 15: holdfast.admin.v1.Domain.targets:type_name -> holdfast.admin.v1.Target
+	25, // 16: holdfast.admin.v1.Domain.etrn:type_name -> holdfast.admin.v1.EtrnNetworks
+	24, // 17: holdfast.admin.v1.Domain.tls:type_name -> holdfast.admin.v1.TLSPolicy
+	23, // 18: holdfast.admin.v1.PutDomainRequest.domain:type_name -> holdfast.admin.v1.Domain
+	3,  // 19: holdfast.admin.v1.ListDomainsReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	8,  // 20: holdfast.admin.v1.ListDomainsReply.domains:type_name -> holdfast.admin.v1.DomainStatus
+	1,  // 21: holdfast.admin.v1.ListQueueRequest.state:type_name -> holdfast.admin.v1.RecipientState
+	3,  // 22: holdfast.admin.v1.ListQueueReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	39, // 23: holdfast.admin.v1.ListQueueReply.messages:type_name -> holdfast.admin.v1.MessageSummary
+	3,  // 24: holdfast.admin.v1.ShowMessageReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	42, // 25: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
+	43, // 26: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
+	44, // 27: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
+	1,  // 28: holdfast.admin.v1.RecipientStatus.state:type_name -> holdfast.admin.v1.RecipientState
+	5,  // 29: holdfast.admin.v1.AdminService.Status:input_type -> holdfast.admin.v1.StatusRequest
+	21, // 30: holdfast.admin.v1.AdminService.Members:input_type -> holdfast.admin.v1.MembersRequest
+	19, // 31: holdfast.admin.v1.AdminService.Scrub:input_type -> holdfast.admin.v1.ScrubRequest
+	15, // 32: holdfast.admin.v1.AdminService.AddMember:input_type -> holdfast.admin.v1.AddMemberRequest
+	17, // 33: holdfast.admin.v1.AdminService.RemoveMember:input_type -> holdfast.admin.v1.RemoveMemberRequest
+	27, // 34: holdfast.admin.v1.AdminService.PutDomain:input_type -> holdfast.admin.v1.PutDomainRequest
+	29, // 35: holdfast.admin.v1.AdminService.ListDomains:input_type -> holdfast.admin.v1.ListDomainsRequest
+	31, // 36: holdfast.admin.v1.AdminService.RemoveDomain:input_type -> holdfast.admin.v1.RemoveDomainRequest
+	33, // 37: holdfast.admin.v1.AdminService.FlushDomain:input_type -> holdfast.admin.v1.FlushDomainRequest
+	35, // 38: holdfast.admin.v1.AdminService.ResumeDomain:input_type -> holdfast.admin.v1.ResumeDomainRequest
+	37, // 39: holdfast.admin.v1.AdminService.ListQueue:input_type -> holdfast.admin.v1.ListQueueRequest
+	40, // 40: holdfast.admin.v1.AdminService.ShowMessage:input_type -> holdfast.admin.v1.ShowMessageRequest
+	45, // 41: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
+	47, // 42: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
+	49, // 43: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
+	6,  // 44: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
+	22, // 45: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
+	20, // 46: holdfast.admin.v1.AdminService.Scrub:output_type -> holdfast.admin.v1.ScrubReply
+	16, // 47: holdfast.admin.v1.AdminService.AddMember:output_type -> holdfast.admin.v1.AddMemberReply
+	18, // 48: holdfast.admin.v1.AdminService.RemoveMember:output_type -> holdfast.admin.v1.RemoveMemberReply
+	28, // 49: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
+	30, // 50: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
+	32, // 51: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
+	34, // 52: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
+	36, // 53: holdfast.admin.v1.AdminService.ResumeDomain:output_type -> holdfast.admin.v1.ResumeDomainReply
+	38, // 54: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
+	41, // 55: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
+	46, // 56: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
+	48, // 57: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
+	50, // 58: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
+	44, // [44:59] is the sub-list for method output_type
+	29, // [29:44] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_proto_adminpb_admin_proto_init() }
@@ -4136,7 +4224,7 @@ func file_proto_adminpb_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_adminpb_admin_proto_rawDesc), len(file_proto_adminpb_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   47,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -139,6 +139,61 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{1}
 }
 
+type TLSMode int32
+
+const (
+	TLSMode_TLS_MODE_OPPORTUNISTIC TLSMode = 0
+	TLSMode_TLS_MODE_REQUIRE       TLSMode = 1
+	TLSMode_TLS_MODE_VERIFY        TLSMode = 2
+	TLSMode_TLS_MODE_DANE          TLSMode = 3
+	TLSMode_TLS_MODE_MTA_STS       TLSMode = 4
+)
+
+// Enum value maps for TLSMode.
+var (
+	TLSMode_name = map[int32]string{
+		0: "TLS_MODE_OPPORTUNISTIC",
+		1: "TLS_MODE_REQUIRE",
+		2: "TLS_MODE_VERIFY",
+		3: "TLS_MODE_DANE",
+		4: "TLS_MODE_MTA_STS",
+	}
+	TLSMode_value = map[string]int32{
+		"TLS_MODE_OPPORTUNISTIC": 0,
+		"TLS_MODE_REQUIRE":       1,
+		"TLS_MODE_VERIFY":        2,
+		"TLS_MODE_DANE":          3,
+		"TLS_MODE_MTA_STS":       4,
+	}
+)
+
+func (x TLSMode) Enum() *TLSMode {
+	p := new(TLSMode)
+	*p = x
+	return p
+}
+
+func (x TLSMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TLSMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_proto_queuepb_queue_proto_enumTypes[2].Descriptor()
+}
+
+func (TLSMode) Type() protoreflect.EnumType {
+	return &file_proto_queuepb_queue_proto_enumTypes[2]
+}
+
+func (x TLSMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TLSMode.Descriptor instead.
+func (TLSMode) EnumDescriptor() ([]byte, []int) {
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{2}
+}
+
 type Verdict int32
 
 const (
@@ -181,11 +236,11 @@ func (x Verdict) String() string {
 }
 
 func (Verdict) Descriptor() protoreflect.EnumDescriptor {
-	return file_proto_queuepb_queue_proto_enumTypes[2].Descriptor()
+	return file_proto_queuepb_queue_proto_enumTypes[3].Descriptor()
 }
 
 func (Verdict) Type() protoreflect.EnumType {
-	return &file_proto_queuepb_queue_proto_enumTypes[2]
+	return &file_proto_queuepb_queue_proto_enumTypes[3]
 }
 
 func (x Verdict) Number() protoreflect.EnumNumber {
@@ -194,7 +249,7 @@ func (x Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Verdict.Descriptor instead.
 func (Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{2}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{3}
 }
 
 type NextHopState int32
@@ -233,11 +288,11 @@ func (x NextHopState) String() string {
 }
 
 func (NextHopState) Descriptor() protoreflect.EnumDescriptor {
-	return file_proto_queuepb_queue_proto_enumTypes[3].Descriptor()
+	return file_proto_queuepb_queue_proto_enumTypes[4].Descriptor()
 }
 
 func (NextHopState) Type() protoreflect.EnumType {
-	return &file_proto_queuepb_queue_proto_enumTypes[3]
+	return &file_proto_queuepb_queue_proto_enumTypes[4]
 }
 
 func (x NextHopState) Number() protoreflect.EnumNumber {
@@ -246,7 +301,7 @@ func (x NextHopState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NextHopState.Descriptor instead.
 func (NextHopState) EnumDescriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{3}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{4}
 }
 
 type RecipientState int32
@@ -291,11 +346,11 @@ func (x RecipientState) String() string {
 }
 
 func (RecipientState) Descriptor() protoreflect.EnumDescriptor {
-	return file_proto_queuepb_queue_proto_enumTypes[4].Descriptor()
+	return file_proto_queuepb_queue_proto_enumTypes[5].Descriptor()
 }
 
 func (RecipientState) Type() protoreflect.EnumType {
-	return &file_proto_queuepb_queue_proto_enumTypes[4]
+	return &file_proto_queuepb_queue_proto_enumTypes[5]
 }
 
 func (x RecipientState) Number() protoreflect.EnumNumber {
@@ -304,7 +359,7 @@ func (x RecipientState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RecipientState.Descriptor instead.
 func (RecipientState) EnumDescriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{4}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{5}
 }
 
 // One Raft entry: what one node asks of the queue.
@@ -1719,7 +1774,8 @@ type RelayDomain struct {
 	ConnectionsMax uint32    `protobuf:"varint,5,opt,name=connections_max,json=connectionsMax,proto3" json:"connections_max,omitempty"` // to the next hop, of the whole cluster; 0: each node's configuration says
 	// Networks whose hosts may have its mail delivered by ETRN, beside its next hops,
 	// as address/bits.
-	EtrnNetworks  []string `protobuf:"bytes,6,rep,name=etrn_networks,json=etrnNetworks,proto3" json:"etrn_networks,omitempty"`
+	EtrnNetworks  []string   `protobuf:"bytes,6,rep,name=etrn_networks,json=etrnNetworks,proto3" json:"etrn_networks,omitempty"`
+	Tls           *TLSPolicy `protobuf:"bytes,7,opt,name=tls,proto3" json:"tls,omitempty"` // absent: opportunistic
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1796,6 +1852,82 @@ func (x *RelayDomain) GetEtrnNetworks() []string {
 	return nil
 }
 
+func (x *RelayDomain) GetTls() *TLSPolicy {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+// What TLS the next hops of a relay domain must show.
+type TLSPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mode          TLSMode                `protobuf:"varint,1,opt,name=mode,proto3,enum=holdfast.queue.v1.TLSMode" json:"mode,omitempty"`
+	Pins          [][]byte               `protobuf:"bytes,2,rep,name=pins,proto3" json:"pins,omitempty"`               // SHA-256 of keys
+	Authorities   string                 `protobuf:"bytes,3,opt,name=authorities,proto3" json:"authorities,omitempty"` // certificates, in PEM
+	Names         []string               `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`             // that certificates must have
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TLSPolicy) Reset() {
+	*x = TLSPolicy{}
+	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TLSPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TLSPolicy) ProtoMessage() {}
+
+func (x *TLSPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TLSPolicy.ProtoReflect.Descriptor instead.
+func (*TLSPolicy) Descriptor() ([]byte, []int) {
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *TLSPolicy) GetMode() TLSMode {
+	if x != nil {
+		return x.Mode
+	}
+	return TLSMode_TLS_MODE_OPPORTUNISTIC
+}
+
+func (x *TLSPolicy) GetPins() [][]byte {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
+func (x *TLSPolicy) GetAuthorities() string {
+	if x != nil {
+		return x.Authorities
+	}
+	return ""
+}
+
+func (x *TLSPolicy) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 // When, and for how long, the mail of a relay domain is tried.
 type Schedule struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1808,7 +1940,7 @@ type Schedule struct {
 
 func (x *Schedule) Reset() {
 	*x = Schedule{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +1952,7 @@ func (x *Schedule) String() string {
 func (*Schedule) ProtoMessage() {}
 
 func (x *Schedule) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +1965,7 @@ func (x *Schedule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Schedule.ProtoReflect.Descriptor instead.
 func (*Schedule) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{19}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Schedule) GetRetryMinMillis() int64 {
@@ -1868,7 +2000,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2012,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2025,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{20}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Target) GetHost() string {
@@ -1920,7 +2052,7 @@ type RemoveDomain struct {
 
 func (x *RemoveDomain) Reset() {
 	*x = RemoveDomain{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2064,7 @@ func (x *RemoveDomain) String() string {
 func (*RemoveDomain) ProtoMessage() {}
 
 func (x *RemoveDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1945,7 +2077,7 @@ func (x *RemoveDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomain.ProtoReflect.Descriptor instead.
 func (*RemoveDomain) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{21}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemoveDomain) GetName() string {
@@ -1965,7 +2097,7 @@ type FlushDomain struct {
 
 func (x *FlushDomain) Reset() {
 	*x = FlushDomain{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2109,7 @@ func (x *FlushDomain) String() string {
 func (*FlushDomain) ProtoMessage() {}
 
 func (x *FlushDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2122,7 @@ func (x *FlushDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomain.ProtoReflect.Descriptor instead.
 func (*FlushDomain) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{22}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FlushDomain) GetName() string {
@@ -2010,7 +2142,7 @@ type ResumeDomain struct {
 
 func (x *ResumeDomain) Reset() {
 	*x = ResumeDomain{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2154,7 @@ func (x *ResumeDomain) String() string {
 func (*ResumeDomain) ProtoMessage() {}
 
 func (x *ResumeDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2167,7 @@ func (x *ResumeDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeDomain.ProtoReflect.Descriptor instead.
 func (*ResumeDomain) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{23}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ResumeDomain) GetName() string {
@@ -2058,7 +2190,7 @@ type ReportNextHop struct {
 
 func (x *ReportNextHop) Reset() {
 	*x = ReportNextHop{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2202,7 @@ func (x *ReportNextHop) String() string {
 func (*ReportNextHop) ProtoMessage() {}
 
 func (x *ReportNextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2215,7 @@ func (x *ReportNextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportNextHop.ProtoReflect.Descriptor instead.
 func (*ReportNextHop) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{24}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReportNextHop) GetNode() string {
@@ -2124,7 +2256,7 @@ type PutSettings struct {
 
 func (x *PutSettings) Reset() {
 	*x = PutSettings{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2268,7 @@ func (x *PutSettings) String() string {
 func (*PutSettings) ProtoMessage() {}
 
 func (x *PutSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2281,7 @@ func (x *PutSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSettings.ProtoReflect.Descriptor instead.
 func (*PutSettings) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{25}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PutSettings) GetSettings() *Settings {
@@ -2178,7 +2310,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +2322,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +2335,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{26}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Settings) GetDoubtWaitMillis() int64 {
@@ -2272,7 +2404,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2416,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2429,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{27}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Tick) GetElapsedMillis() int64 {
@@ -2318,7 +2450,7 @@ type RecordStart struct {
 
 func (x *RecordStart) Reset() {
 	*x = RecordStart{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2462,7 @@ func (x *RecordStart) String() string {
 func (*RecordStart) ProtoMessage() {}
 
 func (x *RecordStart) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2475,7 @@ func (x *RecordStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordStart.ProtoReflect.Descriptor instead.
 func (*RecordStart) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{28}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RecordStart) GetServer() string {
@@ -2374,7 +2506,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2386,7 +2518,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2399,7 +2531,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{29}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Result) GetVerdict() Verdict {
@@ -2470,7 +2602,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2614,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2495,7 +2627,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{30}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -2661,7 +2793,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +2805,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +2818,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{31}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SnapshotHeader) GetVersion() uint32 {
@@ -2764,7 +2896,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +2908,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +2921,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{32}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Counters) GetAccepted() uint64 {
@@ -2879,7 +3011,7 @@ type DomainRecord struct {
 
 func (x *DomainRecord) Reset() {
 	*x = DomainRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2891,7 +3023,7 @@ func (x *DomainRecord) String() string {
 func (*DomainRecord) ProtoMessage() {}
 
 func (x *DomainRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2904,7 +3036,7 @@ func (x *DomainRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainRecord.ProtoReflect.Descriptor instead.
 func (*DomainRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{33}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DomainRecord) GetNumber() uint32 {
@@ -2983,7 +3115,7 @@ type Guard struct {
 
 func (x *Guard) Reset() {
 	*x = Guard{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2995,7 +3127,7 @@ func (x *Guard) String() string {
 func (*Guard) ProtoMessage() {}
 
 func (x *Guard) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3008,7 +3140,7 @@ func (x *Guard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Guard.ProtoReflect.Descriptor instead.
 func (*Guard) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{34}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Guard) GetArmed() bool {
@@ -3052,7 +3184,7 @@ type KnownRecord struct {
 
 func (x *KnownRecord) Reset() {
 	*x = KnownRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3196,7 @@ func (x *KnownRecord) String() string {
 func (*KnownRecord) ProtoMessage() {}
 
 func (x *KnownRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3209,7 @@ func (x *KnownRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownRecord.ProtoReflect.Descriptor instead.
 func (*KnownRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{35}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *KnownRecord) GetDomain() uint32 {
@@ -3114,7 +3246,7 @@ type MessageRecord struct {
 
 func (x *MessageRecord) Reset() {
 	*x = MessageRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3126,7 +3258,7 @@ func (x *MessageRecord) String() string {
 func (*MessageRecord) ProtoMessage() {}
 
 func (x *MessageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3139,7 +3271,7 @@ func (x *MessageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageRecord.ProtoReflect.Descriptor instead.
 func (*MessageRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{36}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MessageRecord) GetEntry() uint64 {
@@ -3239,7 +3371,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3251,7 +3383,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3264,7 +3396,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{37}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *OriginRecord) GetNode() string {
@@ -3309,7 +3441,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3321,7 +3453,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3334,7 +3466,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{38}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Accepted) GetEnvelope() *Envelope {
@@ -3383,7 +3515,7 @@ type PartRecord struct {
 
 func (x *PartRecord) Reset() {
 	*x = PartRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3395,7 +3527,7 @@ func (x *PartRecord) String() string {
 func (*PartRecord) ProtoMessage() {}
 
 func (x *PartRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3408,7 +3540,7 @@ func (x *PartRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartRecord.ProtoReflect.Descriptor instead.
 func (*PartRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{39}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PartRecord) GetDomain() uint32 {
@@ -3481,7 +3613,7 @@ type NoteRecord struct {
 
 func (x *NoteRecord) Reset() {
 	*x = NoteRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3493,7 +3625,7 @@ func (x *NoteRecord) String() string {
 func (*NoteRecord) ProtoMessage() {}
 
 func (x *NoteRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3506,7 +3638,7 @@ func (x *NoteRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteRecord.ProtoReflect.Descriptor instead.
 func (*NoteRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{40}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NoteRecord) GetState() RecipientState {
@@ -3554,7 +3686,7 @@ type AliasRecord struct {
 
 func (x *AliasRecord) Reset() {
 	*x = AliasRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3566,7 +3698,7 @@ func (x *AliasRecord) String() string {
 func (*AliasRecord) ProtoMessage() {}
 
 func (x *AliasRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3579,7 +3711,7 @@ func (x *AliasRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasRecord.ProtoReflect.Descriptor instead.
 func (*AliasRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{41}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AliasRecord) GetEntry() uint64 {
@@ -3608,7 +3740,7 @@ type LeaseRecord struct {
 
 func (x *LeaseRecord) Reset() {
 	*x = LeaseRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3620,7 +3752,7 @@ func (x *LeaseRecord) String() string {
 func (*LeaseRecord) ProtoMessage() {}
 
 func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3633,7 +3765,7 @@ func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRecord.ProtoReflect.Descriptor instead.
 func (*LeaseRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{42}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LeaseRecord) GetToken() uint64 {
@@ -3676,7 +3808,7 @@ type StartRecord struct {
 
 func (x *StartRecord) Reset() {
 	*x = StartRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3688,7 +3820,7 @@ func (x *StartRecord) String() string {
 func (*StartRecord) ProtoMessage() {}
 
 func (x *StartRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3701,7 +3833,7 @@ func (x *StartRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRecord.ProtoReflect.Descriptor instead.
 func (*StartRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{43}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StartRecord) GetServer() string {
@@ -3735,7 +3867,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3747,7 +3879,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3760,7 +3892,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{44}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SnapshotEnd) GetRecords() uint64 {
@@ -3874,14 +4006,20 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x06Remove\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\"C\n" +
 	"\tPutDomain\x126\n" +
-	"\x06domain\x18\x01 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\"\xed\x01\n" +
+	"\x06domain\x18\x01 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\"\x9d\x02\n" +
 	"\vRelayDomain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02mx\x18\x02 \x01(\bR\x02mx\x123\n" +
 	"\atargets\x18\x03 \x03(\v2\x19.holdfast.queue.v1.TargetR\atargets\x127\n" +
 	"\bschedule\x18\x04 \x01(\v2\x1b.holdfast.queue.v1.ScheduleR\bschedule\x12'\n" +
 	"\x0fconnections_max\x18\x05 \x01(\rR\x0econnectionsMax\x12#\n" +
-	"\retrn_networks\x18\x06 \x03(\tR\fetrnNetworks\"\x87\x01\n" +
+	"\retrn_networks\x18\x06 \x03(\tR\fetrnNetworks\x12.\n" +
+	"\x03tls\x18\a \x01(\v2\x1c.holdfast.queue.v1.TLSPolicyR\x03tls\"\x87\x01\n" +
+	"\tTLSPolicy\x12.\n" +
+	"\x04mode\x18\x01 \x01(\x0e2\x1a.holdfast.queue.v1.TLSModeR\x04mode\x12\x12\n" +
+	"\x04pins\x18\x02 \x03(\fR\x04pins\x12 \n" +
+	"\vauthorities\x18\x03 \x01(\tR\vauthorities\x12\x14\n" +
+	"\x05names\x18\x04 \x03(\tR\x05names\"\x87\x01\n" +
 	"\bSchedule\x12(\n" +
 	"\x10retry_min_millis\x18\x01 \x01(\x03R\x0eretryMinMillis\x12(\n" +
 	"\x10retry_max_millis\x18\x02 \x01(\x03R\x0eretryMaxMillis\x12'\n" +
@@ -4041,7 +4179,13 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x11OUTCOME_DELIVERED\x10\x01\x12\x14\n" +
 	"\x10OUTCOME_IN_DOUBT\x10\x02\x12\x14\n" +
 	"\x10OUTCOME_DEFERRED\x10\x03\x12\x12\n" +
-	"\x0eOUTCOME_FAILED\x10\x04*\x89\x01\n" +
+	"\x0eOUTCOME_FAILED\x10\x04*y\n" +
+	"\aTLSMode\x12\x1a\n" +
+	"\x16TLS_MODE_OPPORTUNISTIC\x10\x00\x12\x14\n" +
+	"\x10TLS_MODE_REQUIRE\x10\x01\x12\x13\n" +
+	"\x0fTLS_MODE_VERIFY\x10\x02\x12\x11\n" +
+	"\rTLS_MODE_DANE\x10\x03\x12\x14\n" +
+	"\x10TLS_MODE_MTA_STS\x10\x04*\x89\x01\n" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fVERDICT_DONE\x10\x01\x12\x12\n" +
@@ -4074,117 +4218,121 @@ func file_proto_queuepb_queue_proto_rawDescGZIP() []byte {
 	return file_proto_queuepb_queue_proto_rawDescData
 }
 
-var file_proto_queuepb_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_proto_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_proto_queuepb_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_proto_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_proto_queuepb_queue_proto_goTypes = []any{
 	(Return)(0),              // 0: holdfast.queue.v1.Return
 	(Outcome)(0),             // 1: holdfast.queue.v1.Outcome
-	(Verdict)(0),             // 2: holdfast.queue.v1.Verdict
-	(NextHopState)(0),        // 3: holdfast.queue.v1.NextHopState
-	(RecipientState)(0),      // 4: holdfast.queue.v1.RecipientState
-	(*Command)(nil),          // 5: holdfast.queue.v1.Command
-	(*Accept)(nil),           // 6: holdfast.queue.v1.Accept
-	(*Envelope)(nil),         // 7: holdfast.queue.v1.Envelope
-	(*Mailbox)(nil),          // 8: holdfast.queue.v1.Mailbox
-	(*Recipient)(nil),        // 9: holdfast.queue.v1.Recipient
-	(*Trace)(nil),            // 10: holdfast.queue.v1.Trace
-	(*Settle)(nil),           // 11: holdfast.queue.v1.Settle
-	(*GrantLeases)(nil),      // 12: holdfast.queue.v1.GrantLeases
-	(*RenewLeases)(nil),      // 13: holdfast.queue.v1.RenewLeases
-	(*ExpireLeases)(nil),     // 14: holdfast.queue.v1.ExpireLeases
-	(*RecordOutcomes)(nil),   // 15: holdfast.queue.v1.RecordOutcomes
-	(*MessageOutcomes)(nil),  // 16: holdfast.queue.v1.MessageOutcomes
-	(*RecipientOutcome)(nil), // 17: holdfast.queue.v1.RecipientOutcome
-	(*Reply)(nil),            // 18: holdfast.queue.v1.Reply
-	(*Hold)(nil),             // 19: holdfast.queue.v1.Hold
-	(*Release)(nil),          // 20: holdfast.queue.v1.Release
-	(*Remove)(nil),           // 21: holdfast.queue.v1.Remove
-	(*PutDomain)(nil),        // 22: holdfast.queue.v1.PutDomain
-	(*RelayDomain)(nil),      // 23: holdfast.queue.v1.RelayDomain
-	(*Schedule)(nil),         // 24: holdfast.queue.v1.Schedule
-	(*Target)(nil),           // 25: holdfast.queue.v1.Target
-	(*RemoveDomain)(nil),     // 26: holdfast.queue.v1.RemoveDomain
-	(*FlushDomain)(nil),      // 27: holdfast.queue.v1.FlushDomain
-	(*ResumeDomain)(nil),     // 28: holdfast.queue.v1.ResumeDomain
-	(*ReportNextHop)(nil),    // 29: holdfast.queue.v1.ReportNextHop
-	(*PutSettings)(nil),      // 30: holdfast.queue.v1.PutSettings
-	(*Settings)(nil),         // 31: holdfast.queue.v1.Settings
-	(*Tick)(nil),             // 32: holdfast.queue.v1.Tick
-	(*RecordStart)(nil),      // 33: holdfast.queue.v1.RecordStart
-	(*Result)(nil),           // 34: holdfast.queue.v1.Result
-	(*SnapshotRecord)(nil),   // 35: holdfast.queue.v1.SnapshotRecord
-	(*SnapshotHeader)(nil),   // 36: holdfast.queue.v1.SnapshotHeader
-	(*Counters)(nil),         // 37: holdfast.queue.v1.Counters
-	(*DomainRecord)(nil),     // 38: holdfast.queue.v1.DomainRecord
-	(*Guard)(nil),            // 39: holdfast.queue.v1.Guard
-	(*KnownRecord)(nil),      // 40: holdfast.queue.v1.KnownRecord
-	(*MessageRecord)(nil),    // 41: holdfast.queue.v1.MessageRecord
-	(*OriginRecord)(nil),     // 42: holdfast.queue.v1.OriginRecord
-	(*Accepted)(nil),         // 43: holdfast.queue.v1.Accepted
-	(*PartRecord)(nil),       // 44: holdfast.queue.v1.PartRecord
-	(*NoteRecord)(nil),       // 45: holdfast.queue.v1.NoteRecord
-	(*AliasRecord)(nil),      // 46: holdfast.queue.v1.AliasRecord
-	(*LeaseRecord)(nil),      // 47: holdfast.queue.v1.LeaseRecord
-	(*StartRecord)(nil),      // 48: holdfast.queue.v1.StartRecord
-	(*SnapshotEnd)(nil),      // 49: holdfast.queue.v1.SnapshotEnd
+	(TLSMode)(0),             // 2: holdfast.queue.v1.TLSMode
+	(Verdict)(0),             // 3: holdfast.queue.v1.Verdict
+	(NextHopState)(0),        // 4: holdfast.queue.v1.NextHopState
+	(RecipientState)(0),      // 5: holdfast.queue.v1.RecipientState
+	(*Command)(nil),          // 6: holdfast.queue.v1.Command
+	(*Accept)(nil),           // 7: holdfast.queue.v1.Accept
+	(*Envelope)(nil),         // 8: holdfast.queue.v1.Envelope
+	(*Mailbox)(nil),          // 9: holdfast.queue.v1.Mailbox
+	(*Recipient)(nil),        // 10: holdfast.queue.v1.Recipient
+	(*Trace)(nil),            // 11: holdfast.queue.v1.Trace
+	(*Settle)(nil),           // 12: holdfast.queue.v1.Settle
+	(*GrantLeases)(nil),      // 13: holdfast.queue.v1.GrantLeases
+	(*RenewLeases)(nil),      // 14: holdfast.queue.v1.RenewLeases
+	(*ExpireLeases)(nil),     // 15: holdfast.queue.v1.ExpireLeases
+	(*RecordOutcomes)(nil),   // 16: holdfast.queue.v1.RecordOutcomes
+	(*MessageOutcomes)(nil),  // 17: holdfast.queue.v1.MessageOutcomes
+	(*RecipientOutcome)(nil), // 18: holdfast.queue.v1.RecipientOutcome
+	(*Reply)(nil),            // 19: holdfast.queue.v1.Reply
+	(*Hold)(nil),             // 20: holdfast.queue.v1.Hold
+	(*Release)(nil),          // 21: holdfast.queue.v1.Release
+	(*Remove)(nil),           // 22: holdfast.queue.v1.Remove
+	(*PutDomain)(nil),        // 23: holdfast.queue.v1.PutDomain
+	(*RelayDomain)(nil),      // 24: holdfast.queue.v1.RelayDomain
+	(*TLSPolicy)(nil),        // 25: holdfast.queue.v1.TLSPolicy
+	(*Schedule)(nil),         // 26: holdfast.queue.v1.Schedule
+	(*Target)(nil),           // 27: holdfast.queue.v1.Target
+	(*RemoveDomain)(nil),     // 28: holdfast.queue.v1.RemoveDomain
+	(*FlushDomain)(nil),      // 29: holdfast.queue.v1.FlushDomain
+	(*ResumeDomain)(nil),     // 30: holdfast.queue.v1.ResumeDomain
+	(*ReportNextHop)(nil),    // 31: holdfast.queue.v1.ReportNextHop
+	(*PutSettings)(nil),      // 32: holdfast.queue.v1.PutSettings
+	(*Settings)(nil),         // 33: holdfast.queue.v1.Settings
+	(*Tick)(nil),             // 34: holdfast.queue.v1.Tick
+	(*RecordStart)(nil),      // 35: holdfast.queue.v1.RecordStart
+	(*Result)(nil),           // 36: holdfast.queue.v1.Result
+	(*SnapshotRecord)(nil),   // 37: holdfast.queue.v1.SnapshotRecord
+	(*SnapshotHeader)(nil),   // 38: holdfast.queue.v1.SnapshotHeader
+	(*Counters)(nil),         // 39: holdfast.queue.v1.Counters
+	(*DomainRecord)(nil),     // 40: holdfast.queue.v1.DomainRecord
+	(*Guard)(nil),            // 41: holdfast.queue.v1.Guard
+	(*KnownRecord)(nil),      // 42: holdfast.queue.v1.KnownRecord
+	(*MessageRecord)(nil),    // 43: holdfast.queue.v1.MessageRecord
+	(*OriginRecord)(nil),     // 44: holdfast.queue.v1.OriginRecord
+	(*Accepted)(nil),         // 45: holdfast.queue.v1.Accepted
+	(*PartRecord)(nil),       // 46: holdfast.queue.v1.PartRecord
+	(*NoteRecord)(nil),       // 47: holdfast.queue.v1.NoteRecord
+	(*AliasRecord)(nil),      // 48: holdfast.queue.v1.AliasRecord
+	(*LeaseRecord)(nil),      // 49: holdfast.queue.v1.LeaseRecord
+	(*StartRecord)(nil),      // 50: holdfast.queue.v1.StartRecord
+	(*SnapshotEnd)(nil),      // 51: holdfast.queue.v1.SnapshotEnd
 }
 var file_proto_queuepb_queue_proto_depIdxs = []int32{
-	6,  // 0: holdfast.queue.v1.Command.accept:type_name -> holdfast.queue.v1.Accept
-	11, // 1: holdfast.queue.v1.Command.settle:type_name -> holdfast.queue.v1.Settle
-	12, // 2: holdfast.queue.v1.Command.grant_leases:type_name -> holdfast.queue.v1.GrantLeases
-	13, // 3: holdfast.queue.v1.Command.renew_leases:type_name -> holdfast.queue.v1.RenewLeases
-	14, // 4: holdfast.queue.v1.Command.expire_leases:type_name -> holdfast.queue.v1.ExpireLeases
-	15, // 5: holdfast.queue.v1.Command.record_outcomes:type_name -> holdfast.queue.v1.RecordOutcomes
-	19, // 6: holdfast.queue.v1.Command.hold:type_name -> holdfast.queue.v1.Hold
-	20, // 7: holdfast.queue.v1.Command.release:type_name -> holdfast.queue.v1.Release
-	21, // 8: holdfast.queue.v1.Command.remove:type_name -> holdfast.queue.v1.Remove
-	22, // 9: holdfast.queue.v1.Command.put_domain:type_name -> holdfast.queue.v1.PutDomain
-	26, // 10: holdfast.queue.v1.Command.remove_domain:type_name -> holdfast.queue.v1.RemoveDomain
-	27, // 11: holdfast.queue.v1.Command.flush_domain:type_name -> holdfast.queue.v1.FlushDomain
-	28, // 12: holdfast.queue.v1.Command.resume_domain:type_name -> holdfast.queue.v1.ResumeDomain
-	29, // 13: holdfast.queue.v1.Command.report_next_hop:type_name -> holdfast.queue.v1.ReportNextHop
-	30, // 14: holdfast.queue.v1.Command.put_settings:type_name -> holdfast.queue.v1.PutSettings
-	32, // 15: holdfast.queue.v1.Command.tick:type_name -> holdfast.queue.v1.Tick
-	33, // 16: holdfast.queue.v1.Command.record_start:type_name -> holdfast.queue.v1.RecordStart
-	7,  // 17: holdfast.queue.v1.Accept.envelope:type_name -> holdfast.queue.v1.Envelope
-	8,  // 18: holdfast.queue.v1.Envelope.from:type_name -> holdfast.queue.v1.Mailbox
-	9,  // 19: holdfast.queue.v1.Envelope.recipients:type_name -> holdfast.queue.v1.Recipient
+	7,  // 0: holdfast.queue.v1.Command.accept:type_name -> holdfast.queue.v1.Accept
+	12, // 1: holdfast.queue.v1.Command.settle:type_name -> holdfast.queue.v1.Settle
+	13, // 2: holdfast.queue.v1.Command.grant_leases:type_name -> holdfast.queue.v1.GrantLeases
+	14, // 3: holdfast.queue.v1.Command.renew_leases:type_name -> holdfast.queue.v1.RenewLeases
+	15, // 4: holdfast.queue.v1.Command.expire_leases:type_name -> holdfast.queue.v1.ExpireLeases
+	16, // 5: holdfast.queue.v1.Command.record_outcomes:type_name -> holdfast.queue.v1.RecordOutcomes
+	20, // 6: holdfast.queue.v1.Command.hold:type_name -> holdfast.queue.v1.Hold
+	21, // 7: holdfast.queue.v1.Command.release:type_name -> holdfast.queue.v1.Release
+	22, // 8: holdfast.queue.v1.Command.remove:type_name -> holdfast.queue.v1.Remove
+	23, // 9: holdfast.queue.v1.Command.put_domain:type_name -> holdfast.queue.v1.PutDomain
+	28, // 10: holdfast.queue.v1.Command.remove_domain:type_name -> holdfast.queue.v1.RemoveDomain
+	29, // 11: holdfast.queue.v1.Command.flush_domain:type_name -> holdfast.queue.v1.FlushDomain
+	30, // 12: holdfast.queue.v1.Command.resume_domain:type_name -> holdfast.queue.v1.ResumeDomain
+	31, // 13: holdfast.queue.v1.Command.report_next_hop:type_name -> holdfast.queue.v1.ReportNextHop
+	32, // 14: holdfast.queue.v1.Command.put_settings:type_name -> holdfast.queue.v1.PutSettings
+	34, // 15: holdfast.queue.v1.Command.tick:type_name -> holdfast.queue.v1.Tick
+	35, // 16: holdfast.queue.v1.Command.record_start:type_name -> holdfast.queue.v1.RecordStart
+	8,  // 17: holdfast.queue.v1.Accept.envelope:type_name -> holdfast.queue.v1.Envelope
+	9,  // 18: holdfast.queue.v1.Envelope.from:type_name -> holdfast.queue.v1.Mailbox
+	10, // 19: holdfast.queue.v1.Envelope.recipients:type_name -> holdfast.queue.v1.Recipient
 	0,  // 20: holdfast.queue.v1.Envelope.return:type_name -> holdfast.queue.v1.Return
-	10, // 21: holdfast.queue.v1.Envelope.trace:type_name -> holdfast.queue.v1.Trace
-	16, // 22: holdfast.queue.v1.RecordOutcomes.messages:type_name -> holdfast.queue.v1.MessageOutcomes
-	17, // 23: holdfast.queue.v1.MessageOutcomes.recipients:type_name -> holdfast.queue.v1.RecipientOutcome
+	11, // 21: holdfast.queue.v1.Envelope.trace:type_name -> holdfast.queue.v1.Trace
+	17, // 22: holdfast.queue.v1.RecordOutcomes.messages:type_name -> holdfast.queue.v1.MessageOutcomes
+	18, // 23: holdfast.queue.v1.MessageOutcomes.recipients:type_name -> holdfast.queue.v1.RecipientOutcome
 	1,  // 24: holdfast.queue.v1.RecipientOutcome.outcome:type_name -> holdfast.queue.v1.Outcome
-	18, // 25: holdfast.queue.v1.RecipientOutcome.reply:type_name -> holdfast.queue.v1.Reply
-	23, // 26: holdfast.queue.v1.PutDomain.domain:type_name -> holdfast.queue.v1.RelayDomain
-	25, // 27: holdfast.queue.v1.RelayDomain.targets:type_name -> holdfast.queue.v1.Target
-	24, // 28: holdfast.queue.v1.RelayDomain.schedule:type_name -> holdfast.queue.v1.Schedule
-	31, // 29: holdfast.queue.v1.PutSettings.settings:type_name -> holdfast.queue.v1.Settings
-	2,  // 30: holdfast.queue.v1.Result.verdict:type_name -> holdfast.queue.v1.Verdict
-	36, // 31: holdfast.queue.v1.SnapshotRecord.header:type_name -> holdfast.queue.v1.SnapshotHeader
-	38, // 32: holdfast.queue.v1.SnapshotRecord.domain:type_name -> holdfast.queue.v1.DomainRecord
-	41, // 33: holdfast.queue.v1.SnapshotRecord.message:type_name -> holdfast.queue.v1.MessageRecord
-	46, // 34: holdfast.queue.v1.SnapshotRecord.alias:type_name -> holdfast.queue.v1.AliasRecord
-	47, // 35: holdfast.queue.v1.SnapshotRecord.lease:type_name -> holdfast.queue.v1.LeaseRecord
-	49, // 36: holdfast.queue.v1.SnapshotRecord.end:type_name -> holdfast.queue.v1.SnapshotEnd
-	48, // 37: holdfast.queue.v1.SnapshotRecord.start:type_name -> holdfast.queue.v1.StartRecord
-	42, // 38: holdfast.queue.v1.SnapshotRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
-	40, // 39: holdfast.queue.v1.SnapshotRecord.known:type_name -> holdfast.queue.v1.KnownRecord
-	31, // 40: holdfast.queue.v1.SnapshotHeader.settings:type_name -> holdfast.queue.v1.Settings
-	37, // 41: holdfast.queue.v1.SnapshotHeader.counters:type_name -> holdfast.queue.v1.Counters
-	23, // 42: holdfast.queue.v1.DomainRecord.domain:type_name -> holdfast.queue.v1.RelayDomain
-	3,  // 43: holdfast.queue.v1.DomainRecord.state:type_name -> holdfast.queue.v1.NextHopState
-	39, // 44: holdfast.queue.v1.DomainRecord.guard:type_name -> holdfast.queue.v1.Guard
-	44, // 45: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
-	45, // 46: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
-	42, // 47: holdfast.queue.v1.MessageRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
-	7,  // 48: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
-	4,  // 49: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
-	18, // 50: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	19, // 25: holdfast.queue.v1.RecipientOutcome.reply:type_name -> holdfast.queue.v1.Reply
+	24, // 26: holdfast.queue.v1.PutDomain.domain:type_name -> holdfast.queue.v1.RelayDomain
+	27, // 27: holdfast.queue.v1.RelayDomain.targets:type_name -> holdfast.queue.v1.Target
+	26, // 28: holdfast.queue.v1.RelayDomain.schedule:type_name -> holdfast.queue.v1.Schedule
+	25, // 29: holdfast.queue.v1.RelayDomain.tls:type_name -> holdfast.queue.v1.TLSPolicy
+	2,  // 30: holdfast.queue.v1.TLSPolicy.mode:type_name -> holdfast.queue.v1.TLSMode
+	33, // 31: holdfast.queue.v1.PutSettings.settings:type_name -> holdfast.queue.v1.Settings
+	3,  // 32: holdfast.queue.v1.Result.verdict:type_name -> holdfast.queue.v1.Verdict
+	38, // 33: holdfast.queue.v1.SnapshotRecord.header:type_name -> holdfast.queue.v1.SnapshotHeader
+	40, // 34: holdfast.queue.v1.SnapshotRecord.domain:type_name -> holdfast.queue.v1.DomainRecord
+	43, // 35: holdfast.queue.v1.SnapshotRecord.message:type_name -> holdfast.queue.v1.MessageRecord
+	48, // 36: holdfast.queue.v1.SnapshotRecord.alias:type_name -> holdfast.queue.v1.AliasRecord
+	49, // 37: holdfast.queue.v1.SnapshotRecord.lease:type_name -> holdfast.queue.v1.LeaseRecord
+	51, // 38: holdfast.queue.v1.SnapshotRecord.end:type_name -> holdfast.queue.v1.SnapshotEnd
+	50, // 39: holdfast.queue.v1.SnapshotRecord.start:type_name -> holdfast.queue.v1.StartRecord
+	44, // 40: holdfast.queue.v1.SnapshotRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
+	42, // 41: holdfast.queue.v1.SnapshotRecord.known:type_name -> holdfast.queue.v1.KnownRecord
+	33, // 42: holdfast.queue.v1.SnapshotHeader.settings:type_name -> holdfast.queue.v1.Settings
+	39, // 43: holdfast.queue.v1.SnapshotHeader.counters:type_name -> holdfast.queue.v1.Counters
+	24, // 44: holdfast.queue.v1.DomainRecord.domain:type_name -> holdfast.queue.v1.RelayDomain
+	4,  // 45: holdfast.queue.v1.DomainRecord.state:type_name -> holdfast.queue.v1.NextHopState
+	41, // 46: holdfast.queue.v1.DomainRecord.guard:type_name -> holdfast.queue.v1.Guard
+	46, // 47: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
+	47, // 48: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
+	44, // 49: holdfast.queue.v1.MessageRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
+	8,  // 50: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
+	5,  // 51: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
+	19, // 52: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
+	53, // [53:53] is the sub-list for method output_type
+	53, // [53:53] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_proto_queuepb_queue_proto_init() }
@@ -4212,7 +4360,7 @@ func file_proto_queuepb_queue_proto_init() {
 		(*Command_RecordStart)(nil),
 	}
 	file_proto_queuepb_queue_proto_msgTypes[4].OneofWrappers = []any{}
-	file_proto_queuepb_queue_proto_msgTypes[30].OneofWrappers = []any{
+	file_proto_queuepb_queue_proto_msgTypes[31].OneofWrappers = []any{
 		(*SnapshotRecord_Header)(nil),
 		(*SnapshotRecord_Domain)(nil),
 		(*SnapshotRecord_Message)(nil),
@@ -4228,8 +4376,8 @@ func file_proto_queuepb_queue_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_queuepb_queue_proto_rawDesc), len(file_proto_queuepb_queue_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   45,
+			NumEnums:      6,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -208,5 +208,5 @@ func (n *Node) alarms() []admin.Alarm {
 			Cause:  fmt.Sprintf("%d bodies and %d places of the spool cannot be read", s.Bad, s.Damage),
 			Remedy: "replace the disk; the other nodes hold what was here"})
 	}
-	return all
+	return append(all, n.tlsAlarms.alarms(n.tlsPolicy)...)
 }

@@ -23,6 +23,8 @@ import (
 	"github.com/holdfast-mx/holdfast/cmd/holdfastd/config"
 	"github.com/holdfast-mx/holdfast/delivery"
 	"github.com/holdfast-mx/holdfast/delivery/route"
+	"github.com/holdfast-mx/holdfast/delivery/sts"
+	"github.com/holdfast-mx/holdfast/delivery/tlspolicy"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 	"github.com/holdfast-mx/holdfast/smtpd"
@@ -61,6 +63,7 @@ type Node struct {
 	agent     *delivery.Agent
 	router    *route.Router
 	turns     turns
+	tlsAlarms tlsAlarms
 	smtp      *smtpd.Server
 	admin     *admin.Server
 	space     *space
@@ -125,6 +128,9 @@ func Start(ctx context.Context, c *config.Config, s Seams) (_ *Node, err error) 
 		}
 	}
 	n.loops.Go(func() { n.watch(life) })
+	if dns, real := s.Resolver.(*route.DNS); real {
+		n.loops.Go(func() { n.proveResolvers(life, dns) })
+	}
 	n.loops.Go(func() { n.space.watch(life) })
 	n.log.Info("started", "server_id", n.serverID, "smtp", c.SMTPListen, "cluster_port", n.port.Addr().String())
 	return n, nil
@@ -274,8 +280,7 @@ func (n *Node) startAdmin(context.Context) error {
 
 func (n *Node) startDelivery(context.Context) error {
 	n.router = route.New(route.Config{Resolver: n.seams.Resolver, Self: n.self})
-	var err error
-	n.agent, err = delivery.New(delivery.Config{
+	c := delivery.Config{
 		Node: n.config.Node, Hostname: string(n.config.Hostname), TraceMark: n.traceMark,
 		Queue:  deliveryQueue{n.member, n.log.With("room", "delivery")},
 		Router: n.router,
@@ -285,8 +290,23 @@ func (n *Node) startDelivery(context.Context) error {
 		Boot: n.seams.Boot, BootID: n.bootID,
 		Log:           n.log.With("room", "delivery"),
 		LeaseDuration: n.config.LeaseDuration, LeaseBatch: n.config.LeaseBatch, ConnectionsMax: n.config.DeliveryConnectionsMax,
-	})
-	if err != nil {
+		TLSPolicy: n.tlsPolicy,
+		TLSAlarm: func(d mail.Domain, f *tlspolicy.Failure) {
+			switch news := n.tlsAlarms.note(d, f, n.seams.Now()); {
+			case news && f != nil:
+				n.log.Error("TLS is not what the domain's policy demands", "domain", d, "cause", f)
+			case news:
+				n.log.Info("TLS is what the domain's policy demands again", "domain", d)
+			}
+		},
+	}
+	// Resolvers of tests do not know these lookups.
+	dns, real := n.seams.Resolver.(*route.DNS)
+	if real {
+		c.TLSA, c.STS = dns.TLSA, sts.New(sts.Config{Resolver: dns, Log: n.log.With("room", "delivery")}).Policy
+	}
+	var err error
+	if n.agent, err = delivery.New(c); err != nil {
 		return err
 	}
 	n.agent.Start()

@@ -1,0 +1,135 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cluster/admin"
+	"github.com/holdfast-mx/holdfast/delivery/route"
+	"github.com/holdfast-mx/holdfast/delivery/tlspolicy"
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+// TLSPolicy reads a TLS policy.
+func (a adminCluster) TLSPolicy(mode string, pins []string, authorities string, names []string) (fsm.TLSPolicy, error) {
+	m, err := tlspolicy.ParseMode(mode)
+	if err != nil {
+		return fsm.TLSPolicy{}, err
+	}
+	t := fsm.TLSPolicy{Mode: fsm.TLSMode(m), Authorities: authorities, Names: names}
+	for _, text := range pins {
+		pin, err := tlspolicy.ParsePin(text)
+		if err != nil {
+			return fsm.TLSPolicy{}, err
+		}
+		t.Pins = append(t.Pins, pin)
+	}
+	return t, policyOf(t).Check()
+}
+
+// policyOf is a replicated policy as those who deliver have it. Their modes have the
+// same numbers.
+func policyOf(t fsm.TLSPolicy) tlspolicy.Policy {
+	p := tlspolicy.Policy{Mode: tlspolicy.Mode(t.Mode), CAs: t.Authorities, Names: t.Names}
+	for _, pin := range t.Pins {
+		p.Pins = append(p.Pins, pin)
+	}
+	return p
+}
+
+// tlsPolicy is the policy of a relay domain, nil where it is opportunistic.
+func (n *Node) tlsPolicy(d mail.Domain) *tlspolicy.Policy {
+	domain, ok := n.member.View().Domain(d)
+	if !ok || domain.TLS.Mode == fsm.TLSOpportunistic {
+		return nil
+	}
+	p := policyOf(domain.TLS)
+	return &p
+}
+
+// proveEvery is how often the resolvers are proven to validate, proveAgain how soon
+// where none was: the network may come later than this node.
+const (
+	proveEvery = time.Hour
+	proveAgain = time.Minute
+)
+
+// proveResolvers finds out which resolvers validate, until ctx ends. Until one does,
+// mail under DANE waits. Nobody is asked before a domain is under DANE.
+func (n *Node) proveResolvers(ctx context.Context, dns *route.DNS) {
+	before := ""
+	for {
+		wait := proveAgain
+		if slices.ContainsFunc(n.member.View().Domains(), func(d fsm.Domain) bool { return d.TLS.Mode == fsm.TLSDANE }) {
+			proven, err := dns.Prove(ctx, route.Proof{})
+			if now := strings.Join(proven, " "); now != before {
+				before = now
+				n.log.Info("resolvers that validate", "resolvers", now, "others", err)
+			}
+			if len(proven) > 0 {
+				wait = proveEvery
+			}
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// tlsAlarms are the relay domains whose next hops do not show the TLS that they must,
+// as this node saw it last. The zero value is ready to use.
+type tlsAlarms struct {
+	mu       sync.Mutex
+	standing map[mail.Domain]tlsAlarm
+}
+
+type tlsAlarm struct {
+	since time.Time
+	why   string
+}
+
+// note takes what a domain's hops showed; nil is as it should be. It reports whether
+// that is news.
+func (t *tlsAlarms) note(d mail.Domain, f *tlspolicy.Failure, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a, stood := t.standing[d]
+	if f == nil {
+		delete(t.standing, d)
+		return stood
+	}
+	if !stood {
+		a.since = now
+	}
+	if t.standing == nil {
+		t.standing = make(map[mail.Domain]tlsAlarm)
+	}
+	a.why = f.Error()
+	t.standing[d] = a
+	return !stood
+}
+
+// alarms returns one for each domain that still has a policy.
+func (t *tlsAlarms) alarms(policy func(mail.Domain) *tlspolicy.Policy) []admin.Alarm {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var all []admin.Alarm
+	for d, a := range t.standing {
+		if policy(d) == nil {
+			continue
+		}
+		all = append(all, admin.Alarm{
+			Name: "tls-policy", Scope: "domain " + string(d), Since: a.since,
+			Cause:  "the primary does not show the TLS that the domain's policy demands: " + a.why,
+			Remedy: `repair its certificate or DNS; or change the policy: "holdfast domain put ` + string(d) + ` --tls MODE". Until then its mail waits.`,
+		})
+	}
+	slices.SortFunc(all, func(a, b admin.Alarm) int { return strings.Compare(a.Scope, b.Scope) })
+	return all
+}
