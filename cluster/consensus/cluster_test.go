@@ -111,7 +111,7 @@ func (s testStream) Dial(ctx context.Context, _ ServerID, addr string) (net.Conn
 func testLogger(name string) *slog.Logger {
 	if *raftLogs {
 		return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-			if a.Key == slog.TimeKey {
+			if a.Key == slog.TimeKey && a.Value.Kind() == slog.KindTime {
 				return slog.String("t", a.Value.Time().Format("05.000"))
 			}
 			return a
@@ -469,16 +469,20 @@ func (c *testCluster) level() bool {
 		if leader == nil {
 			return false
 		}
-		last := leader.node().CommitIndex()
+		led := leader.running()
+		if led == nil {
+			return false
+		}
+		last := led.node.CommitIndex()
 		for _, name := range c.names {
-			n := c.members[name].node()
-			if n == nil {
+			p := c.members[name].running()
+			if p == nil {
 				continue
 			}
-			if n.LastIndex() != last || n.CommitIndex() != last || n.Term() != leader.node().Term() {
+			if n := p.node; n.LastIndex() != last || n.CommitIndex() != last || n.Term() != led.node.Term() {
 				return false
 			}
-			if p := c.members[name].running(); p.fsm.count() != leader.running().fsm.count() {
+			if p.fsm.count() != led.fsm.count() {
 				return false
 			}
 		}

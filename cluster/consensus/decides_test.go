@@ -337,6 +337,7 @@ func TestCoveredSnapshotIsAnsweredWhenSettled(t *testing.T) {
 			t.Fatal(err)
 		}
 		g := newGate(Config{controls: &controls{}}, &floor{latch: newLatch()}, s)
+		g.applied = func() uint64 { return 0 }
 		req := &raft.InstallSnapshotRequest{Term: 1, LastLogIndex: 2, LastLogTerm: 1}
 		if !g.covers(req) {
 			t.Fatal("not covered")

@@ -26,9 +26,10 @@ const doomedRetry = 20 * time.Millisecond
 // the entry is known to be committed and the floor says so. And before the sender
 // sees Raft's yes, entries and bodies are on stable storage.
 //
-// It lets a request pass whole or answers an error. It never shortens one: the
-// leader counts all that it sent. And it never answers Success false: the
-// leader would walk back entry by entry.
+// It lets a request pass whole or answers an error. It never shortens one, save
+// by what was applied here already (covered.go): the leader counts all that it
+// sent. And it never answers Success false: the leader would walk back entry by
+// entry.
 //
 // It asks for no suffrage. A nonvoter's first success after its promotion
 // counts its whole log.
@@ -36,6 +37,7 @@ type gate struct {
 	bodies   Bodies
 	floor    *floor
 	log      *logStore
+	applied  func() uint64 // the last entry that Raft counts as applied here
 	passed   chan raft.RPC
 	waiting  chan struct{} // one token per request at the gate
 	stop     <-chan struct{}
@@ -123,6 +125,8 @@ func (g *gate) admit(running *sync.WaitGroup, rpc raft.RPC, req *raft.AppendEntr
 	}
 	running.Go(func() {
 		defer func() { <-g.waiting }()
+		req := g.withoutCovered(req)
+		rpc.Command = req
 		g.handle(rpc, req)
 	})
 }
@@ -254,50 +258,5 @@ func (g *gate) await(ref mail.BodyRef, leader ServerID, timeout <-chan time.Time
 			return nil, ErrShutdown
 		}
 		g.bodies.Want(ref, leader)
-	}
-}
-
-// covers reports whether our log already holds the last entry of a snapshot
-// that a leader wants to install. Raft would install it nevertheless and then
-// drop the log, entries that we acknowledged and that the snapshot does not
-// cover among it, and never recover from that while it runs (raft#697).
-func (g *gate) covers(req *raft.InstallSnapshotRequest) bool {
-	var l raft.Log
-	return g.log.GetLog(req.LastLogIndex, &l) == nil && l.Term == req.LastLogTerm
-}
-
-// answerCovered does what Raft (section 7 of the extended paper) does with such
-// a snapshot: keeps the log and answers success. All that the leader concludes
-// is that we have the entries up to the snapshot, which are committed.
-func (g *gate) answerCovered(rpc raft.RPC, req *raft.InstallSnapshotRequest) {
-	if _, err := io.Copy(io.Discard, rpc.Reader); err != nil {
-		rpc.Respond(nil, fmt.Errorf("read the snapshot: %w", err))
-		return
-	}
-	if err := g.log.await(req.LastLogIndex); err != nil {
-		rpc.Respond(nil, err)
-		return
-	}
-	rpc.Respond(&raft.InstallSnapshotResponse{RPCHeader: req.RPCHeader, Term: req.Term, Success: true}, nil)
-}
-
-// replaces reports whether a snapshot that is not covered ends before our log
-// does: our log conflicts with it.
-func (g *gate) replaces(req *raft.InstallSnapshotRequest) bool {
-	last, err := g.log.LastIndex()
-	return err == nil && last >= req.LastLogIndex
-}
-
-// forwardReplacing lets Raft install such a snapshot. It drops the log for it,
-// but goes on believing in the last entry that it had, and refuses what
-// follows the snapshot for as long as it runs (hashicorp/raft#697). So the
-// node ends, and reads after its restart what is there.
-func (g *gate) forwardReplacing(rpc raft.RPC) {
-	a, ok := g.relay(rpc)
-	if !ok || a.Error != nil {
-		return
-	}
-	if r, installed := a.Response.(*raft.InstallSnapshotResponse); installed && r.Success {
-		_ = g.floor.latch.fail(errLogReplaced)
 	}
 }

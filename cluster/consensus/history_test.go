@@ -23,6 +23,8 @@ type history struct {
 	calm  chan struct{} // closed when it ends
 	tasks sync.WaitGroup
 
+	starting sync.Mutex // members are started by whoever misses them, one at a time
+
 	mu   sync.Mutex
 	rand *rand.Rand
 	live []mail.BodyRef // accepted, not finished
@@ -122,9 +124,18 @@ func (h *history) finisher() {
 	}
 }
 
-// supervisor restarts members that ended themselves, or were killed.
-func (h *history) supervisor() {
-	for h.pause(500 * time.Millisecond) {
+// supervise restarts members that ended themselves, until done: also while the
+// history is judged, since a write that is to fail may be the first one then.
+func (h *history) supervise(done <-chan struct{}) {
+	pause := func(d time.Duration) bool {
+		select {
+		case <-done:
+			return false
+		case <-time.After(d):
+			return true
+		}
+	}
+	for pause(500 * time.Millisecond) {
 		for _, name := range h.c.names {
 			p := h.c.members[name].running()
 			if p == nil {
@@ -133,9 +144,7 @@ func (h *history) supervisor() {
 			select {
 			case <-p.node.Failed():
 				h.stop(p.member)
-				if !h.pause(time.Second) {
-					return
-				}
+				pause(time.Second)
 				h.start(p.member)
 			default:
 			}
@@ -167,6 +176,8 @@ func (h *history) stop(m *testMember) {
 }
 
 func (h *history) start(m *testMember) {
+	h.starting.Lock()
+	defer h.starting.Unlock()
 	if m.running() != nil {
 		return
 	}
@@ -321,7 +332,9 @@ func (h *history) run(t *testing.T, seed uint64, controls controls, judge func(*
 		h.tasks.Go(h.client)
 		h.tasks.Go(h.finisher)
 		h.tasks.Go(h.nemesis)
-		h.tasks.Go(h.supervisor)
+		done := make(chan struct{})
+		var supervisor sync.WaitGroup
+		supervisor.Go(func() { h.supervise(done) })
 		time.Sleep(historyTime)
 		close(h.calm)
 		h.tasks.Wait()
@@ -329,9 +342,6 @@ func (h *history) run(t *testing.T, seed uint64, controls controls, judge func(*
 		c.bodies.Network.HealAll()
 		for _, name := range c.names {
 			c.members[name].bodyDisk.SetFull(false)
-			if p := c.members[name].running(); p != nil && p.node.Err() != nil {
-				h.stop(c.members[name])
-			}
 		}
 		c.eventually(patience, func() bool {
 			for _, name := range c.names {
@@ -345,6 +355,8 @@ func (h *history) run(t *testing.T, seed uint64, controls controls, judge func(*
 			h.admitAll()
 		}
 		c.oracle.conclude()
+		close(done)
+		supervisor.Wait()
 		h.commits = len(c.oracle.applied)
 		for _, name := range c.names {
 			h.stop(c.members[name])

@@ -103,9 +103,8 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	}
 	n.rot = newRotWatch(c, n.log, f, l)
 	n.gate = newGate(c, f, n.log)
-	n.gate.hasVote = n.hasVote
+	n.gate.hasVote, n.gate.applied = n.hasVote, func() uint64 { return n.raft.AppliedIndex() }
 	n.sender = &sender{floor: f, settled: n.log.settled, latch: l, stalled: n.Stalled, live: c.controls.liveFloor, refused: n.suspect, witness: n.witness}
-	// What a peer sends before Raft runs waits in the gate.
 	t = newTransport(c, n.gate, n.sender)
 	n.transport = t
 	n.fsm = &fsmAdapter{fsm: c.FSM, latch: l, log: n.log, snapshots: n.snapshots}
@@ -120,6 +119,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
 	l.running.Store(true)
+	t.serve()
 	n.rot.committed = n.CommitIndex
 	n.running.Go(n.watchLeadership)
 	for _, watch := range []func(context.Context){n.rot.run, n.watchDisk, n.takeSnapshots} {

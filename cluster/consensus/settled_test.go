@@ -234,6 +234,7 @@ func TestDeposedLeaderAnswersWhenItHasWritten(t *testing.T) {
 		}
 		stop := make(chan struct{})
 		g := newGate(Config{controls: &controls{}}, &floor{latch: newLatch()}, s)
+		g.applied = func() uint64 { return 0 }
 		g.stop = stop
 		answer := make(chan raft.RPCResponse, 1)
 		go g.relay(raft.RPC{RespChan: answer})

@@ -62,9 +62,12 @@ func newTransport(c Config, g *gate, s *sender) *transport {
 		stop:              make(chan struct{}),
 	}
 	g.stop, s.send = t.stop, t.NetworkTransport.AppendEntries
-	t.running.Go(t.pump)
 	return t
 }
+
+// serve begins to hand requests on. What a peer sends before waits on its
+// connection: the gate cannot judge it before Raft has read what is here.
+func (t *transport) serve() { t.running.Go(t.pump) }
 
 // connectionsIdleMax is how many idle connections to one peer are kept: one
 // for heartbeats, one for entries, one for votes.
