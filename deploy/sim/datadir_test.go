@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+	"github.com/holdfast-mx/holdfast/fsm"
 )
 
 // The archives in testdata/datadirs are the data directories of a whole cluster,
@@ -29,7 +30,8 @@ import (
 var writeDataDirs = flag.String("write-datadirs", "", "write testdata/datadirs/NAME.tar.gz")
 
 const (
-	dataDirs = "testdata/datadirs"
+	dataDirs      = "testdata/datadirs"
+	oldestDataDir = "0.1.tar.gz"
 	// dataDirsBytesMax is how long an archive may be.
 	dataDirsBytesMax = 300 << 10
 )
@@ -68,9 +70,23 @@ func TestDataDirectories(t *testing.T) {
 	}
 }
 
+// scheduled is how the first relay domain is configured in all archives but the
+// oldest: commands and snapshots have what that one's version did not know.
+func (s *story) scheduled() fsm.Domain {
+	return fsm.Domain{
+		Name:           relayDomains[0],
+		Targets:        []fsm.Target{{Host: s.network.Host(primaryName).IP().String(), Port: 25}},
+		Schedule:       fsm.Schedule{RetryMin: fsm.RetryMinDefault, RetryMax: 10 * fsm.RetryMinDefault, Lifetime: fsm.LifetimeDefault},
+		ConnectionsMax: 7,
+	}
+}
+
 func (s *story) writeDataDirs(name string) {
 	s.host = true
 	s.begin()
+	if err := s.Do(s.ctx, fsm.PutDomain{Domain: s.scheduled()}); err != nil {
+		s.t.Fatal(err)
+	}
 	s.primaryUp()
 	for i, l := range deliveredLetters() {
 		s.mustGive(nodeNames[i%3], l, thenRead)
@@ -184,7 +200,19 @@ func (s *story) readDataDirs(archive string) {
 	}
 	time.Sleep(24 * time.Hour) // the directories are older than the bubble
 	s.host = true
-	s.begin()
+	s.start(nodeNames...)
+	s.await(time.Minute, "all know the relay domains", func() bool {
+		return !slices.ContainsFunc(nodeNames, func(name string) bool { return !s.knows(name) })
+	})
+	if filepath.Base(archive) != oldestDataDir {
+		want := s.scheduled()
+		for _, name := range nodeNames {
+			if d, _ := s.member(name).Domain(want.Name); d.Schedule != want.Schedule || d.ConnectionsMax != want.ConnectionsMax {
+				s.t.Errorf("%s has the domain as %+v", name, d)
+			}
+		}
+	}
+	s.register() // the primary may have another address now
 	queued := append(earlyLetters(), lateLetters()...)
 	s.await(time.Minute, "all know what is queued", func() bool {
 		for _, name := range nodeNames {

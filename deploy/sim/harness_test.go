@@ -86,6 +86,12 @@ func tell(t *testing.T, seed uint64, run func(t *testing.T, s *story)) {
 func (s *story) begin() {
 	s.t.Helper()
 	s.start(nodeNames...)
+	s.register()
+}
+
+// register tells nodes that run of the relay domains.
+func (s *story) register() {
+	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.ctx, 2*time.Minute)
 	defer cancel()
 	if err := s.PutDomains(ctx); err != nil {
