@@ -38,8 +38,26 @@ func (s *State) accept(i Index, node NodeName, a Accept) Result {
 		s.effects = append(s.effects, Finished{id}) // nobody needs this copy's body
 		return Result{Verdict: Repeat, ID: m.id}
 	}
+	for _, r := range a.Envelope.Recipients {
+		if _, outbound := (Domain{Name: r.Domain}).Outbound(); outbound {
+			s.effects = append(s.effects, Finished{id})
+			return refused("%q is not a relay domain", r.Domain)
+		}
+	}
+	r := s.enqueue(i, node, a, false)
+	if r.Verdict == Done {
+		s.keepFingerprint(print, i)
+		s.totals.Accepted++
+	}
+	return r
+}
+
+// enqueue stores a new message.
+func (s *State) enqueue(i Index, node NodeName, a Accept, settled bool) Result {
+	id := a.Body.ID
 	domains, partOf := partDomains(a.Envelope)
 	m := newMessage(i, id, len(domains))
+	m.settled = settled
 	parts := m.parts()
 	for k, d := range domains {
 		n, ok := s.names.get(nameItem{name: d})
@@ -63,8 +81,6 @@ func (s *State) accept(i Index, node NodeName, a Accept) Result {
 	for _, p := range parts {
 		s.sayQueued(p.domain)
 	}
-	s.keepFingerprint(print, i)
-	s.totals.Accepted++
 	return Result{Verdict: Done, ID: id}
 }
 

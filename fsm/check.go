@@ -56,6 +56,9 @@ func (s *State) fits(m *message, u unsealed, domains []mail.Domain, partOf []int
 		case notes[i].state == RecipientHeld:
 			counts[k].held++
 		}
+		if notes != nil && !notes[i].mayOwe() {
+			return fmt.Errorf("owes a report of its %v of a recipient that is %v", notes[i].report, notes[i].state)
+		}
 	}
 	for k, p := range m.parts() {
 		if has := (count{p.queued, p.held}); has != counts[k] {
@@ -95,8 +98,9 @@ func (s *State) fits(m *message, u unsealed, domains []mail.Domain, partOf []int
 type checker struct {
 	s *State
 
-	messages, rests, aliases, due, waiting, leasedAll, ended int
-	sealed                                                   int // octets
+	messages, rests, aliases, due, waiting, leasedAll, ended, owing int
+
+	sealed int // octets
 
 	totals Totals
 	counts map[domainNumber]Counts
@@ -119,6 +123,12 @@ func (c *checker) message(m *message) error {
 	for _, p := range m.parts() {
 		if err := c.part(m, &p); err != nil {
 			return fmt.Errorf("for domain %d: %w", p.domain, err)
+		}
+	}
+	if m.owes() {
+		c.owing++
+		if !s.owing.has(m.entry) {
+			return errors.New("owes a report and is not found by that")
 		}
 	}
 	if over := !m.live() && !m.isLeased(); m.over != over || over != s.ended.has(endedItem{m.endedAt, m.entry}) {
@@ -188,6 +198,7 @@ func (c *checker) indexes() error {
 		{"wakes", s.wakes.len(), c.waiting},
 		{"leased", s.leased.len(), c.leasedAll},
 		{"ended", s.ended.len(), c.ended},
+		{"owing", s.owing.len(), c.owing},
 		{"fingerprints", s.prints.len(), s.printed.len()},
 		{"names", s.names.len(), s.domains.len()},
 		{"counts", s.counts.len(), s.domains.len()},
@@ -230,10 +241,13 @@ func (s *State) checkLeases() error {
 }
 
 func (c *checker) domains() error {
-	endings := 0
+	endings, outbound := 0, 0
 	for d := range c.s.domains.all() {
 		if d.ending > 0 {
 			endings++
+		}
+		if _, is := d.config.Outbound(); is {
+			outbound++
 		}
 		if flaw := d.guard.flaw(c.s.now); flaw != "" {
 			return fmt.Errorf("domain %q: %s", d.config.Name, flaw)
@@ -245,6 +259,9 @@ func (c *checker) domains() error {
 		if want := c.counts[d.number]; item.Counts != want {
 			return fmt.Errorf("domain %q counts %+v, want %+v", d.config.Name, item.Counts, want)
 		}
+	}
+	if c.s.outbound != outbound {
+		return fmt.Errorf("counts %d outbound domains, has %d", c.s.outbound, outbound)
 	}
 	if n := c.s.endings.len(); n != endings {
 		return fmt.Errorf("%d domains end waits, want %d", n, endings)

@@ -216,7 +216,9 @@ func guard(t testing.TB, s *fsm.State) {
 	apply(s, fsm.PutDomain{Domain: fsm.Domain{
 		Name: "a.test", MX: true, ConnectionsMax: 7, ETRN: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 		Schedule: fsm.Schedule{RetryMin: 60_000, RetryMax: 120_000, Lifetime: fsm.LifetimeDefault},
+		Bounce:   fsm.BounceAlways, DelayWarning: 60_000,
 	}})
+	reports(t, s)
 	due := slices.Collect(s.Due("a.test"))
 	apply(s, fsm.GrantLeases{Holder: "n1", Domain: "a.test", Messages: due[:1]})
 	report := fsm.RecordOutcomes{Holder: "n1", Token: fsm.Token(s.Applied()), Messages: []fsm.MessageOutcomes{{ID: due[0]}}}
@@ -234,6 +236,38 @@ func guard(t testing.TB, s *fsm.State) {
 	}
 	if s.KnownRecipients() == 0 || !s.NextHop("a.test").Guarded {
 		t.Fatalf("%d known, %+v", s.KnownRecipients(), s.NextHop("a.test"))
+	}
+}
+
+// reports gives s messages whose senders are to be told something, of each kind, and a
+// report on its way.
+func reports(t testing.TB, s *fsm.State) {
+	from, _ := mail.ParseReversePath("s@x.test", false)
+	to, _ := mail.ParseForwardPath("p@a.test", false)
+	id := func(n byte) mail.QueueID { return mail.MintQueueID(1_800_000_000_000, [10]byte{n}) }
+	send := func(n byte, notify mail.Notify, outcome fsm.RecipientOutcome) {
+		e := mail.Envelope{From: from, Recipients: []mail.Recipient{{Path: to, Domain: "a.test", Notify: notify}}}
+		apply(s, fsm.Accept{Envelope: e, Body: mail.NewBody([]byte{n}).Ref(id(n))})
+		if outcome.Outcome == 0 {
+			return
+		}
+		apply(s, fsm.GrantLeases{Holder: "n1", Domain: "a.test", Messages: []mail.QueueID{id(n)}})
+		apply(s, fsm.RecordOutcomes{Holder: "n1", Token: fsm.Token(s.Applied()), Messages: []fsm.MessageOutcomes{{ID: id(n), Recipients: []fsm.RecipientOutcome{outcome}}}})
+	}
+	no := fsm.RecipientOutcome{Outcome: fsm.Failed, Tried: true, Reply: mail.Reply{Code: 550, Text: "no"}}
+	send(1, 0, no)
+	send(2, 0, no)
+	send(3, mail.NotifySuccess, fsm.RecipientOutcome{Outcome: fsm.Delivered, Tried: true, Relayed: true})
+	send(4, mail.NotifyDelay, fsm.RecipientOutcome{})
+	report := mail.Envelope{Recipients: []mail.Recipient{{Path: mail.ForwardPath{Mailbox: from.Mailbox}, Domain: fsm.OutboundDomain("x.test")}}}
+	apply(s, fsm.IssueReport{Message: id(1), Kind: fsm.ReportFailure, Recipients: []int{0}, Report: fsm.Accept{Envelope: report, Body: mail.NewBody([]byte("report")).Ref(id(9))}})
+	apply(s, fsm.Tick{Elapsed: 60_000})
+	owing := make(map[fsm.ReportKind]bool)
+	for m := range s.Owing(0) {
+		owing[m.Recipients[0].Report] = true
+	}
+	if len(owing) != 3 || len(s.Destinations()) == len(s.Domains()) {
+		t.Fatalf("owing %v, destinations %v", owing, s.Destinations())
 	}
 }
 
@@ -537,9 +571,9 @@ func TestSnapshotLimits(t *testing.T) {
 	if _, err := fsm.Decode(bytes.NewReader(long)); err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("a record of a tebibyte: %v", err)
 	}
-	header, _ := proto.Marshal(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Header{Header: &queuepb.SnapshotHeader{Version: 6}}})
-	if _, err := fsm.Decode(bytes.NewReader(append([]byte{byte(len(header))}, header...))); err == nil || !strings.Contains(err.Error(), "version 6") {
-		t.Errorf("version 6: %v", err)
+	header, _ := proto.Marshal(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Header{Header: &queuepb.SnapshotHeader{Version: 7}}})
+	if _, err := fsm.Decode(bytes.NewReader(append([]byte{byte(len(header))}, header...))); err == nil || !strings.Contains(err.Error(), "version 7") {
+		t.Errorf("version 7: %v", err)
 	}
 	if err := busy(t).Encode(fullDisk{}); err == nil {
 		t.Error("a full disk is not noticed")

@@ -42,8 +42,9 @@ type Command struct {
 }
 
 // An Action is one kind of command: Accept, Settle, GrantLeases, RenewLeases,
-// ExpireLeases, RecordOutcomes, Hold, Release, Remove, PutDomain, RemoveDomain,
-// FlushDomain, ResumeDomain, ReportNextHop, PutSettings, Tick or RecordStart.
+// ExpireLeases, RecordOutcomes, IssueReport, Hold, Release, Remove, PutDomain,
+// RemoveDomain, FlushDomain, ResumeDomain, ReportNextHop, PutSettings, Tick or
+// RecordStart.
 type Action interface{ action() }
 
 // Accept makes a message ours. Key: ID.
@@ -101,6 +102,9 @@ type RecipientOutcome struct {
 	Outcome   Outcome
 	Tried     bool       // the next hop spoke about this recipient or message
 	Reply     mail.Reply // what it said; zero where it said nothing
+	// Relayed says of a delivered one that the next hop was not told which reports
+	// the sender wants, since it does not offer DSN. It is of version 5.
+	Relayed bool
 }
 
 // Outcome is what became of a recipient in one attempt.
@@ -128,6 +132,21 @@ func (o Outcome) String() string {
 		return "failed"
 	}
 	return fmt.Sprintf("outcome %d", uint8(o))
+}
+
+// IssueReport settles reports of one kind that a message owes its sender for some of
+// its recipients: in the same entry the report is queued. Key: Report.Body.ID. Refused:
+// one of them owes no such report any more.
+//
+// It is a command of version 5.
+type IssueReport struct {
+	Message    mail.QueueID
+	Kind       ReportKind
+	Recipients []int // positions in Envelope.Recipients
+	// Report is the message to the sender. Without an id there is none, and Reason
+	// says why: what would have been reported as failed stays held.
+	Report Accept
+	Reason string
 }
 
 // Hold freezes a message: no new lease, no renewal.
@@ -189,6 +208,7 @@ func (GrantLeases) action()    {}
 func (RenewLeases) action()    {}
 func (ExpireLeases) action()   {}
 func (RecordOutcomes) action() {}
+func (IssueReport) action()    {}
 func (Hold) action()           {}
 func (Release) action()        {}
 func (Remove) action()         {}

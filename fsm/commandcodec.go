@@ -14,7 +14,7 @@ import (
 // CommandVersion is the greatest version of a command that EncodeCommand writes
 // and DecodeCommand reads, and so that this node can apply. A command has the
 // least version that knows its kind, so that older nodes stop at no other.
-const CommandVersion = 4
+const CommandVersion = 5
 
 // VersionOf returns the version of a kind of command: a node can apply it whose
 // CommandVersion is not less.
@@ -29,8 +29,19 @@ func VersionOf(a Action) uint32 {
 	case ResumeDomain:
 		return 4
 	case PutDomain:
-		if a.Domain.newer() {
+		switch {
+		case a.Domain.reports():
+			return 5
+		case a.Domain.newer():
 			return 4
+		}
+	case IssueReport:
+		return 5
+	case RecordOutcomes:
+		for _, m := range a.Messages {
+			if slices.ContainsFunc(m.Recipients, func(r RecipientOutcome) bool { return r.Relayed }) {
+				return 5
+			}
 		}
 	}
 	return 1
@@ -40,6 +51,8 @@ func VersionOf(a Action) uint32 {
 // log had one that has left its trace in the State.
 func (s *State) CommandVersion() uint32 {
 	switch {
+	case s.reporting():
+		return 5
 	case s.scheduled():
 		return 4
 	case s.settings.WaitsPerEntry > 0:
@@ -61,12 +74,7 @@ func EncodeCommand(c Command) ([]byte, error) {
 	p := &queuepb.Command{Version: VersionOf(c.Action), Node: clean(string(c.Node)), Settled: packIDs(c.Settled)}
 	switch a := c.Action.(type) {
 	case Accept:
-		p.Action = &queuepb.Command_Accept{Accept: &queuepb.Accept{
-			Id:       a.Body.ID[:],
-			Digest:   a.Body.Digest[:],
-			Size:     int64(a.Body.Size),
-			Envelope: envelopeToProto(a.Envelope),
-		}}
+		p.Action = &queuepb.Command_Accept{Accept: acceptToProto(a)}
 	case Settle:
 		p.Action = &queuepb.Command_Settle{Settle: &queuepb.Settle{}}
 	case GrantLeases:
@@ -87,6 +95,8 @@ func EncodeCommand(c Command) ([]byte, error) {
 		}}
 	case RecordOutcomes:
 		p.Action = &queuepb.Command_RecordOutcomes{RecordOutcomes: outcomesToProto(a)}
+	case IssueReport:
+		p.Action = &queuepb.Command_IssueReport{IssueReport: issueToProto(a)}
 	case Hold:
 		p.Action = &queuepb.Command_Hold{Hold: &queuepb.Hold{Id: a.ID[:], Reason: clean(a.Reason)}}
 	case Release:
@@ -132,6 +142,46 @@ func WithSettled(command []byte, ids []mail.QueueID) ([]byte, error) {
 	return b, nil
 }
 
+func acceptToProto(a Accept) *queuepb.Accept {
+	return &queuepb.Accept{
+		Id:       a.Body.ID[:],
+		Digest:   a.Body.Digest[:],
+		Size:     int64(a.Body.Size),
+		Envelope: envelopeToProto(a.Envelope),
+	}
+}
+
+func issueToProto(a IssueReport) *queuepb.IssueReport {
+	p := &queuepb.IssueReport{Message: a.Message[:], Kind: queuepb.ReportKind(a.Kind), Reason: clean(a.Reason)}
+	for _, r := range a.Recipients {
+		p.Recipients = append(p.Recipients, uint32(min(uint64(r), 1<<32-1)))
+	}
+	if !a.Report.Body.ID.IsZero() {
+		p.Report = acceptToProto(a.Report)
+	}
+	return p
+}
+
+func issueFromProto(p *queuepb.IssueReport) (Action, error) {
+	id, err := mail.QueueIDFromBytes(p.GetMessage())
+	if err != nil {
+		return nil, err
+	}
+	if k := p.GetKind(); k < queuepb.ReportKind_REPORT_KIND_FAILURE || k > queuepb.ReportKind_REPORT_KIND_RELAYED {
+		return nil, fmt.Errorf("report of kind %d: %w", k, errUnknownField)
+	}
+	a := IssueReport{Message: id, Kind: ReportKind(p.GetKind()), Reason: p.GetReason()}
+	for _, r := range p.GetRecipients() {
+		a.Recipients = append(a.Recipients, int(r))
+	}
+	if p.GetReport() != nil {
+		if a.Report, err = acceptFromProto(p.GetReport()); err != nil {
+			return nil, err
+		}
+	}
+	return a, known(p)
+}
+
 func outcomesToProto(r RecordOutcomes) *queuepb.RecordOutcomes {
 	p := &queuepb.RecordOutcomes{Holder: clean(string(r.Holder)), Token: uint64(r.Token)}
 	for _, m := range r.Messages {
@@ -143,6 +193,7 @@ func outcomesToProto(r RecordOutcomes) *queuepb.RecordOutcomes {
 				Outcome:   queuepb.Outcome(r.Outcome),
 				Tried:     r.Tried,
 				Reply:     replyToProto(r.Reply),
+				Relayed:   r.Relayed,
 			})
 		}
 		p.Messages = append(p.Messages, o)
@@ -201,7 +252,8 @@ func commandFromProto(p *queuepb.Command) (Command, error) {
 func actionFromProto(p *queuepb.Command) (Action, error) {
 	switch a := p.GetAction().(type) {
 	case *queuepb.Command_Accept:
-		return acceptFromProto(a.Accept)
+		accept, err := acceptFromProto(a.Accept)
+		return accept, err
 	case *queuepb.Command_Settle:
 		return Settle{}, known(a.Settle)
 	case *queuepb.Command_GrantLeases:
@@ -226,6 +278,8 @@ func actionFromProto(p *queuepb.Command) (Action, error) {
 		}, known(a.ExpireLeases)
 	case *queuepb.Command_RecordOutcomes:
 		return outcomesFromProto(a.RecordOutcomes)
+	case *queuepb.Command_IssueReport:
+		return issueFromProto(a.IssueReport)
 	case *queuepb.Command_Hold:
 		id, err := mail.QueueIDFromBytes(a.Hold.GetId())
 		return Hold{ID: id, Reason: a.Hold.GetReason()}, errors.Join(err, known(a.Hold))
@@ -264,18 +318,18 @@ func actionFromProto(p *queuepb.Command) (Action, error) {
 	return nil, errors.New("no action")
 }
 
-func acceptFromProto(p *queuepb.Accept) (Action, error) {
+func acceptFromProto(p *queuepb.Accept) (Accept, error) {
 	id, err := mail.QueueIDFromBytes(p.GetId())
 	if err != nil {
-		return nil, err
+		return Accept{}, err
 	}
 	digest, err := mail.DigestFromBytes(p.GetDigest())
 	if err != nil {
-		return nil, err
+		return Accept{}, err
 	}
 	e, err := envelopeFromProto(p.GetEnvelope())
 	if err != nil {
-		return nil, err
+		return Accept{}, err
 	}
 	return Accept{
 		Envelope: e,
@@ -307,6 +361,7 @@ func outcomesFromProto(p *queuepb.RecordOutcomes) (Action, error) {
 				Outcome:   Outcome(q.GetOutcome()),
 				Tried:     q.GetTried(),
 				Reply:     reply,
+				Relayed:   q.GetRelayed(),
 			})
 		}
 		r.Messages = append(r.Messages, o)

@@ -41,6 +41,9 @@ type Totals struct {
 	DoubtsExpired       uint64 // parts whose lease expired, begun and without outcome
 	DeliveredLate       uint64 // recipients delivered after they had ended, or a second time
 	Expired             uint64 // parts that outlived their domain's lifetime, and were held
+	Failed              uint64 // recipients that the next hop refused, and whose sender was told
+	Reports             uint64 // reports to senders that were queued
+	ReportsDropped      uint64 // of those, what could not be delivered
 	ReportsIgnored      uint64 // outcomes that came under an ended lease or named nothing known
 }
 

@@ -27,6 +27,12 @@ type Domain struct {
 	ETRN []netip.Prefix
 	// TLS is what its next hops must show.
 	TLS TLSPolicy
+	// Bounce says whose mail is reported on to its sender, where it was refused for
+	// good or outlived its lifetime.
+	Bounce BouncePolicy
+	// DelayWarning is after which time a sender who asked for it hears that his mail
+	// waits; 0 is never.
+	DelayWarning Millis
 }
 
 // A TLSPolicy is what TLS the next hops of a relay domain must show. The zero value is

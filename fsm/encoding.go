@@ -195,6 +195,7 @@ func domainToProto(d Domain) *queuepb.RelayDomain {
 		}
 	}
 	p.ConnectionsMax = uint32(d.ConnectionsMax)
+	p.Bounce, p.DelayWarningMillis = queuepb.BouncePolicy(d.Bounce), int64(d.DelayWarning)
 	for _, n := range d.ETRN {
 		p.EtrnNetworks = append(p.EtrnNetworks, n.String())
 	}
@@ -218,9 +219,13 @@ func domainFromProto(p *queuepb.RelayDomain) (Domain, error) {
 	if m := t.GetMode(); m < 0 || m > queuepb.TLSMode(TLSMTASTS) {
 		return Domain{}, fmt.Errorf("TLS mode %d: %w", m, errUnknownField)
 	}
+	if b := p.GetBounce(); b < 0 || b > queuepb.BouncePolicy(BounceAlways) {
+		return Domain{}, fmt.Errorf("bounce policy %d: %w", b, errUnknownField)
+	}
 	d := Domain{
 		Name: mail.Domain(p.GetName()), MX: p.GetMx(), ConnectionsMax: int(p.GetConnectionsMax()),
 		Schedule: Schedule{Millis(c.GetRetryMinMillis()), Millis(c.GetRetryMaxMillis()), Millis(c.GetLifetimeMillis())},
+		Bounce:   BouncePolicy(p.GetBounce()), DelayWarning: Millis(p.GetDelayWarningMillis()),
 	}
 	for _, t := range p.GetTargets() {
 		if err := known(t); err != nil {

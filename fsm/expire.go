@@ -42,19 +42,30 @@ func (s *State) expired(d *domain, index tree[partItem], max int, looks *int) (a
 	return all
 }
 
-// expirePart holds what is queued of a part.
+// expirePart holds what is queued of a part, or drops it where it is a report.
 func (s *State) expirePart(m *message, n domainNumber) {
 	c := m.clone()
-	_, partOf := partDomains(s.open(m).envelope)
+	e := s.open(m).envelope
+	_, partOf := partDomains(e)
+	outbound := s.isOutbound(n)
 	notes, parts := c.writeNotes(len(partOf)), c.parts()
 	for i := range notes {
 		p := &parts[partOf[i]]
 		if p.domain == n && notes[i].state == RecipientQueued {
-			notes[i].state, notes[i].reason = RecipientHeld, reasonExpired
 			p.queued--
+			if outbound {
+				notes[i].state, notes[i].report = RecipientFailed, 0
+				continue
+			}
+			notes[i].state, notes[i].reason = RecipientHeld, reasonExpired
+			notes[i].report = s.owed(ReportExpired, n, e, e.Recipients[i])
 			p.held++
 		}
 	}
-	s.totals.Expired++
+	if outbound {
+		s.totals.ReportsDropped++
+	} else {
+		s.totals.Expired++
+	}
 	s.put(c)
 }

@@ -73,7 +73,7 @@ func described(s *fsm.State) string {
 	say("now", s.Now())
 	say("settings", s.Settings())
 	say("totals", s.Totals())
-	for _, d := range s.Domains() {
+	for _, d := range s.Destinations() {
 		say("domain", d)
 		say("next hop", s.NextHop(d.Name))
 		say("counts", s.Counts(d.Name))

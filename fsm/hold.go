@@ -9,7 +9,7 @@ func (s *State) hold(h Hold) Result {
 		if n.state != RecipientQueued {
 			return false
 		}
-		n.state, n.reason = RecipientHeld, cut(h.Reason, reasonBytesMax)
+		n.state, n.reason, n.report = RecipientHeld, cut(h.Reason, reasonBytesMax), 0
 		p.queued--
 		p.held++
 		if s.waived.holdEndsLease {
@@ -26,7 +26,7 @@ func (s *State) release(r Release) Result {
 		if n.state != RecipientHeld {
 			return false
 		}
-		n.state, n.reason = RecipientQueued, ""
+		n.state, n.reason, n.report = RecipientQueued, "", 0
 		p.held--
 		p.queued++
 		// Else the next Tick would hold again what has expired.
@@ -51,7 +51,7 @@ func (s *State) remove(r Remove) Result {
 		default:
 			return false
 		}
-		n.state, n.reason = RecipientRemoved, ""
+		n.state, n.reason, n.report = RecipientRemoved, "", 0
 		s.totals.Removed++
 		return true
 	})

@@ -28,7 +28,8 @@ type Message struct {
 	Parts      []Part
 	// Aliases are the ids of repeats that were answered with this id.
 	Aliases []mail.QueueID
-	// Finished says that no recipient needs the body any more.
+	// Finished says that no recipient needs the body any more, and no report to the
+	// sender is owed.
 	Finished bool
 	// Ended says that it is finished and that no lease record stands; Since
 	// EndedAt its record ages.
@@ -65,8 +66,9 @@ func (m Message) Queued(d mail.Domain) []int {
 type RecipientState uint8
 
 // The states. Delivered, failed and removed are ends: nothing leaves them. A
-// recipient that the next hop refused for good is held with its reply, as
-// nothing bounces yet; so no recipient fails.
+// recipient that the next hop refused for good is held with its reply; it fails in the
+// entry that queues the report to its sender, if there may be one. What fails without is
+// a report itself.
 const (
 	RecipientQueued RecipientState = iota + 1
 	RecipientHeld
@@ -102,6 +104,8 @@ type RecipientStatus struct {
 	// DeliveredLate is the lease of a holder that reported it delivered after
 	// it had ended otherwise, or had been delivered by another; zero if none.
 	DeliveredLate Token
+	// Report is what its sender is still to be told; zero for nothing.
+	Report ReportKind
 }
 
 // A Part is the recipients of one relay domain within a message: the unit that
@@ -199,6 +203,7 @@ type note struct {
 	reason        string
 	token         Token
 	deliveredLate Token
+	report        ReportKind
 }
 
 // An origin is what a node's messages have in common. It is shared to save
@@ -287,7 +292,7 @@ func (m *message) live() bool {
 			return true
 		}
 	}
-	return false
+	return m.owes()
 }
 
 // isLeased reports whether a lease record stands.
@@ -439,6 +444,7 @@ func (n note) view() RecipientStatus {
 		Reason:        n.reason,
 		Token:         n.token,
 		DeliveredLate: n.deliveredLate,
+		Report:        n.report,
 	}
 }
 

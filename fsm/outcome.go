@@ -51,7 +51,10 @@ func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, 
 		fenced := !(current && p.lease == t) && !s.waived.unfenced
 		switch o.Outcome {
 		case Delivered:
-			s.recordDelivered(&m.writeNotes(len(partOf))[o.Recipient], p, o.Reply, t)
+			n := &m.writeNotes(len(partOf))[o.Recipient]
+			if s.recordDelivered(n, p, o.Reply, t) && o.Relayed {
+				n.report = s.owed(ReportRelayed, p.domain, envelope, envelope.Recipients[o.Recipient])
+			}
 			s.took(p.domain, envelope.Recipients[o.Recipient], current && p.lease == t)
 			attempted[k] = true
 		case InDoubt:
@@ -76,9 +79,15 @@ func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, 
 			if o.Outcome == Deferred {
 				deferred[k] = true
 			} else if n.state == RecipientQueued {
-				n.state, n.reason = RecipientHeld, reasonRefused
 				p.queued--
+				if s.isOutbound(p.domain) {
+					n.state, n.report = RecipientFailed, 0
+					s.totals.ReportsDropped++
+					continue
+				}
+				n.state, n.reason = RecipientHeld, reasonRefused
 				p.held++
+				n.report = s.owed(ReportFailure, p.domain, envelope, envelope.Recipients[o.Recipient])
 				s.refusedForGood(p.domain, envelope.Recipients[o.Recipient])
 			}
 		}
@@ -101,8 +110,9 @@ func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, 
 	s.put(m)
 }
 
-// recordDelivered notes that the next hop has the message for a recipient.
-func (s *State) recordDelivered(n *note, p *part, reply mail.Reply, t Token) {
+// recordDelivered notes that the next hop has the message for a recipient. It reports
+// whether that is the recipient's end.
+func (s *State) recordDelivered(n *note, p *part, reply mail.Reply, t Token) bool {
 	switch n.state {
 	case RecipientQueued:
 		p.queued--
@@ -115,11 +125,12 @@ func (s *State) recordDelivered(n *note, p *part, reply mail.Reply, t Token) {
 			n.deliveredLate = t
 			s.totals.DeliveredLate++
 		}
-		return
+		return false
 	}
-	n.state, n.reason, n.token = RecipientDelivered, "", t
+	n.state, n.reason, n.token, n.report = RecipientDelivered, "", t, 0
 	n.setReply(reply)
 	s.totals.Delivered++
+	return true
 }
 
 // retryWait is how long a part waits that was deferred.

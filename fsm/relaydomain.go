@@ -19,6 +19,8 @@ type domain struct {
 	// none are.
 	ending Index
 	guard  guard
+	// warned is the entry up to which messages were looked at that wait for long.
+	warned Index
 }
 
 // Domain returns the configuration of a relay domain.
@@ -32,6 +34,15 @@ func (s *State) Domain(n mail.Domain) (Domain, bool) {
 
 // Domains returns all relay domains by name.
 func (s *State) Domains() []Domain {
+	return slices.DeleteFunc(s.Destinations(), func(d Domain) bool {
+		_, outbound := d.Outbound()
+		return outbound
+	})
+}
+
+// Destinations returns all domains that messages are queued for, by name: the relay
+// domains, and the outbound domains, which nobody may send mail to.
+func (s *State) Destinations() []Domain {
 	all := make([]Domain, 0, s.names.len())
 	for item := range s.names.all() {
 		d, _ := s.domains.get(&domain{number: item.number})
@@ -68,7 +79,8 @@ func (d Domain) clone() Domain {
 }
 
 func (d Domain) equal(o Domain) bool {
-	return d.sameRoute(o) && d.Schedule == o.Schedule && d.ConnectionsMax == o.ConnectionsMax && slices.Equal(d.ETRN, o.ETRN) && d.TLS.equal(o.TLS)
+	return d.sameRoute(o) && d.Schedule == o.Schedule && d.ConnectionsMax == o.ConnectionsMax && slices.Equal(d.ETRN, o.ETRN) && d.TLS.equal(o.TLS) &&
+		d.Bounce == o.Bounce && d.DelayWarning == o.DelayWarning
 }
 
 func (d Domain) sameRoute(o Domain) bool {
@@ -77,7 +89,11 @@ func (d Domain) sameRoute(o Domain) bool {
 
 // flaw says what makes a configuration malformed, or "".
 func (d Domain) flaw() string {
-	if name, err := mail.ParseDomain(string(d.Name)); err != nil || name != d.Name {
+	want, outbound := d.Outbound()
+	if !outbound {
+		want = d.Name
+	}
+	if name, err := mail.ParseDomain(string(want)); err != nil || name != want {
 		return "malformed domain name"
 	}
 	switch n := len(d.Targets); {
@@ -91,6 +107,10 @@ func (d Domain) flaw() string {
 		return "impossible number of connections"
 	case len(d.ETRN) > networksMax:
 		return "too many networks"
+	case d.Bounce > BounceAlways:
+		return "unknown bounce policy"
+	case d.DelayWarning < 0 || d.DelayWarning > lifetimeMax:
+		return "impossible delay of a warning"
 	}
 	for _, n := range d.ETRN {
 		if !n.IsValid() || n != n.Masked() || n.Addr().Zone() != "" {
@@ -116,7 +136,7 @@ func (d Domain) flaw() string {
 
 // newer says that the configuration has what only version 4 of commands can say.
 func (d Domain) newer() bool {
-	return d.Schedule != (Schedule{}) || d.ConnectionsMax != 0 || len(d.ETRN) > 0 || !d.TLS.equal(TLSPolicy{})
+	return d.Schedule != (Schedule{}) || d.ConnectionsMax != 0 || len(d.ETRN) > 0 || !d.TLS.equal(TLSPolicy{}) || d.reports()
 }
 
 func (t TLSPolicy) equal(o TLSPolicy) bool {
@@ -157,27 +177,23 @@ func (s *State) putDomain(c Domain) Result {
 	if flaw := c.flaw(); flaw != "" {
 		return invalid("%s", flaw)
 	}
+	if _, outbound := c.Outbound(); outbound {
+		return invalid("malformed domain name")
+	}
 	c = c.clone()
 	old, ok := s.domain(c.Name)
 	switch {
 	case !ok && s.domains.len() >= domainsMax:
 		return invalid("more than %d relay domains", domainsMax)
 	case !ok:
-		s.domainLast++
-		s.names.set(nameItem{c.Name, s.domainLast})
-		s.counts.set(countsItem{domain: s.domainLast})
-		s.domains.set(&domain{
-			number: s.domainLast,
-			config: c,
-			hop:    NextHop{State: NextHopUp, Since: s.now},
-		})
+		s.addDomain(c)
 	case old.config.sameRoute(c):
 		d := *old
-		d.config = c
+		d.configure(c)
 		s.domains.set(&d)
 	default:
 		d := *old
-		d.config = c
+		d.configure(c)
 		if d.guard.armed || d.guard.stopped {
 			d.guard = guard{armed: true}
 		}
@@ -185,6 +201,45 @@ func (s *State) putDomain(c Domain) Result {
 		s.putNextHop(&d, NextHopUp)
 	}
 	return Result{Verdict: Done}
+}
+
+// configure replaces a copy's configuration.
+func (d *domain) configure(c Domain) {
+	d.config = c
+	if c.DelayWarning == 0 {
+		d.warned = 0
+	}
+}
+
+// addDomain adds a domain, whose configuration is then the State's.
+func (s *State) addDomain(c Domain) {
+	s.domainLast++
+	s.names.set(nameItem{c.Name, s.domainLast})
+	s.counts.set(countsItem{domain: s.domainLast})
+	s.setDomain(&domain{
+		number: s.domainLast,
+		config: c,
+		hop:    NextHop{State: NextHopUp, Since: s.now},
+	})
+}
+
+// setDomain stores a domain that is new.
+func (s *State) setDomain(d *domain) {
+	s.domains.set(d)
+	if _, is := d.config.Outbound(); is {
+		s.outbound++
+	}
+}
+
+// dropDomain forgets a domain.
+func (s *State) dropDomain(d *domain) {
+	s.names.remove(nameItem{name: d.config.Name})
+	s.domains.remove(d)
+	s.counts.remove(countsItem{domain: d.number})
+	s.endings.remove(d.number)
+	if _, is := d.config.Outbound(); is {
+		s.outbound--
+	}
 }
 
 // removeDomain ends a relay domain of which nothing is left to do.
@@ -200,10 +255,7 @@ func (s *State) removeDomain(n mail.Domain) Result {
 	case c.Leased > 0:
 		return refused("a node holds a lease for %q", n)
 	}
-	s.names.remove(nameItem{name: n})
-	s.domains.remove(d)
-	s.counts.remove(c)
-	s.endings.remove(d.number)
+	s.dropDomain(d)
 	return Result{Verdict: Done}
 }
 

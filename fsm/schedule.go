@@ -42,6 +42,7 @@ func (s *State) add(m *message) {
 		s.ended.set(endedItem{m.endedAt, m.entry})
 	}
 	s.store(m)
+	s.putOwing(m)
 	for _, p := range m.parts() {
 		s.replace(m.entry, p)
 	}
@@ -61,6 +62,7 @@ func (s *State) put(m *message) {
 		s.ended.set(endedItem{m.endedAt, m.entry})
 	}
 	s.store(m)
+	s.putOwing(m)
 	for i, p := range m.parts() {
 		before := old.parts()[i]
 		if before == p {
@@ -82,6 +84,16 @@ func (s *State) put(m *message) {
 	case wasLive && !live:
 		s.totals.LiveBytes -= s.sealed.get(m.slot).size()
 		s.effects = append(s.effects, Finished{m.id})
+	}
+}
+
+// putOwing brings the index of what owes reports in line with a message. One that is
+// dropped owes none: it has ended.
+func (s *State) putOwing(m *message) {
+	if m.owes() {
+		s.owing.set(m.entry)
+	} else if s.owing.len() > 0 {
+		s.owing.remove(m.entry)
 	}
 }
 

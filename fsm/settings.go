@@ -99,6 +99,8 @@ func (s *State) tick(elapsed Millis) Result {
 	s.wake()
 	s.ageFingerprints()
 	s.expire()
+	s.warn()
+	s.endOutbound()
 	s.forgetKnown()
 	for {
 		oldest, ok := s.ended.first()

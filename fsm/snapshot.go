@@ -17,9 +17,10 @@ import (
 
 // snapshotVersion is the greatest version that Encode writes and Decode reads.
 // Encode writes version 1 until a start is recorded, version 3 until waits are
-// bounded, and version 4 until a domain has a schedule or a ceiling: from then on
-// every voter can read what this version writes.
-const snapshotVersion = 5
+// bounded, version 4 until a domain has a schedule or a ceiling, and version 5 until
+// something is reported to senders: from then on every voter can read what this version
+// writes.
+const snapshotVersion = 6
 
 // snapshotCompressed is the first version that is compressed behind its header.
 const snapshotCompressed = 3
@@ -43,8 +44,10 @@ const snapshotRecordBytesMax = 4 << 20
 func (s *State) Encode(w io.Writer) error {
 	version := uint32(1)
 	switch {
-	case s.scheduled():
+	case s.reporting():
 		version = snapshotVersion
+	case s.scheduled():
+		version = 5
 	case s.settings.WaitsPerEntry > 0 || s.endings.len() > 0:
 		version = 4
 	case s.starts.len() > 0:
@@ -73,6 +76,9 @@ func (s *State) Encode(w io.Writer) error {
 			DeliveredLate:       t.DeliveredLate,
 			ReportsIgnored:      t.ReportsIgnored,
 			Expired:             t.Expired,
+			Failed:              t.Failed,
+			Reports:             t.Reports,
+			ReportsDropped:      t.ReportsDropped,
 		},
 	}}})
 	if version >= snapshotCompressed {
@@ -272,6 +278,7 @@ func (d *domain) toProto() *queuepb.DomainRecord {
 		Flush:  uint64(d.hop.Flush),
 		Ending: uint64(d.ending),
 		Guard:  d.guard.toProto(),
+		Warned: uint64(d.warned),
 	}
 	for _, n := range d.hop.Failed {
 		r.Failed = append(r.Failed, string(n))
@@ -328,6 +335,7 @@ func notesToProto(notes []note) []*queuepb.NoteRecord {
 			Reason:        n.reason,
 			Token:         uint64(n.token),
 			DeliveredLate: uint64(n.deliveredLate),
+			Report:        queuepb.ReportKind(n.report),
 		})
 	}
 	return records
@@ -500,6 +508,9 @@ func (s *State) loadHeader(h *queuepb.SnapshotHeader) error {
 		DeliveredLate:       c.GetDeliveredLate(),
 		ReportsIgnored:      c.GetReportsIgnored(),
 		Expired:             c.GetExpired(),
+		Failed:              c.GetFailed(),
+		Reports:             c.GetReports(),
+		ReportsDropped:      c.GetReportsDropped(),
 	}
 	return known(h, c)
 }
@@ -514,7 +525,7 @@ func (s *State) loadDomain(r *queuepb.DomainRecord) error {
 		Since:  Millis(r.GetSince()),
 		Detail: r.GetDetail(),
 		Flush:  Index(r.GetFlush()),
-	}, ending: Index(r.GetEnding())}
+	}, ending: Index(r.GetEnding()), warned: Index(r.GetWarned())}
 	if d.guard, err = guardFromProto(r.GetGuard()); err != nil {
 		return err
 	}
@@ -530,10 +541,12 @@ func (s *State) loadDomain(r *queuepb.DomainRecord) error {
 		return fmt.Errorf("domain %q: impossible next hop", c.Name)
 	case d.guard.flaw(s.now) != "":
 		return fmt.Errorf("domain %q: %s", c.Name, d.guard.flaw(s.now))
+	case d.warned > s.applied:
+		return fmt.Errorf("domain %q: warned of delays up to entry %d, after entry %d", c.Name, d.warned, s.applied)
 	case d.ending > s.applied+1:
 		return fmt.Errorf("domain %q: waits end from entry %d on, after entry %d", c.Name, d.ending, s.applied)
 	}
-	s.domains.set(d)
+	s.setDomain(d)
 	if d.ending > 0 {
 		s.endings.set(d.number)
 	}
@@ -599,6 +612,7 @@ func (d *decoder) loadMessage(r *queuepb.MessageRecord) error {
 			reason:        n.GetReason(),
 			token:         Token(n.GetToken()),
 			deliveredLate: Token(n.GetDeliveredLate()),
+			report:        ReportKind(n.GetReport()),
 		}
 		m.rest.notes[i].setReply(reply)
 	}

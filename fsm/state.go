@@ -64,7 +64,7 @@ const (
 // the disks that hold their bodies (admission looks at those, not we); records
 // of ended messages and aliases, by Settings.RecordLife; fingerprints, by
 // Settings.FingerprintMax; leases, by the messages in them; domains, by
-// domainsMax; starts, by serversMax; recipients that are known good, by knownMax. Everything else is of fixed size.
+// domainsMax, those that reports go to by outboundMax; starts, by serversMax; recipients that are known good, by knownMax. Everything else is of fixed size.
 //
 // Invariant: every part of a message is in exactly one place: due, waiting,
 // leased, or none of them where nothing of it is queued.
@@ -98,6 +98,8 @@ type State struct {
 	starts   tree[startItem]    // by server
 	known    tree[knownItem]    // recipients that a primary took mail for
 	swept    knownItem          // where the walk over known goes on
+	owing    tree[Index]        // messages that owe their senders reports
+	outbound int                // domains that are outbound
 
 	totals Totals
 	// effects collects what Apply returns. Empty between two of them.
@@ -208,6 +210,7 @@ func New() *State {
 		numbered: newTree(func(a, b originItem) bool { return a.number < b.number }),
 		starts:   newTree(func(a, b startItem) bool { return a.server < b.server }),
 		known:    newTree(knownItem.less),
+		owing:    newTree(func(a, b Index) bool { return a < b }),
 	}
 }
 
@@ -248,6 +251,8 @@ func (s *State) act(i Index, c Command) Result {
 		return s.expireLeases(a)
 	case RecordOutcomes:
 		return s.recordOutcomes(i, a)
+	case IssueReport:
+		return s.issueReport(i, c.Node, a)
 	case Hold:
 		return s.hold(a)
 	case Release:
@@ -311,6 +316,7 @@ func (s *State) Snapshot() *State {
 	t.origins = s.origins.copy()
 	t.starts = s.starts.copy()
 	t.known = s.known.copy()
+	t.owing = s.owing.copy()
 	t.numbered = s.numbered.copy()
 	return &t
 }

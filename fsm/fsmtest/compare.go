@@ -34,6 +34,13 @@ func (w *Twin) Compare(s *fsm.State) error {
 	if s.Now() != w.now || s.Settings() != w.settings {
 		return fmt.Errorf("log time %d, settings %+v, want %d and %+v", s.Now(), s.Settings(), w.now, w.settings)
 	}
+	var owing []mail.QueueID
+	for m := range s.Owing(0) {
+		owing = append(owing, m.ID)
+	}
+	if err := differ("what owes reports", owing, w.owing()); err != nil {
+		return err
+	}
 	names := slices.Sorted(maps.Keys(w.domains))
 	var domains []fsm.Domain
 	for _, n := range names {
@@ -54,7 +61,7 @@ func (w *Twin) Compare(s *fsm.State) error {
 			return err
 		}
 	}
-	if got := s.Domains(); len(got) > 0 || len(domains) > 0 {
+	if got := s.Destinations(); len(got) > 0 || len(domains) > 0 {
 		if err := differ("domains", got, domains); err != nil {
 			return err
 		}
@@ -94,6 +101,15 @@ func (w *Twin) knownOf(n mail.Domain) (known []string) {
 		}
 	}
 	return known
+}
+
+func (w *Twin) owing() (owing []mail.QueueID) {
+	for _, m := range w.messages {
+		if slices.ContainsFunc(m.status, func(st fsm.RecipientStatus) bool { return st.Report != 0 }) {
+			owing = append(owing, m.body.ID)
+		}
+	}
+	return owing
 }
 
 func differ(what string, got, want any) error {

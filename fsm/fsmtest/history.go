@@ -36,7 +36,8 @@ type History struct {
 	grants   []*grant
 	dots     map[partKey]int
 	removed  map[mail.QueueID]bool
-	answered []mail.QueueID // ids that a 250 named
+	told     map[mail.QueueID]bool // a report of a failure was queued
+	answered []mail.QueueID        // ids that a 250 named
 }
 
 type proposed struct {
@@ -69,7 +70,7 @@ type task struct {
 
 // NewHistory returns a history of s, which must be empty.
 func NewHistory(s *fsm.State, twin *Twin, source Source) *History {
-	h := &History{state: s, twin: twin, source: source, dots: make(map[partKey]int), removed: make(map[mail.QueueID]bool)}
+	h := &History{state: s, twin: twin, source: source, dots: make(map[partKey]int), removed: make(map[mail.QueueID]bool), told: make(map[mail.QueueID]bool)}
 	return h
 }
 
@@ -78,13 +79,14 @@ func (h *History) Log() string { return strings.Join(h.log, "\n") }
 
 var (
 	relayDomains = []mail.Domain{"a.test", "b.test", "c.test"}
+	destinations = append(slices.Clone(relayDomains), fsm.OutboundDomain("x.test"))
 	nodes        = []fsm.NodeName{"n1", "n2", "n3"}
 )
 
 // Run takes so many steps, and reports the first rule that is broken.
 func (h *History) Run(steps int) error {
 	for _, d := range relayDomains[:2] {
-		if err := h.do(fsm.PutDomain{Domain: fsm.Domain{Name: d, MX: true, ConnectionsMax: h.source.Choose("guarded", 2)}}); err != nil {
+		if err := h.do(fsm.PutDomain{Domain: fsm.Domain{Name: d, MX: true, ConnectionsMax: h.source.Choose("guarded", 2), Bounce: h.bounce()}}); err != nil {
 			return err
 		}
 	}
@@ -97,7 +99,7 @@ func (h *History) Run(steps int) error {
 	acts := []func() error{
 		h.send, h.send, h.sendAgain, h.sendAgain, h.proposeAgain, h.settle,
 		h.pull, h.pull, h.attempt, h.attempt, h.renew, h.renew, h.dot, h.dot, h.report, h.report, h.report, h.reportAgain, h.expire, h.expire,
-		h.operate, h.operate, h.domain, h.nextHop, h.tick, h.tick, h.tick, h.start, h.nonsense,
+		h.issue, h.issue, h.operate, h.operate, h.domain, h.nextHop, h.tick, h.tick, h.tick, h.start, h.nonsense,
 	}
 	for range steps {
 		if err := acts[h.source.Choose("act", len(acts))](); err != nil {
@@ -205,7 +207,7 @@ func (h *History) world() error {
 			continue // forgotten, which Step allows only after its end
 		}
 		for k, st := range m.Recipients {
-			if st.State == fsm.RecipientFailed || st.State == fsm.RecipientRemoved && !h.removed[m.ID] {
+			if st.State == fsm.RecipientFailed && !h.told[m.ID] || st.State == fsm.RecipientRemoved && !h.removed[m.ID] {
 				return fmt.Errorf("%s got a 250; recipient %d is %s", id, k, st.State)
 			}
 		}
@@ -240,7 +242,7 @@ func (h *History) mint() mail.QueueID {
 // send is a new transaction, of one of few contents, so that they meet again.
 func (h *History) send() error {
 	b := mail.NewBody([]byte(pick(h, []string{"one", "two", "three"})))
-	from, _ := mail.ParseReversePath(pick(h, []string{"", "s@x.test"}), false)
+	from, _ := mail.ParseReversePath(pick(h, []string{"", "s@x.test", "s@x.test", "s@a.test"}), false)
 	e := mail.Envelope{From: from, EightBit: h.source.Choose("8bit", 6) == 0, Trace: mail.Trace{
 		Hello: "x.test", Client: netip.MustParseAddr("192.0.2.7"), Node: "n.test", Protocol: "ESMTP", Received: int64(h.minted),
 	}}
@@ -251,7 +253,12 @@ func (h *History) send() error {
 	}
 	if h.source.Choose("parameters", 6) == 0 {
 		e.Return, e.EnvelopeID = mail.ReturnHeaders, "x"
-		e.Recipients[0].Notify, e.Recipients[0].Original = mail.NotifyNever, "rfc822;o@x.test"
+		e.Recipients[0].Original = "rfc822;o@x.test"
+	}
+	if h.source.Choose("notify", 3) == 0 {
+		for i := range e.Recipients {
+			e.Recipients[i].Notify = pick(h, []mail.Notify{mail.NotifyNever, mail.NotifySuccess, mail.NotifyFailure, mail.NotifyDelay | mail.NotifySuccess, mail.NotifyDelay | mail.NotifyFailure})
+		}
 	}
 	return h.proposeNew(fsm.Accept{Envelope: e, Body: b.Ref(h.mint())})
 }
@@ -322,7 +329,7 @@ func (h *History) known() []mail.QueueID {
 // pull is a grant, mostly of what is due, at times of anything: plans are made
 // of what was.
 func (h *History) pull() error {
-	g := fsm.GrantLeases{Holder: pick(h, nodes), Domain: pick(h, relayDomains)}
+	g := fsm.GrantLeases{Holder: pick(h, nodes), Domain: pick(h, destinations)}
 	from := slices.Collect(h.state.Due(g.Domain))
 	if h.source.Choose("stale plan", 3) == 0 {
 		from = h.known()
@@ -417,7 +424,7 @@ func (h *History) sendDot(g *grant, id mail.QueueID) {
 
 // attempt is a holder that goes straight for the dot of one message.
 func (h *History) attempt() error {
-	d := pick(h, relayDomains[:2])
+	d := pick(h, []mail.Domain{relayDomains[0], relayDomains[1], destinations[len(destinations)-1]})
 	due := slices.Collect(h.state.Due(d))
 	if len(due) == 0 {
 		return nil
@@ -456,6 +463,7 @@ func (h *History) report() error {
 		switch {
 		case t.dot && h.source.Choose("reply read", 3) > 0:
 			q.Outcome, q.Tried, q.Reply = fsm.Delivered, true, mail.Reply{Code: 250, Text: "taken"}
+			q.Relayed = h.source.Choose("relayed", 2) == 1
 		case t.dot:
 			q.Outcome, q.Tried = fsm.InDoubt, true
 		default:
@@ -523,6 +531,56 @@ func (h *History) expire() error {
 	return h.do(fsm.ExpireLeases{Token: g.token, Renewal: renewal})
 }
 
+func (h *History) bounce() fsm.BouncePolicy {
+	return pick(h, []fsm.BouncePolicy{fsm.BounceAligned, fsm.BounceHold, fsm.BounceAlways, fsm.BounceAlways})
+}
+
+// issue is a leader that reports to a sender, or finds that it may not. What it looked
+// at may be old.
+func (h *History) issue() error {
+	var owing []fsm.Message
+	for m := range h.state.Owing(0) {
+		owing = append(owing, m)
+	}
+	if len(owing) == 0 {
+		return nil
+	}
+	m := pick(h, owing)
+	a := fsm.IssueReport{Message: m.ID, Reason: "it is automatic"}
+	for k, st := range m.Recipients {
+		if st.Report != 0 && (a.Kind == 0 || a.Kind == st.Report) {
+			a.Kind = st.Report
+			a.Recipients = append(a.Recipients, k)
+		}
+	}
+	if h.source.Choose("old news", 6) == 0 {
+		a.Kind = a.Kind%fsm.ReportRelayed + 1
+	}
+	if h.source.Choose("issued", 4) > 0 {
+		to := m.Envelope.From.Mailbox
+		d := fsm.OutboundDomain(mail.Domain(to.Host))
+		if _, relayed := h.state.Domain(mail.Domain(to.Host)); relayed != (h.source.Choose("another domain", 8) == 0) {
+			d = mail.Domain(to.Host)
+		}
+		a.Reason = ""
+		a.Report = fsm.Accept{
+			Envelope: mail.Envelope{Recipients: []mail.Recipient{{Path: mail.ForwardPath{Mailbox: to}, Domain: d}}},
+			Body:     mail.NewBody([]byte("report")).Ref(h.mint()),
+		}
+	}
+	if a.Kind == fsm.ReportFailure && !a.Report.Body.ID.IsZero() {
+		h.told[m.ID] = true
+	}
+	err := h.do(a)
+	for range 2 { // it got no answer
+		if err != nil || h.source.Choose("again", 4) > 0 {
+			break
+		}
+		err = h.do(a)
+	}
+	return err
+}
+
 func (h *History) operate() error {
 	id := pick(h, h.known())
 	switch h.source.Choose("operator", 5) {
@@ -547,7 +605,7 @@ func (h *History) domain() error {
 	case 1:
 		return h.do(fsm.FlushDomain{Name: n})
 	case 2:
-		d := fsm.Domain{Name: n, MX: true}
+		d := fsm.Domain{Name: n, MX: true, Bounce: h.bounce(), DelayWarning: fsm.Millis(300_000 * h.source.Choose("warning", 3))}
 		if h.source.Choose("schedule", 3) > 0 {
 			d.ConnectionsMax = h.source.Choose("connections", 2)
 			d.Schedule.Lifetime = fsm.Millis(600_000 * h.source.Choose("lifetime", 3))
@@ -602,6 +660,10 @@ func (h *History) nonsense() error {
 			{Recipient: -1, Outcome: fsm.Delivered}, {Recipient: 99, Outcome: fsm.Failed}, {Outcome: 9}, {Outcome: fsm.Deferred, Tried: true},
 		}}}},
 		fsm.PutDomain{},
+		fsm.PutDomain{Domain: fsm.Domain{Name: fsm.OutboundDomain("x.test"), MX: true}},
+		fsm.IssueReport{},
+		fsm.IssueReport{Message: id, Kind: fsm.ReportFailure, Recipients: []int{99}},
+		fsm.IssueReport{Message: id, Kind: 9, Recipients: []int{0}},
 		fsm.PutSettings{Settings: fsm.Settings{FingerprintLife: 3_600_000, RecordLife: 60_000}},
 		fsm.ReportNextHop{Domain: "a.test"},
 		fsm.RecordStart{Server: "n1/1"},

@@ -15,14 +15,15 @@ import (
 // A Script interprets commands that a mail administrator can read, against one
 // queue:
 //
-//	domain put NAME [retry=1m,1h] [life=30h] [connections=20] | domain remove NAME | domain flush NAME | domain resume NAME
+//	domain put NAME [retry=1m,1h] [life=30h] [connections=20] [bounce=always] [warn=4h] | domain remove NAME | domain flush NAME | domain resume NAME
 //	settings [doubt=10m] [prints=100000] [retry=1m,30m] [voters=3]
-//	accept ID to=A,B [from=S] [body=TEXT] [node=N] [8bit] [utf8] [ret=full] [envid=X] [notify=never] [orcpt=X] [settled=ID,ID]
+//	accept ID to=A,B [from=S] [body=TEXT] [node=N] [8bit] [utf8] [ret=full] [envid=X] [notify=never|success|delay|failure] [orcpt=X] [settled=ID,ID]
 //	settle ID,ID
 //	grant LEASE HOLDER DOMAIN ID,ID
 //	renew LEASE HOLDER [begun=ID,ID] [as=RENEWAL]
 //	expire LEASE [seen=RENEWAL]
-//	report LEASE HOLDER ID [A=delivered|doubt|deferred|failed|untried ...]
+//	report LEASE HOLDER ID [A=delivered|relayed|doubt|deferred|failed|untried ...]
+//	issue ID REPORT kind=failure|expiry|delay|relayed of=A,B [through=DOMAIN] | issue ID - kind=K of=A,B why=WORD
 //	hold ID | release ID | remove ID
 //	nexthop DOMAIN up|failed NODE
 //	tick DURATION
@@ -158,6 +159,8 @@ func (s *Script) command(fields []string) error {
 		return s.apply(fsm.ExpireLeases{Token: fsm.Token(s.entries[w.at[0]]), Renewal: s.entries[seen]})
 	case "report":
 		return s.report(w)
+	case "issue":
+		return s.issue(w)
 	case "hold":
 		return s.apply(fsm.Hold{ID: id(), Reason: w.options["reason"]})
 	case "release":
@@ -226,13 +229,16 @@ func (s *Script) schedule(w words) (d fsm.Domain, err error) {
 	for _, o := range []struct {
 		to   *fsm.Millis
 		text string
-	}{{&d.Schedule.RetryMin, least}, {&d.Schedule.RetryMax, most}, {&d.Schedule.Lifetime, w.options["life"]}} {
+	}{{&d.Schedule.RetryMin, least}, {&d.Schedule.RetryMax, most}, {&d.Schedule.Lifetime, w.options["life"]}, {&d.DelayWarning, w.options["warn"]}} {
 		if *o.to, err = duration(o.text); err != nil {
 			return d, err
 		}
 	}
 	if n := w.options["connections"]; n != "" {
 		d.ConnectionsMax, err = strconv.Atoi(n)
+	}
+	if w.options["bounce"] == "always" {
+		d.Bounce = fsm.BounceAlways
 	}
 	return d, err
 }
@@ -289,9 +295,9 @@ func (s *Script) accept(w words) error {
 			return err
 		}
 		r := mail.Recipient{Path: p, Domain: p.Domain(), Original: w.options["orcpt"]}
-		if w.options["notify"] == "never" {
-			r.Notify = mail.NotifyNever
-		}
+		r.Notify = map[string]mail.Notify{
+			"never": mail.NotifyNever, "success": mail.NotifySuccess, "delay": mail.NotifyDelay, "failure": mail.NotifyFailure,
+		}[w.options["notify"]]
 		e.Recipients = append(e.Recipients, r)
 	}
 	b := mail.NewBody([]byte(w.options["body"]))
@@ -303,10 +309,11 @@ func (s *Script) report(w words) error {
 	o := fsm.MessageOutcomes{ID: id}
 	m, _ := s.state.Message(id)
 	for _, to := range w.listed {
-		k := slices.IndexFunc(m.Envelope.Recipients, func(r mail.Recipient) bool { return r.Path.String() == to })
+		k := position(m, to)
 		q := fsm.RecipientOutcome{Recipient: k, Tried: true}
 		switch w.options[to] {
-		case "delivered":
+		case "delivered", "relayed":
+			q.Relayed = w.options[to] == "relayed"
 			q.Outcome, q.Reply = fsm.Delivered, mail.Reply{Code: 250, Enhanced: mail.EnhancedCode{2, 0, 0}, Text: "Ok"}
 		case "doubt":
 			q.Outcome = fsm.InDoubt
@@ -324,6 +331,32 @@ func (s *Script) report(w words) error {
 	return s.apply(fsm.RecordOutcomes{
 		Holder: fsm.NodeName(w.at[1]), Token: fsm.Token(s.entries[w.at[0]]), Messages: []fsm.MessageOutcomes{o},
 	})
+}
+
+// position is that of a recipient, -1 for none.
+func position(m fsm.Message, to string) int {
+	return slices.IndexFunc(m.Envelope.Recipients, func(r mail.Recipient) bool { return r.Path.String() == to })
+}
+
+func (s *Script) issue(w words) error {
+	m, _ := s.state.Message(s.id(w.at[0]))
+	a := fsm.IssueReport{Message: s.id(w.at[0]), Reason: w.options["why"]}
+	for a.Kind.String() != w.options["kind"] {
+		if a.Kind++; a.Kind > fsm.ReportRelayed {
+			return fmt.Errorf("kind %q", w.options["kind"])
+		}
+	}
+	for of := range strings.SplitSeq(w.options["of"], ",") {
+		a.Recipients = append(a.Recipients, position(m, of))
+	}
+	if w.at[1] != "-" {
+		to := mail.Recipient{Path: mail.ForwardPath{Mailbox: m.Envelope.From.Mailbox}}
+		if to.Domain = mail.Domain(w.options["through"]); to.Domain == "" {
+			to.Domain = fsm.OutboundDomain(to.Path.Domain())
+		}
+		a.Report = fsm.Accept{Envelope: mail.Envelope{Recipients: []mail.Recipient{to}}, Body: mail.NewBody([]byte(w.at[1])).Ref(s.id(w.at[1]))}
+	}
+	return s.apply(a)
 }
 
 func (s *Script) apply(a fsm.Action, settled ...mail.QueueID) error {
@@ -455,6 +488,9 @@ func (s *Script) show(what string, w words) error {
 		t := s.state.Totals()
 		s.say("%d messages, %d live, %d unsettled, %d possible duplicates, %d aliases, %d fingerprints", t.Messages, t.Live, t.Unsettled, t.Marked, t.Aliases, t.Fingerprints)
 		s.say("since ever: %d accepted, %d repeats, %d delivered, %d removed, %d fingerprints dropped", t.Accepted, t.Repeats, t.Delivered, t.Removed, t.FingerprintsDropped)
+		if t.Reports > 0 || t.ReportsDropped > 0 {
+			s.say("%d recipients failed; %d reports, %d of them dropped", t.Failed, t.Reports, t.ReportsDropped)
+		}
 		s.say("doubts: %d reported, %d by expiry; %d delivered late, %d reports ignored", t.DoubtsReported, t.DoubtsExpired, t.DeliveredLate, t.ReportsIgnored)
 	case "starts":
 		for server, number := range s.state.Starts() {
@@ -488,6 +524,9 @@ func (s *Script) message(name string) {
 		text := fmt.Sprintf("  %s %s", r.Path, st.State)
 		if st.Reason != "" {
 			text += ", " + st.Reason
+		}
+		if st.Report != 0 {
+			text += ", the sender is to hear of its " + st.Report.String()
 		}
 		if st.Reply != (mail.Reply{}) {
 			text += ": " + st.Reply.String()

@@ -25,7 +25,7 @@ func Step(before *fsm.State, i fsm.Index, c fsm.Command, r fsm.Result, effects [
 			}
 			continue
 		}
-		if err := stepMessage(was, is, i, c, effects); err != nil {
+		if err := stepMessage(was, is, i, c, effects, after); err != nil {
 			return fmt.Errorf("message %s: %w", was.ID, err)
 		}
 	}
@@ -43,7 +43,7 @@ func Step(before *fsm.State, i fsm.Index, c fsm.Command, r fsm.Result, effects [
 	return nil
 }
 
-func stepMessage(was, is fsm.Message, i fsm.Index, c fsm.Command, effects []fsm.Effect) error {
+func stepMessage(was, is fsm.Message, i fsm.Index, c fsm.Command, effects []fsm.Effect, after *fsm.State) error {
 	if was.Settled && !is.Settled || was.PossibleDuplicate && !is.PossibleDuplicate {
 		return fmt.Errorf("a mark is gone")
 	}
@@ -55,8 +55,10 @@ func stepMessage(was, is fsm.Message, i fsm.Index, c fsm.Command, effects []fsm.
 		case st.State != fsm.RecipientQueued && st.State != fsm.RecipientHeld:
 			return fmt.Errorf("recipient %d leaves its end: %s to %s", k, st.State, now)
 		}
+		// Only a report may end like this: it is nobody's mail.
+		dropped := now == fsm.RecipientFailed && isOutbound(was.Envelope.Recipients[k].Domain)
 		allowed := false
-		switch c.Action.(type) {
+		switch a := c.Action.(type) {
 		case fsm.Hold:
 			allowed = st.State == fsm.RecipientQueued && now == fsm.RecipientHeld
 		case fsm.Release:
@@ -64,9 +66,14 @@ func stepMessage(was, is fsm.Message, i fsm.Index, c fsm.Command, effects []fsm.
 		case fsm.Remove:
 			allowed = now == fsm.RecipientRemoved
 		case fsm.Tick:
-			allowed = st.State == fsm.RecipientQueued && now == fsm.RecipientHeld && is.Recipients[k].Reason == "not delivered within its lifetime"
+			allowed = dropped || st.State == fsm.RecipientQueued && now == fsm.RecipientHeld && is.Recipients[k].Reason == "not delivered within its lifetime"
 		case fsm.RecordOutcomes:
-			allowed = now == fsm.RecipientDelivered || st.State == fsm.RecipientQueued && now == fsm.RecipientHeld
+			allowed = dropped || now == fsm.RecipientDelivered || st.State == fsm.RecipientQueued && now == fsm.RecipientHeld
+		case fsm.IssueReport:
+			// It fails in the entry that queues the report of that.
+			report, queued := after.Message(a.Report.Body.ID)
+			allowed = st.Report == fsm.ReportFailure && a.Message == was.ID && now == fsm.RecipientFailed &&
+				queued && report.Entry == i && !report.Finished
 		}
 		if !allowed { // I1: nothing is silently gone
 			return fmt.Errorf("%T takes recipient %d from %s to %s", c.Action, k, st.State, now)
@@ -92,6 +99,9 @@ func stepMessage(was, is fsm.Message, i fsm.Index, c fsm.Command, effects []fsm.
 				return fmt.Errorf("lease %d ends begun and unmarked", p.Lease)
 			}
 		}
+	}
+	if is.Finished && slices.ContainsFunc(is.Recipients, func(r fsm.RecipientStatus) bool { return r.Report != 0 }) {
+		return fmt.Errorf("finished, and owes a report")
 	}
 	if finished := slices.Contains(effects, fsm.Effect(fsm.Finished{ID: is.ID})); finished != (is.Finished && !was.Finished) {
 		return fmt.Errorf("effect finished is %v", finished)

@@ -66,6 +66,8 @@ func (w *Twin) Apply(i fsm.Index, c fsm.Command) fsm.Result {
 	r := w.act(i, c)
 	if tick, is := c.Action.(fsm.Tick); is && tick.Elapsed >= 0 {
 		w.expireOld()
+		w.warn()
+		w.endOutbound()
 	}
 	w.endWaits()
 	for _, m := range w.messages {
@@ -95,7 +97,7 @@ func (w *Twin) act(i fsm.Index, c fsm.Command) fsm.Result {
 			if st.State != fsm.RecipientQueued {
 				return false
 			}
-			st.State, st.Reason = fsm.RecipientHeld, a.Reason
+			st.State, st.Reason, st.Report = fsm.RecipientHeld, a.Reason, 0
 			return true
 		})
 	case fsm.Release:
@@ -108,7 +110,7 @@ func (w *Twin) act(i fsm.Index, c fsm.Command) fsm.Result {
 			if st.State != fsm.RecipientHeld {
 				return false
 			}
-			st.State, st.Reason = fsm.RecipientQueued, ""
+			st.State, st.Reason, st.Report = fsm.RecipientQueued, "", 0
 			return true
 		})
 		for n, is := range held {
@@ -122,7 +124,7 @@ func (w *Twin) act(i fsm.Index, c fsm.Command) fsm.Result {
 			if st.State != fsm.RecipientHeld && st.State != fsm.RecipientQueued {
 				return false
 			}
-			st.State, st.Reason = fsm.RecipientRemoved, ""
+			st.State, st.Reason, st.Report = fsm.RecipientRemoved, "", 0
 			w.counted.Removed++
 			return true
 		})
@@ -130,6 +132,8 @@ func (w *Twin) act(i fsm.Index, c fsm.Command) fsm.Result {
 			w.find(a.ID).print = ""
 		}
 		return r
+	case fsm.IssueReport:
+		return w.issue(i, c.Node, a)
 	case fsm.PutDomain:
 		return w.putDomain(a.Domain)
 	case fsm.RemoveDomain:
@@ -205,7 +209,7 @@ func (w *Twin) own(id mail.QueueID) *twinMessage {
 
 func (m *twinMessage) live() bool {
 	return slices.ContainsFunc(m.status, func(st fsm.RecipientStatus) bool {
-		return st.State == fsm.RecipientQueued || st.State == fsm.RecipientHeld
+		return st.State == fsm.RecipientQueued || st.State == fsm.RecipientHeld || st.Report != 0
 	})
 }
 
@@ -285,7 +289,7 @@ func (w *Twin) accept(i fsm.Index, node fsm.NodeName, a fsm.Accept) fsm.Result {
 	}
 	for _, r := range a.Envelope.Recipients {
 		d := w.domains[r.Domain]
-		if d == nil {
+		if d == nil || isOutbound(r.Domain) {
 			return fsm.Result{Verdict: fsm.Refused}
 		}
 		m.status = append(m.status, fsm.RecipientStatus{State: fsm.RecipientQueued})
@@ -452,6 +456,9 @@ func (w *Twin) record(i fsm.Index, r fsm.RecordOutcomes) fsm.Result {
 			case q.Outcome == fsm.Delivered && open:
 				w.took(m, q.Recipient, mine)
 				*st = fsm.RecipientStatus{State: fsm.RecipientDelivered, Reply: q.Reply, Token: r.Token}
+				if q.Relayed {
+					st.Report = w.owed(fsm.ReportRelayed, m, q.Recipient)
+				}
 				w.counted.Delivered++
 			case q.Outcome == fsm.Delivered:
 				w.took(m, q.Recipient, mine)
@@ -470,8 +477,12 @@ func (w *Twin) record(i fsm.Index, r fsm.RecordOutcomes) fsm.Result {
 				later = true
 			case q.Outcome == fsm.Failed && open:
 				st.Reply = q.Reply
-				if st.State == fsm.RecipientQueued {
+				if st.State == fsm.RecipientQueued && isOutbound(d) {
+					st.State = fsm.RecipientFailed
+					w.counted.ReportsDropped++
+				} else if st.State == fsm.RecipientQueued {
 					st.State, st.Reason = fsm.RecipientHeld, "refused by the next hop"
+					st.Report = w.owed(fsm.ReportFailure, m, q.Recipient)
 					w.refused(m, q.Recipient)
 				}
 			}

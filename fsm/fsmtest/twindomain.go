@@ -16,11 +16,12 @@ type twinDomain struct {
 	number  int                   // how many were made before it
 	ending  fsm.Index             // retry waits end from this entry on; 0 where they do not
 	known   map[string]fsm.Millis // local parts that were delivered to, and the day
+	warned  fsm.Index             // up to this entry, messages were looked at that wait for long
 	refused []string              // local parts that were refused while it was guarded
 }
 
 func (w *Twin) putDomain(c fsm.Domain) fsm.Result {
-	if c.MX == (len(c.Targets) > 0) {
+	if c.MX == (len(c.Targets) > 0) || isOutbound(c.Name) {
 		return fsm.Result{Verdict: fsm.Invalid}
 	}
 	d := w.domains[c.Name]
@@ -36,6 +37,9 @@ func (w *Twin) putDomain(c fsm.Domain) fsm.Result {
 		w.setHop(d, fsm.NextHopUp)
 	}
 	w.domains[c.Name].config = c
+	if c.DelayWarning == 0 {
+		w.domains[c.Name].warned = 0
+	}
 	return fsm.Result{Verdict: fsm.Done}
 }
 
@@ -123,10 +127,16 @@ func (w *Twin) expireOld() {
 			if life == 0 || born+life > w.now || p.lease != 0 || p.doubt > w.now || m.has(n, fsm.RecipientQueued) == 0 {
 				continue
 			}
+			if isOutbound(n) {
+				m.status[0].State = fsm.RecipientFailed
+				w.counted.ReportsDropped++
+				continue
+			}
 			w.counted.Expired++
 			for i, r := range m.envelope.Recipients {
 				if r.Domain == n && m.status[i].State == fsm.RecipientQueued {
 					m.status[i].State, m.status[i].Reason = fsm.RecipientHeld, "not delivered within its lifetime"
+					m.status[i].Report = w.owed(fsm.ReportExpired, m, i)
 				}
 			}
 		}

@@ -139,6 +139,111 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{1}
 }
 
+type ReportKind int32
+
+const (
+	ReportKind_REPORT_KIND_UNSPECIFIED ReportKind = 0 // none
+	ReportKind_REPORT_KIND_FAILURE     ReportKind = 1
+	ReportKind_REPORT_KIND_EXPIRED     ReportKind = 2
+	ReportKind_REPORT_KIND_DELAY       ReportKind = 3
+	ReportKind_REPORT_KIND_RELAYED     ReportKind = 4
+)
+
+// Enum value maps for ReportKind.
+var (
+	ReportKind_name = map[int32]string{
+		0: "REPORT_KIND_UNSPECIFIED",
+		1: "REPORT_KIND_FAILURE",
+		2: "REPORT_KIND_EXPIRED",
+		3: "REPORT_KIND_DELAY",
+		4: "REPORT_KIND_RELAYED",
+	}
+	ReportKind_value = map[string]int32{
+		"REPORT_KIND_UNSPECIFIED": 0,
+		"REPORT_KIND_FAILURE":     1,
+		"REPORT_KIND_EXPIRED":     2,
+		"REPORT_KIND_DELAY":       3,
+		"REPORT_KIND_RELAYED":     4,
+	}
+)
+
+func (x ReportKind) Enum() *ReportKind {
+	p := new(ReportKind)
+	*p = x
+	return p
+}
+
+func (x ReportKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReportKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_proto_queuepb_queue_proto_enumTypes[2].Descriptor()
+}
+
+func (ReportKind) Type() protoreflect.EnumType {
+	return &file_proto_queuepb_queue_proto_enumTypes[2]
+}
+
+func (x ReportKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReportKind.Descriptor instead.
+func (ReportKind) EnumDescriptor() ([]byte, []int) {
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{2}
+}
+
+// Whose mail is reported on to its sender.
+type BouncePolicy int32
+
+const (
+	BouncePolicy_BOUNCE_POLICY_ALIGNED BouncePolicy = 0
+	BouncePolicy_BOUNCE_POLICY_HOLD    BouncePolicy = 1
+	BouncePolicy_BOUNCE_POLICY_ALWAYS  BouncePolicy = 2
+)
+
+// Enum value maps for BouncePolicy.
+var (
+	BouncePolicy_name = map[int32]string{
+		0: "BOUNCE_POLICY_ALIGNED",
+		1: "BOUNCE_POLICY_HOLD",
+		2: "BOUNCE_POLICY_ALWAYS",
+	}
+	BouncePolicy_value = map[string]int32{
+		"BOUNCE_POLICY_ALIGNED": 0,
+		"BOUNCE_POLICY_HOLD":    1,
+		"BOUNCE_POLICY_ALWAYS":  2,
+	}
+)
+
+func (x BouncePolicy) Enum() *BouncePolicy {
+	p := new(BouncePolicy)
+	*p = x
+	return p
+}
+
+func (x BouncePolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (BouncePolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_proto_queuepb_queue_proto_enumTypes[3].Descriptor()
+}
+
+func (BouncePolicy) Type() protoreflect.EnumType {
+	return &file_proto_queuepb_queue_proto_enumTypes[3]
+}
+
+func (x BouncePolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use BouncePolicy.Descriptor instead.
+func (BouncePolicy) EnumDescriptor() ([]byte, []int) {
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{3}
+}
+
 type TLSMode int32
 
 const (
@@ -178,11 +283,11 @@ func (x TLSMode) String() string {
 }
 
 func (TLSMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_proto_queuepb_queue_proto_enumTypes[2].Descriptor()
+	return file_proto_queuepb_queue_proto_enumTypes[4].Descriptor()
 }
 
 func (TLSMode) Type() protoreflect.EnumType {
-	return &file_proto_queuepb_queue_proto_enumTypes[2]
+	return &file_proto_queuepb_queue_proto_enumTypes[4]
 }
 
 func (x TLSMode) Number() protoreflect.EnumNumber {
@@ -191,7 +296,7 @@ func (x TLSMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TLSMode.Descriptor instead.
 func (TLSMode) EnumDescriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{2}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{4}
 }
 
 type Verdict int32
@@ -236,11 +341,11 @@ func (x Verdict) String() string {
 }
 
 func (Verdict) Descriptor() protoreflect.EnumDescriptor {
-	return file_proto_queuepb_queue_proto_enumTypes[3].Descriptor()
+	return file_proto_queuepb_queue_proto_enumTypes[5].Descriptor()
 }
 
 func (Verdict) Type() protoreflect.EnumType {
-	return &file_proto_queuepb_queue_proto_enumTypes[3]
+	return &file_proto_queuepb_queue_proto_enumTypes[5]
 }
 
 func (x Verdict) Number() protoreflect.EnumNumber {
@@ -249,7 +354,7 @@ func (x Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Verdict.Descriptor instead.
 func (Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{3}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{5}
 }
 
 type NextHopState int32
@@ -288,11 +393,11 @@ func (x NextHopState) String() string {
 }
 
 func (NextHopState) Descriptor() protoreflect.EnumDescriptor {
-	return file_proto_queuepb_queue_proto_enumTypes[4].Descriptor()
+	return file_proto_queuepb_queue_proto_enumTypes[6].Descriptor()
 }
 
 func (NextHopState) Type() protoreflect.EnumType {
-	return &file_proto_queuepb_queue_proto_enumTypes[4]
+	return &file_proto_queuepb_queue_proto_enumTypes[6]
 }
 
 func (x NextHopState) Number() protoreflect.EnumNumber {
@@ -301,7 +406,7 @@ func (x NextHopState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NextHopState.Descriptor instead.
 func (NextHopState) EnumDescriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{4}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{6}
 }
 
 type RecipientState int32
@@ -346,11 +451,11 @@ func (x RecipientState) String() string {
 }
 
 func (RecipientState) Descriptor() protoreflect.EnumDescriptor {
-	return file_proto_queuepb_queue_proto_enumTypes[5].Descriptor()
+	return file_proto_queuepb_queue_proto_enumTypes[7].Descriptor()
 }
 
 func (RecipientState) Type() protoreflect.EnumType {
-	return &file_proto_queuepb_queue_proto_enumTypes[5]
+	return &file_proto_queuepb_queue_proto_enumTypes[7]
 }
 
 func (x RecipientState) Number() protoreflect.EnumNumber {
@@ -359,7 +464,7 @@ func (x RecipientState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RecipientState.Descriptor instead.
 func (RecipientState) EnumDescriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{5}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{7}
 }
 
 // One Raft entry: what one node asks of the queue.
@@ -383,6 +488,7 @@ type Command struct {
 	//	*Command_RemoveDomain
 	//	*Command_FlushDomain
 	//	*Command_ResumeDomain
+	//	*Command_IssueReport
 	//	*Command_ReportNextHop
 	//	*Command_PutSettings
 	//	*Command_Tick
@@ -567,6 +673,15 @@ func (x *Command) GetResumeDomain() *ResumeDomain {
 	return nil
 }
 
+func (x *Command) GetIssueReport() *IssueReport {
+	if x != nil {
+		if x, ok := x.Action.(*Command_IssueReport); ok {
+			return x.IssueReport
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetReportNextHop() *ReportNextHop {
 	if x != nil {
 		if x, ok := x.Action.(*Command_ReportNextHop); ok {
@@ -659,6 +774,10 @@ type Command_ResumeDomain struct {
 	ResumeDomain *ResumeDomain `protobuf:"bytes,26,opt,name=resume_domain,json=resumeDomain,proto3,oneof"` // version 4
 }
 
+type Command_IssueReport struct {
+	IssueReport *IssueReport `protobuf:"bytes,27,opt,name=issue_report,json=issueReport,proto3,oneof"` // version 5
+}
+
 type Command_ReportNextHop struct {
 	ReportNextHop *ReportNextHop `protobuf:"bytes,22,opt,name=report_next_hop,json=reportNextHop,proto3,oneof"`
 }
@@ -700,6 +819,8 @@ func (*Command_RemoveDomain) isCommand_Action() {}
 func (*Command_FlushDomain) isCommand_Action() {}
 
 func (*Command_ResumeDomain) isCommand_Action() {}
+
+func (*Command_IssueReport) isCommand_Action() {}
 
 func (*Command_ReportNextHop) isCommand_Action() {}
 
@@ -1435,7 +1556,8 @@ type RecipientOutcome struct {
 	Recipient     uint32                 `protobuf:"varint,1,opt,name=recipient,proto3" json:"recipient,omitempty"` // position in Envelope.recipients
 	Outcome       Outcome                `protobuf:"varint,2,opt,name=outcome,proto3,enum=holdfast.queue.v1.Outcome" json:"outcome,omitempty"`
 	Tried         bool                   `protobuf:"varint,3,opt,name=tried,proto3" json:"tried,omitempty"`
-	Reply         *Reply                 `protobuf:"bytes,4,opt,name=reply,proto3" json:"reply,omitempty"` // absent where the next hop said nothing
+	Reply         *Reply                 `protobuf:"bytes,4,opt,name=reply,proto3" json:"reply,omitempty"`      // absent where the next hop said nothing
+	Relayed       bool                   `protobuf:"varint,5,opt,name=relayed,proto3" json:"relayed,omitempty"` // the next hop was not told which reports the sender wants; version 5
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1496,6 +1618,13 @@ func (x *RecipientOutcome) GetReply() *Reply {
 		return x.Reply
 	}
 	return nil
+}
+
+func (x *RecipientOutcome) GetRelayed() bool {
+	if x != nil {
+		return x.Relayed
+	}
+	return false
 }
 
 // One SMTP reply.
@@ -1575,6 +1704,84 @@ func (x *Reply) GetText() string {
 	return ""
 }
 
+// Settles reports of one kind that a message owes its sender. The entry's Extensions name
+// the report's body.
+type IssueReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Message       []byte                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"` // the queue id of whom it is about
+	Kind          ReportKind             `protobuf:"varint,2,opt,name=kind,proto3,enum=holdfast.queue.v1.ReportKind" json:"kind,omitempty"`
+	Recipients    []uint32               `protobuf:"varint,3,rep,packed,name=recipients,proto3" json:"recipients,omitempty"` // positions in Envelope.recipients
+	Report        *Accept                `protobuf:"bytes,4,opt,name=report,proto3" json:"report,omitempty"`                 // the message to the sender; absent where none is made
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`                 // why none is made
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueReport) Reset() {
+	*x = IssueReport{}
+	mi := &file_proto_queuepb_queue_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueReport) ProtoMessage() {}
+
+func (x *IssueReport) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_queuepb_queue_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueReport.ProtoReflect.Descriptor instead.
+func (*IssueReport) Descriptor() ([]byte, []int) {
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *IssueReport) GetMessage() []byte {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *IssueReport) GetKind() ReportKind {
+	if x != nil {
+		return x.Kind
+	}
+	return ReportKind_REPORT_KIND_UNSPECIFIED
+}
+
+func (x *IssueReport) GetRecipients() []uint32 {
+	if x != nil {
+		return x.Recipients
+	}
+	return nil
+}
+
+func (x *IssueReport) GetReport() *Accept {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *IssueReport) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Freezes a message.
 type Hold struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1586,7 +1793,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[14]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +1805,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[14]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1818,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{14}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Hold) GetId() []byte {
@@ -1638,7 +1845,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[15]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1650,7 +1857,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[15]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1663,7 +1870,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{15}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Release) GetId() []byte {
@@ -1683,7 +1890,7 @@ type Remove struct {
 
 func (x *Remove) Reset() {
 	*x = Remove{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[16]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +1902,7 @@ func (x *Remove) String() string {
 func (*Remove) ProtoMessage() {}
 
 func (x *Remove) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[16]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +1915,7 @@ func (x *Remove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remove.ProtoReflect.Descriptor instead.
 func (*Remove) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{16}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Remove) GetId() []byte {
@@ -1728,7 +1935,7 @@ type PutDomain struct {
 
 func (x *PutDomain) Reset() {
 	*x = PutDomain{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[17]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +1947,7 @@ func (x *PutDomain) String() string {
 func (*PutDomain) ProtoMessage() {}
 
 func (x *PutDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[17]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +1960,7 @@ func (x *PutDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomain.ProtoReflect.Descriptor instead.
 func (*PutDomain) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{17}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PutDomain) GetDomain() *RelayDomain {
@@ -1774,15 +1981,18 @@ type RelayDomain struct {
 	ConnectionsMax uint32    `protobuf:"varint,5,opt,name=connections_max,json=connectionsMax,proto3" json:"connections_max,omitempty"` // to the next hop, of the whole cluster; 0: each node's configuration says
 	// Networks whose hosts may have its mail delivered by ETRN, beside its next hops,
 	// as address/bits.
-	EtrnNetworks  []string   `protobuf:"bytes,6,rep,name=etrn_networks,json=etrnNetworks,proto3" json:"etrn_networks,omitempty"`
-	Tls           *TLSPolicy `protobuf:"bytes,7,opt,name=tls,proto3" json:"tls,omitempty"` // absent: opportunistic
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	EtrnNetworks []string   `protobuf:"bytes,6,rep,name=etrn_networks,json=etrnNetworks,proto3" json:"etrn_networks,omitempty"`
+	Tls          *TLSPolicy `protobuf:"bytes,7,opt,name=tls,proto3" json:"tls,omitempty"` // absent: opportunistic
+	// From here on version 5.
+	Bounce             BouncePolicy `protobuf:"varint,8,opt,name=bounce,proto3,enum=holdfast.queue.v1.BouncePolicy" json:"bounce,omitempty"`
+	DelayWarningMillis int64        `protobuf:"varint,9,opt,name=delay_warning_millis,json=delayWarningMillis,proto3" json:"delay_warning_millis,omitempty"` // 0: never
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *RelayDomain) Reset() {
 	*x = RelayDomain{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[18]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +2004,7 @@ func (x *RelayDomain) String() string {
 func (*RelayDomain) ProtoMessage() {}
 
 func (x *RelayDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[18]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +2017,7 @@ func (x *RelayDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayDomain.ProtoReflect.Descriptor instead.
 func (*RelayDomain) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{18}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RelayDomain) GetName() string {
@@ -1859,6 +2069,20 @@ func (x *RelayDomain) GetTls() *TLSPolicy {
 	return nil
 }
 
+func (x *RelayDomain) GetBounce() BouncePolicy {
+	if x != nil {
+		return x.Bounce
+	}
+	return BouncePolicy_BOUNCE_POLICY_ALIGNED
+}
+
+func (x *RelayDomain) GetDelayWarningMillis() int64 {
+	if x != nil {
+		return x.DelayWarningMillis
+	}
+	return 0
+}
+
 // What TLS the next hops of a relay domain must show.
 type TLSPolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1872,7 +2096,7 @@ type TLSPolicy struct {
 
 func (x *TLSPolicy) Reset() {
 	*x = TLSPolicy{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +2108,7 @@ func (x *TLSPolicy) String() string {
 func (*TLSPolicy) ProtoMessage() {}
 
 func (x *TLSPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[19]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +2121,7 @@ func (x *TLSPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSPolicy.ProtoReflect.Descriptor instead.
 func (*TLSPolicy) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{19}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TLSPolicy) GetMode() TLSMode {
@@ -1940,7 +2164,7 @@ type Schedule struct {
 
 func (x *Schedule) Reset() {
 	*x = Schedule{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +2176,7 @@ func (x *Schedule) String() string {
 func (*Schedule) ProtoMessage() {}
 
 func (x *Schedule) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[20]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +2189,7 @@ func (x *Schedule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Schedule.ProtoReflect.Descriptor instead.
 func (*Schedule) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{20}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Schedule) GetRetryMinMillis() int64 {
@@ -2000,7 +2224,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +2236,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[21]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +2249,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{21}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Target) GetHost() string {
@@ -2052,7 +2276,7 @@ type RemoveDomain struct {
 
 func (x *RemoveDomain) Reset() {
 	*x = RemoveDomain{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2288,7 @@ func (x *RemoveDomain) String() string {
 func (*RemoveDomain) ProtoMessage() {}
 
 func (x *RemoveDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[22]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2301,7 @@ func (x *RemoveDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomain.ProtoReflect.Descriptor instead.
 func (*RemoveDomain) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{22}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RemoveDomain) GetName() string {
@@ -2097,7 +2321,7 @@ type FlushDomain struct {
 
 func (x *FlushDomain) Reset() {
 	*x = FlushDomain{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +2333,7 @@ func (x *FlushDomain) String() string {
 func (*FlushDomain) ProtoMessage() {}
 
 func (x *FlushDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[23]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +2346,7 @@ func (x *FlushDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomain.ProtoReflect.Descriptor instead.
 func (*FlushDomain) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{23}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FlushDomain) GetName() string {
@@ -2142,7 +2366,7 @@ type ResumeDomain struct {
 
 func (x *ResumeDomain) Reset() {
 	*x = ResumeDomain{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2154,7 +2378,7 @@ func (x *ResumeDomain) String() string {
 func (*ResumeDomain) ProtoMessage() {}
 
 func (x *ResumeDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[24]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2167,7 +2391,7 @@ func (x *ResumeDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeDomain.ProtoReflect.Descriptor instead.
 func (*ResumeDomain) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{24}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResumeDomain) GetName() string {
@@ -2190,7 +2414,7 @@ type ReportNextHop struct {
 
 func (x *ReportNextHop) Reset() {
 	*x = ReportNextHop{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2426,7 @@ func (x *ReportNextHop) String() string {
 func (*ReportNextHop) ProtoMessage() {}
 
 func (x *ReportNextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[25]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2439,7 @@ func (x *ReportNextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportNextHop.ProtoReflect.Descriptor instead.
 func (*ReportNextHop) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{25}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReportNextHop) GetNode() string {
@@ -2256,7 +2480,7 @@ type PutSettings struct {
 
 func (x *PutSettings) Reset() {
 	*x = PutSettings{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2492,7 @@ func (x *PutSettings) String() string {
 func (*PutSettings) ProtoMessage() {}
 
 func (x *PutSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2505,7 @@ func (x *PutSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSettings.ProtoReflect.Descriptor instead.
 func (*PutSettings) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{26}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PutSettings) GetSettings() *Settings {
@@ -2310,7 +2534,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2322,7 +2546,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2335,7 +2559,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{27}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Settings) GetDoubtWaitMillis() int64 {
@@ -2404,7 +2628,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2640,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2653,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{28}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Tick) GetElapsedMillis() int64 {
@@ -2450,7 +2674,7 @@ type RecordStart struct {
 
 func (x *RecordStart) Reset() {
 	*x = RecordStart{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2462,7 +2686,7 @@ func (x *RecordStart) String() string {
 func (*RecordStart) ProtoMessage() {}
 
 func (x *RecordStart) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2475,7 +2699,7 @@ func (x *RecordStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordStart.ProtoReflect.Descriptor instead.
 func (*RecordStart) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{29}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RecordStart) GetServer() string {
@@ -2506,7 +2730,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2518,7 +2742,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2531,7 +2755,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{30}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Result) GetVerdict() Verdict {
@@ -2602,7 +2826,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2614,7 +2838,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2627,7 +2851,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{31}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -2778,7 +3002,7 @@ func (*SnapshotRecord_Known) isSnapshotRecord_Record() {}
 
 type SnapshotHeader struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
-	Version    uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 5, 4 where no domain has a schedule or connections_max, 3 where waits_per_entry is zero, too, or 1 where there are no starts either
+	Version    uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 6, 5 where nothing is reported to senders, 4 where no domain has a schedule or connections_max either, 3 where waits_per_entry is zero, too, or 1 where there are no starts either
 	Applied    uint64                 `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"` // index of the last entry applied
 	Now        int64                  `protobuf:"varint,3,opt,name=now,proto3" json:"now,omitempty"`
 	Settings   *Settings              `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
@@ -2793,7 +3017,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2805,7 +3029,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2818,7 +3042,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{32}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SnapshotHeader) GetVersion() uint32 {
@@ -2890,13 +3114,17 @@ type Counters struct {
 	DeliveredLate       uint64                 `protobuf:"varint,8,opt,name=delivered_late,json=deliveredLate,proto3" json:"delivered_late,omitempty"`
 	ReportsIgnored      uint64                 `protobuf:"varint,9,opt,name=reports_ignored,json=reportsIgnored,proto3" json:"reports_ignored,omitempty"`
 	Expired             uint64                 `protobuf:"varint,10,opt,name=expired,proto3" json:"expired,omitempty"` // version 5
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// From here on version 6.
+	Failed         uint64 `protobuf:"varint,11,opt,name=failed,proto3" json:"failed,omitempty"`
+	Reports        uint64 `protobuf:"varint,12,opt,name=reports,proto3" json:"reports,omitempty"`
+	ReportsDropped uint64 `protobuf:"varint,13,opt,name=reports_dropped,json=reportsDropped,proto3" json:"reports_dropped,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3136,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3149,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{33}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Counters) GetAccepted() uint64 {
@@ -2994,6 +3222,27 @@ func (x *Counters) GetExpired() uint64 {
 	return 0
 }
 
+func (x *Counters) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *Counters) GetReports() uint64 {
+	if x != nil {
+		return x.Reports
+	}
+	return 0
+}
+
+func (x *Counters) GetReportsDropped() uint64 {
+	if x != nil {
+		return x.ReportsDropped
+	}
+	return 0
+}
+
 type DomainRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -3003,15 +3252,16 @@ type DomainRecord struct {
 	Since         int64                  `protobuf:"varint,5,opt,name=since,proto3" json:"since,omitempty"`
 	Detail        string                 `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
 	Flush         uint64                 `protobuf:"varint,7,opt,name=flush,proto3" json:"flush,omitempty"`
-	Ending        uint64                 `protobuf:"varint,8,opt,name=ending,proto3" json:"ending,omitempty"` // from the message of this entry on, retry waits are still to be ended; since version 4
-	Guard         *Guard                 `protobuf:"bytes,9,opt,name=guard,proto3" json:"guard,omitempty"`    // absent where all is zero; since version 5
+	Ending        uint64                 `protobuf:"varint,8,opt,name=ending,proto3" json:"ending,omitempty"`  // from the message of this entry on, retry waits are still to be ended; since version 4
+	Guard         *Guard                 `protobuf:"bytes,9,opt,name=guard,proto3" json:"guard,omitempty"`     // absent where all is zero; since version 5
+	Warned        uint64                 `protobuf:"varint,10,opt,name=warned,proto3" json:"warned,omitempty"` // up to the message of this entry, delays were warned of; since version 6
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DomainRecord) Reset() {
 	*x = DomainRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3023,7 +3273,7 @@ func (x *DomainRecord) String() string {
 func (*DomainRecord) ProtoMessage() {}
 
 func (x *DomainRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3036,7 +3286,7 @@ func (x *DomainRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainRecord.ProtoReflect.Descriptor instead.
 func (*DomainRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{34}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DomainRecord) GetNumber() uint32 {
@@ -3102,6 +3352,13 @@ func (x *DomainRecord) GetGuard() *Guard {
 	return nil
 }
 
+func (x *DomainRecord) GetWarned() uint64 {
+	if x != nil {
+		return x.Warned
+	}
+	return 0
+}
+
 // What a domain's next hop says first since it has come back.
 type Guard struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3115,7 +3372,7 @@ type Guard struct {
 
 func (x *Guard) Reset() {
 	*x = Guard{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3127,7 +3384,7 @@ func (x *Guard) String() string {
 func (*Guard) ProtoMessage() {}
 
 func (x *Guard) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3140,7 +3397,7 @@ func (x *Guard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Guard.ProtoReflect.Descriptor instead.
 func (*Guard) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{35}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Guard) GetArmed() bool {
@@ -3184,7 +3441,7 @@ type KnownRecord struct {
 
 func (x *KnownRecord) Reset() {
 	*x = KnownRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3196,7 +3453,7 @@ func (x *KnownRecord) String() string {
 func (*KnownRecord) ProtoMessage() {}
 
 func (x *KnownRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3209,7 +3466,7 @@ func (x *KnownRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownRecord.ProtoReflect.Descriptor instead.
 func (*KnownRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{36}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *KnownRecord) GetDomain() uint32 {
@@ -3246,7 +3503,7 @@ type MessageRecord struct {
 
 func (x *MessageRecord) Reset() {
 	*x = MessageRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3258,7 +3515,7 @@ func (x *MessageRecord) String() string {
 func (*MessageRecord) ProtoMessage() {}
 
 func (x *MessageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3271,7 +3528,7 @@ func (x *MessageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageRecord.ProtoReflect.Descriptor instead.
 func (*MessageRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{37}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MessageRecord) GetEntry() uint64 {
@@ -3371,7 +3628,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3383,7 +3640,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3396,7 +3653,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{38}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *OriginRecord) GetNode() string {
@@ -3441,7 +3698,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3453,7 +3710,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3466,7 +3723,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{39}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Accepted) GetEnvelope() *Envelope {
@@ -3515,7 +3772,7 @@ type PartRecord struct {
 
 func (x *PartRecord) Reset() {
 	*x = PartRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3527,7 +3784,7 @@ func (x *PartRecord) String() string {
 func (*PartRecord) ProtoMessage() {}
 
 func (x *PartRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3540,7 +3797,7 @@ func (x *PartRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartRecord.ProtoReflect.Descriptor instead.
 func (*PartRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{40}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PartRecord) GetDomain() uint32 {
@@ -3607,13 +3864,14 @@ type NoteRecord struct {
 	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	Token         uint64                 `protobuf:"varint,4,opt,name=token,proto3" json:"token,omitempty"`
 	DeliveredLate uint64                 `protobuf:"varint,5,opt,name=delivered_late,json=deliveredLate,proto3" json:"delivered_late,omitempty"`
+	Report        ReportKind             `protobuf:"varint,6,opt,name=report,proto3,enum=holdfast.queue.v1.ReportKind" json:"report,omitempty"` // that the sender is owed; since version 6
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NoteRecord) Reset() {
 	*x = NoteRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3625,7 +3883,7 @@ func (x *NoteRecord) String() string {
 func (*NoteRecord) ProtoMessage() {}
 
 func (x *NoteRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3638,7 +3896,7 @@ func (x *NoteRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteRecord.ProtoReflect.Descriptor instead.
 func (*NoteRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{41}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *NoteRecord) GetState() RecipientState {
@@ -3676,6 +3934,13 @@ func (x *NoteRecord) GetDeliveredLate() uint64 {
 	return 0
 }
 
+func (x *NoteRecord) GetReport() ReportKind {
+	if x != nil {
+		return x.Report
+	}
+	return ReportKind_REPORT_KIND_UNSPECIFIED
+}
+
 type AliasRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entry         uint64                 `protobuf:"varint,1,opt,name=entry,proto3" json:"entry,omitempty"` // of the message that it stands for
@@ -3686,7 +3951,7 @@ type AliasRecord struct {
 
 func (x *AliasRecord) Reset() {
 	*x = AliasRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3698,7 +3963,7 @@ func (x *AliasRecord) String() string {
 func (*AliasRecord) ProtoMessage() {}
 
 func (x *AliasRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3711,7 +3976,7 @@ func (x *AliasRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasRecord.ProtoReflect.Descriptor instead.
 func (*AliasRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{42}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AliasRecord) GetEntry() uint64 {
@@ -3740,7 +4005,7 @@ type LeaseRecord struct {
 
 func (x *LeaseRecord) Reset() {
 	*x = LeaseRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3752,7 +4017,7 @@ func (x *LeaseRecord) String() string {
 func (*LeaseRecord) ProtoMessage() {}
 
 func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3765,7 +4030,7 @@ func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRecord.ProtoReflect.Descriptor instead.
 func (*LeaseRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{43}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LeaseRecord) GetToken() uint64 {
@@ -3808,7 +4073,7 @@ type StartRecord struct {
 
 func (x *StartRecord) Reset() {
 	*x = StartRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3820,7 +4085,7 @@ func (x *StartRecord) String() string {
 func (*StartRecord) ProtoMessage() {}
 
 func (x *StartRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3833,7 +4098,7 @@ func (x *StartRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRecord.ProtoReflect.Descriptor instead.
 func (*StartRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{44}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StartRecord) GetServer() string {
@@ -3867,7 +4132,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[45]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3879,7 +4144,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[45]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3892,7 +4157,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{45}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SnapshotEnd) GetRecords() uint64 {
@@ -3906,7 +4171,7 @@ var File_proto_queuepb_queue_proto protoreflect.FileDescriptor
 
 const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\n" +
-	"\x19proto/queuepb/queue.proto\x12\x11holdfast.queue.v1\"\x9a\t\n" +
+	"\x19proto/queuepb/queue.proto\x12\x11holdfast.queue.v1\"\xdf\t\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
@@ -3925,7 +4190,8 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"put_domain\x18\x13 \x01(\v2\x1c.holdfast.queue.v1.PutDomainH\x00R\tputDomain\x12F\n" +
 	"\rremove_domain\x18\x14 \x01(\v2\x1f.holdfast.queue.v1.RemoveDomainH\x00R\fremoveDomain\x12C\n" +
 	"\fflush_domain\x18\x15 \x01(\v2\x1e.holdfast.queue.v1.FlushDomainH\x00R\vflushDomain\x12F\n" +
-	"\rresume_domain\x18\x1a \x01(\v2\x1f.holdfast.queue.v1.ResumeDomainH\x00R\fresumeDomain\x12J\n" +
+	"\rresume_domain\x18\x1a \x01(\v2\x1f.holdfast.queue.v1.ResumeDomainH\x00R\fresumeDomain\x12C\n" +
+	"\fissue_report\x18\x1b \x01(\v2\x1e.holdfast.queue.v1.IssueReportH\x00R\vissueReport\x12J\n" +
 	"\x0freport_next_hop\x18\x16 \x01(\v2 .holdfast.queue.v1.ReportNextHopH\x00R\rreportNextHop\x12C\n" +
 	"\fput_settings\x18\x17 \x01(\v2\x1e.holdfast.queue.v1.PutSettingsH\x00R\vputSettings\x12-\n" +
 	"\x04tick\x18\x18 \x01(\v2\x17.holdfast.queue.v1.TickH\x00R\x04tick\x12C\n" +
@@ -3986,18 +4252,27 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12C\n" +
 	"\n" +
 	"recipients\x18\x02 \x03(\v2#.holdfast.queue.v1.RecipientOutcomeR\n" +
-	"recipients\"\xac\x01\n" +
+	"recipients\"\xc6\x01\n" +
 	"\x10RecipientOutcome\x12\x1c\n" +
 	"\trecipient\x18\x01 \x01(\rR\trecipient\x124\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x1a.holdfast.queue.v1.OutcomeR\aoutcome\x12\x14\n" +
 	"\x05tried\x18\x03 \x01(\bR\x05tried\x12.\n" +
-	"\x05reply\x18\x04 \x01(\v2\x18.holdfast.queue.v1.ReplyR\x05reply\"w\n" +
+	"\x05reply\x18\x04 \x01(\v2\x18.holdfast.queue.v1.ReplyR\x05reply\x12\x18\n" +
+	"\arelayed\x18\x05 \x01(\bR\arelayed\"w\n" +
 	"\x05Reply\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x14\n" +
 	"\x05class\x18\x02 \x01(\rR\x05class\x12\x18\n" +
 	"\asubject\x18\x03 \x01(\rR\asubject\x12\x16\n" +
 	"\x06detail\x18\x04 \x01(\rR\x06detail\x12\x12\n" +
-	"\x04text\x18\x05 \x01(\tR\x04text\".\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\"\xc5\x01\n" +
+	"\vIssueReport\x12\x18\n" +
+	"\amessage\x18\x01 \x01(\fR\amessage\x121\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x1d.holdfast.queue.v1.ReportKindR\x04kind\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x03 \x03(\rR\n" +
+	"recipients\x121\n" +
+	"\x06report\x18\x04 \x01(\v2\x19.holdfast.queue.v1.AcceptR\x06report\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\".\n" +
 	"\x04Hold\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x19\n" +
@@ -4006,7 +4281,7 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x06Remove\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\"C\n" +
 	"\tPutDomain\x126\n" +
-	"\x06domain\x18\x01 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\"\x9d\x02\n" +
+	"\x06domain\x18\x01 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\"\x88\x03\n" +
 	"\vRelayDomain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02mx\x18\x02 \x01(\bR\x02mx\x123\n" +
@@ -4014,7 +4289,9 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\bschedule\x18\x04 \x01(\v2\x1b.holdfast.queue.v1.ScheduleR\bschedule\x12'\n" +
 	"\x0fconnections_max\x18\x05 \x01(\rR\x0econnectionsMax\x12#\n" +
 	"\retrn_networks\x18\x06 \x03(\tR\fetrnNetworks\x12.\n" +
-	"\x03tls\x18\a \x01(\v2\x1c.holdfast.queue.v1.TLSPolicyR\x03tls\"\x87\x01\n" +
+	"\x03tls\x18\a \x01(\v2\x1c.holdfast.queue.v1.TLSPolicyR\x03tls\x127\n" +
+	"\x06bounce\x18\b \x01(\x0e2\x1f.holdfast.queue.v1.BouncePolicyR\x06bounce\x120\n" +
+	"\x14delay_warning_millis\x18\t \x01(\x03R\x12delayWarningMillis\"\x87\x01\n" +
 	"\tTLSPolicy\x12.\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1a.holdfast.queue.v1.TLSModeR\x04mode\x12\x12\n" +
 	"\x04pins\x18\x02 \x03(\fR\x04pins\x12 \n" +
@@ -4080,7 +4357,7 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"domainLast\x127\n" +
 	"\bcounters\x18\x06 \x01(\v2\x1b.holdfast.queue.v1.CountersR\bcounters\x12!\n" +
 	"\fswept_domain\x18\a \x01(\rR\vsweptDomain\x12\x1b\n" +
-	"\tswept_key\x18\b \x01(\x06R\bsweptKey\"\xe5\x02\n" +
+	"\tswept_key\x18\b \x01(\x06R\bsweptKey\"\xc0\x03\n" +
 	"\bCounters\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\x04R\baccepted\x12\x18\n" +
 	"\arepeats\x18\x02 \x01(\x04R\arepeats\x12\x1c\n" +
@@ -4092,7 +4369,10 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x0edelivered_late\x18\b \x01(\x04R\rdeliveredLate\x12'\n" +
 	"\x0freports_ignored\x18\t \x01(\x04R\x0ereportsIgnored\x12\x18\n" +
 	"\aexpired\x18\n" +
-	" \x01(\x04R\aexpired\"\xb9\x02\n" +
+	" \x01(\x04R\aexpired\x12\x16\n" +
+	"\x06failed\x18\v \x01(\x04R\x06failed\x12\x18\n" +
+	"\areports\x18\f \x01(\x04R\areports\x12'\n" +
+	"\x0freports_dropped\x18\r \x01(\x04R\x0ereportsDropped\"\xd1\x02\n" +
 	"\fDomainRecord\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x126\n" +
 	"\x06domain\x18\x02 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\x125\n" +
@@ -4102,7 +4382,9 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x06detail\x18\x06 \x01(\tR\x06detail\x12\x14\n" +
 	"\x05flush\x18\a \x01(\x04R\x05flush\x12\x16\n" +
 	"\x06ending\x18\b \x01(\x04R\x06ending\x12.\n" +
-	"\x05guard\x18\t \x01(\v2\x18.holdfast.queue.v1.GuardR\x05guard\"p\n" +
+	"\x05guard\x18\t \x01(\v2\x18.holdfast.queue.v1.GuardR\x05guard\x12\x16\n" +
+	"\x06warned\x18\n" +
+	" \x01(\x04R\x06warned\"p\n" +
 	"\x05Guard\x12\x14\n" +
 	"\x05armed\x18\x01 \x01(\bR\x05armed\x12\x18\n" +
 	"\astopped\x18\x02 \x01(\bR\astopped\x12\x1d\n" +
@@ -4148,14 +4430,15 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"doubtUntil\x12\x18\n" +
 	"\adoubted\x18\x06 \x01(\x04R\adoubted\x12\x1a\n" +
 	"\battempts\x18\a \x01(\rR\battempts\x12\x1a\n" +
-	"\breleased\x18\b \x01(\x03R\breleased\"\xca\x01\n" +
+	"\breleased\x18\b \x01(\x03R\breleased\"\x81\x02\n" +
 	"\n" +
 	"NoteRecord\x127\n" +
 	"\x05state\x18\x01 \x01(\x0e2!.holdfast.queue.v1.RecipientStateR\x05state\x12.\n" +
 	"\x05reply\x18\x02 \x01(\v2\x18.holdfast.queue.v1.ReplyR\x05reply\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05token\x18\x04 \x01(\x04R\x05token\x12%\n" +
-	"\x0edelivered_late\x18\x05 \x01(\x04R\rdeliveredLate\"3\n" +
+	"\x0edelivered_late\x18\x05 \x01(\x04R\rdeliveredLate\x125\n" +
+	"\x06report\x18\x06 \x01(\x0e2\x1d.holdfast.queue.v1.ReportKindR\x06report\"3\n" +
 	"\vAliasRecord\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\x04R\x05entry\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\"m\n" +
@@ -4179,7 +4462,18 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x11OUTCOME_DELIVERED\x10\x01\x12\x14\n" +
 	"\x10OUTCOME_IN_DOUBT\x10\x02\x12\x14\n" +
 	"\x10OUTCOME_DEFERRED\x10\x03\x12\x12\n" +
-	"\x0eOUTCOME_FAILED\x10\x04*y\n" +
+	"\x0eOUTCOME_FAILED\x10\x04*\x8b\x01\n" +
+	"\n" +
+	"ReportKind\x12\x1b\n" +
+	"\x17REPORT_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13REPORT_KIND_FAILURE\x10\x01\x12\x17\n" +
+	"\x13REPORT_KIND_EXPIRED\x10\x02\x12\x15\n" +
+	"\x11REPORT_KIND_DELAY\x10\x03\x12\x17\n" +
+	"\x13REPORT_KIND_RELAYED\x10\x04*[\n" +
+	"\fBouncePolicy\x12\x19\n" +
+	"\x15BOUNCE_POLICY_ALIGNED\x10\x00\x12\x16\n" +
+	"\x12BOUNCE_POLICY_HOLD\x10\x01\x12\x18\n" +
+	"\x14BOUNCE_POLICY_ALWAYS\x10\x02*y\n" +
 	"\aTLSMode\x12\x1a\n" +
 	"\x16TLS_MODE_OPPORTUNISTIC\x10\x00\x12\x14\n" +
 	"\x10TLS_MODE_REQUIRE\x10\x01\x12\x13\n" +
@@ -4218,121 +4512,129 @@ func file_proto_queuepb_queue_proto_rawDescGZIP() []byte {
 	return file_proto_queuepb_queue_proto_rawDescData
 }
 
-var file_proto_queuepb_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_proto_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_proto_queuepb_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_proto_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_proto_queuepb_queue_proto_goTypes = []any{
 	(Return)(0),              // 0: holdfast.queue.v1.Return
 	(Outcome)(0),             // 1: holdfast.queue.v1.Outcome
-	(TLSMode)(0),             // 2: holdfast.queue.v1.TLSMode
-	(Verdict)(0),             // 3: holdfast.queue.v1.Verdict
-	(NextHopState)(0),        // 4: holdfast.queue.v1.NextHopState
-	(RecipientState)(0),      // 5: holdfast.queue.v1.RecipientState
-	(*Command)(nil),          // 6: holdfast.queue.v1.Command
-	(*Accept)(nil),           // 7: holdfast.queue.v1.Accept
-	(*Envelope)(nil),         // 8: holdfast.queue.v1.Envelope
-	(*Mailbox)(nil),          // 9: holdfast.queue.v1.Mailbox
-	(*Recipient)(nil),        // 10: holdfast.queue.v1.Recipient
-	(*Trace)(nil),            // 11: holdfast.queue.v1.Trace
-	(*Settle)(nil),           // 12: holdfast.queue.v1.Settle
-	(*GrantLeases)(nil),      // 13: holdfast.queue.v1.GrantLeases
-	(*RenewLeases)(nil),      // 14: holdfast.queue.v1.RenewLeases
-	(*ExpireLeases)(nil),     // 15: holdfast.queue.v1.ExpireLeases
-	(*RecordOutcomes)(nil),   // 16: holdfast.queue.v1.RecordOutcomes
-	(*MessageOutcomes)(nil),  // 17: holdfast.queue.v1.MessageOutcomes
-	(*RecipientOutcome)(nil), // 18: holdfast.queue.v1.RecipientOutcome
-	(*Reply)(nil),            // 19: holdfast.queue.v1.Reply
-	(*Hold)(nil),             // 20: holdfast.queue.v1.Hold
-	(*Release)(nil),          // 21: holdfast.queue.v1.Release
-	(*Remove)(nil),           // 22: holdfast.queue.v1.Remove
-	(*PutDomain)(nil),        // 23: holdfast.queue.v1.PutDomain
-	(*RelayDomain)(nil),      // 24: holdfast.queue.v1.RelayDomain
-	(*TLSPolicy)(nil),        // 25: holdfast.queue.v1.TLSPolicy
-	(*Schedule)(nil),         // 26: holdfast.queue.v1.Schedule
-	(*Target)(nil),           // 27: holdfast.queue.v1.Target
-	(*RemoveDomain)(nil),     // 28: holdfast.queue.v1.RemoveDomain
-	(*FlushDomain)(nil),      // 29: holdfast.queue.v1.FlushDomain
-	(*ResumeDomain)(nil),     // 30: holdfast.queue.v1.ResumeDomain
-	(*ReportNextHop)(nil),    // 31: holdfast.queue.v1.ReportNextHop
-	(*PutSettings)(nil),      // 32: holdfast.queue.v1.PutSettings
-	(*Settings)(nil),         // 33: holdfast.queue.v1.Settings
-	(*Tick)(nil),             // 34: holdfast.queue.v1.Tick
-	(*RecordStart)(nil),      // 35: holdfast.queue.v1.RecordStart
-	(*Result)(nil),           // 36: holdfast.queue.v1.Result
-	(*SnapshotRecord)(nil),   // 37: holdfast.queue.v1.SnapshotRecord
-	(*SnapshotHeader)(nil),   // 38: holdfast.queue.v1.SnapshotHeader
-	(*Counters)(nil),         // 39: holdfast.queue.v1.Counters
-	(*DomainRecord)(nil),     // 40: holdfast.queue.v1.DomainRecord
-	(*Guard)(nil),            // 41: holdfast.queue.v1.Guard
-	(*KnownRecord)(nil),      // 42: holdfast.queue.v1.KnownRecord
-	(*MessageRecord)(nil),    // 43: holdfast.queue.v1.MessageRecord
-	(*OriginRecord)(nil),     // 44: holdfast.queue.v1.OriginRecord
-	(*Accepted)(nil),         // 45: holdfast.queue.v1.Accepted
-	(*PartRecord)(nil),       // 46: holdfast.queue.v1.PartRecord
-	(*NoteRecord)(nil),       // 47: holdfast.queue.v1.NoteRecord
-	(*AliasRecord)(nil),      // 48: holdfast.queue.v1.AliasRecord
-	(*LeaseRecord)(nil),      // 49: holdfast.queue.v1.LeaseRecord
-	(*StartRecord)(nil),      // 50: holdfast.queue.v1.StartRecord
-	(*SnapshotEnd)(nil),      // 51: holdfast.queue.v1.SnapshotEnd
+	(ReportKind)(0),          // 2: holdfast.queue.v1.ReportKind
+	(BouncePolicy)(0),        // 3: holdfast.queue.v1.BouncePolicy
+	(TLSMode)(0),             // 4: holdfast.queue.v1.TLSMode
+	(Verdict)(0),             // 5: holdfast.queue.v1.Verdict
+	(NextHopState)(0),        // 6: holdfast.queue.v1.NextHopState
+	(RecipientState)(0),      // 7: holdfast.queue.v1.RecipientState
+	(*Command)(nil),          // 8: holdfast.queue.v1.Command
+	(*Accept)(nil),           // 9: holdfast.queue.v1.Accept
+	(*Envelope)(nil),         // 10: holdfast.queue.v1.Envelope
+	(*Mailbox)(nil),          // 11: holdfast.queue.v1.Mailbox
+	(*Recipient)(nil),        // 12: holdfast.queue.v1.Recipient
+	(*Trace)(nil),            // 13: holdfast.queue.v1.Trace
+	(*Settle)(nil),           // 14: holdfast.queue.v1.Settle
+	(*GrantLeases)(nil),      // 15: holdfast.queue.v1.GrantLeases
+	(*RenewLeases)(nil),      // 16: holdfast.queue.v1.RenewLeases
+	(*ExpireLeases)(nil),     // 17: holdfast.queue.v1.ExpireLeases
+	(*RecordOutcomes)(nil),   // 18: holdfast.queue.v1.RecordOutcomes
+	(*MessageOutcomes)(nil),  // 19: holdfast.queue.v1.MessageOutcomes
+	(*RecipientOutcome)(nil), // 20: holdfast.queue.v1.RecipientOutcome
+	(*Reply)(nil),            // 21: holdfast.queue.v1.Reply
+	(*IssueReport)(nil),      // 22: holdfast.queue.v1.IssueReport
+	(*Hold)(nil),             // 23: holdfast.queue.v1.Hold
+	(*Release)(nil),          // 24: holdfast.queue.v1.Release
+	(*Remove)(nil),           // 25: holdfast.queue.v1.Remove
+	(*PutDomain)(nil),        // 26: holdfast.queue.v1.PutDomain
+	(*RelayDomain)(nil),      // 27: holdfast.queue.v1.RelayDomain
+	(*TLSPolicy)(nil),        // 28: holdfast.queue.v1.TLSPolicy
+	(*Schedule)(nil),         // 29: holdfast.queue.v1.Schedule
+	(*Target)(nil),           // 30: holdfast.queue.v1.Target
+	(*RemoveDomain)(nil),     // 31: holdfast.queue.v1.RemoveDomain
+	(*FlushDomain)(nil),      // 32: holdfast.queue.v1.FlushDomain
+	(*ResumeDomain)(nil),     // 33: holdfast.queue.v1.ResumeDomain
+	(*ReportNextHop)(nil),    // 34: holdfast.queue.v1.ReportNextHop
+	(*PutSettings)(nil),      // 35: holdfast.queue.v1.PutSettings
+	(*Settings)(nil),         // 36: holdfast.queue.v1.Settings
+	(*Tick)(nil),             // 37: holdfast.queue.v1.Tick
+	(*RecordStart)(nil),      // 38: holdfast.queue.v1.RecordStart
+	(*Result)(nil),           // 39: holdfast.queue.v1.Result
+	(*SnapshotRecord)(nil),   // 40: holdfast.queue.v1.SnapshotRecord
+	(*SnapshotHeader)(nil),   // 41: holdfast.queue.v1.SnapshotHeader
+	(*Counters)(nil),         // 42: holdfast.queue.v1.Counters
+	(*DomainRecord)(nil),     // 43: holdfast.queue.v1.DomainRecord
+	(*Guard)(nil),            // 44: holdfast.queue.v1.Guard
+	(*KnownRecord)(nil),      // 45: holdfast.queue.v1.KnownRecord
+	(*MessageRecord)(nil),    // 46: holdfast.queue.v1.MessageRecord
+	(*OriginRecord)(nil),     // 47: holdfast.queue.v1.OriginRecord
+	(*Accepted)(nil),         // 48: holdfast.queue.v1.Accepted
+	(*PartRecord)(nil),       // 49: holdfast.queue.v1.PartRecord
+	(*NoteRecord)(nil),       // 50: holdfast.queue.v1.NoteRecord
+	(*AliasRecord)(nil),      // 51: holdfast.queue.v1.AliasRecord
+	(*LeaseRecord)(nil),      // 52: holdfast.queue.v1.LeaseRecord
+	(*StartRecord)(nil),      // 53: holdfast.queue.v1.StartRecord
+	(*SnapshotEnd)(nil),      // 54: holdfast.queue.v1.SnapshotEnd
 }
 var file_proto_queuepb_queue_proto_depIdxs = []int32{
-	7,  // 0: holdfast.queue.v1.Command.accept:type_name -> holdfast.queue.v1.Accept
-	12, // 1: holdfast.queue.v1.Command.settle:type_name -> holdfast.queue.v1.Settle
-	13, // 2: holdfast.queue.v1.Command.grant_leases:type_name -> holdfast.queue.v1.GrantLeases
-	14, // 3: holdfast.queue.v1.Command.renew_leases:type_name -> holdfast.queue.v1.RenewLeases
-	15, // 4: holdfast.queue.v1.Command.expire_leases:type_name -> holdfast.queue.v1.ExpireLeases
-	16, // 5: holdfast.queue.v1.Command.record_outcomes:type_name -> holdfast.queue.v1.RecordOutcomes
-	20, // 6: holdfast.queue.v1.Command.hold:type_name -> holdfast.queue.v1.Hold
-	21, // 7: holdfast.queue.v1.Command.release:type_name -> holdfast.queue.v1.Release
-	22, // 8: holdfast.queue.v1.Command.remove:type_name -> holdfast.queue.v1.Remove
-	23, // 9: holdfast.queue.v1.Command.put_domain:type_name -> holdfast.queue.v1.PutDomain
-	28, // 10: holdfast.queue.v1.Command.remove_domain:type_name -> holdfast.queue.v1.RemoveDomain
-	29, // 11: holdfast.queue.v1.Command.flush_domain:type_name -> holdfast.queue.v1.FlushDomain
-	30, // 12: holdfast.queue.v1.Command.resume_domain:type_name -> holdfast.queue.v1.ResumeDomain
-	31, // 13: holdfast.queue.v1.Command.report_next_hop:type_name -> holdfast.queue.v1.ReportNextHop
-	32, // 14: holdfast.queue.v1.Command.put_settings:type_name -> holdfast.queue.v1.PutSettings
-	34, // 15: holdfast.queue.v1.Command.tick:type_name -> holdfast.queue.v1.Tick
-	35, // 16: holdfast.queue.v1.Command.record_start:type_name -> holdfast.queue.v1.RecordStart
-	8,  // 17: holdfast.queue.v1.Accept.envelope:type_name -> holdfast.queue.v1.Envelope
-	9,  // 18: holdfast.queue.v1.Envelope.from:type_name -> holdfast.queue.v1.Mailbox
-	10, // 19: holdfast.queue.v1.Envelope.recipients:type_name -> holdfast.queue.v1.Recipient
-	0,  // 20: holdfast.queue.v1.Envelope.return:type_name -> holdfast.queue.v1.Return
-	11, // 21: holdfast.queue.v1.Envelope.trace:type_name -> holdfast.queue.v1.Trace
-	17, // 22: holdfast.queue.v1.RecordOutcomes.messages:type_name -> holdfast.queue.v1.MessageOutcomes
-	18, // 23: holdfast.queue.v1.MessageOutcomes.recipients:type_name -> holdfast.queue.v1.RecipientOutcome
-	1,  // 24: holdfast.queue.v1.RecipientOutcome.outcome:type_name -> holdfast.queue.v1.Outcome
-	19, // 25: holdfast.queue.v1.RecipientOutcome.reply:type_name -> holdfast.queue.v1.Reply
-	24, // 26: holdfast.queue.v1.PutDomain.domain:type_name -> holdfast.queue.v1.RelayDomain
-	27, // 27: holdfast.queue.v1.RelayDomain.targets:type_name -> holdfast.queue.v1.Target
-	26, // 28: holdfast.queue.v1.RelayDomain.schedule:type_name -> holdfast.queue.v1.Schedule
-	25, // 29: holdfast.queue.v1.RelayDomain.tls:type_name -> holdfast.queue.v1.TLSPolicy
-	2,  // 30: holdfast.queue.v1.TLSPolicy.mode:type_name -> holdfast.queue.v1.TLSMode
-	33, // 31: holdfast.queue.v1.PutSettings.settings:type_name -> holdfast.queue.v1.Settings
-	3,  // 32: holdfast.queue.v1.Result.verdict:type_name -> holdfast.queue.v1.Verdict
-	38, // 33: holdfast.queue.v1.SnapshotRecord.header:type_name -> holdfast.queue.v1.SnapshotHeader
-	40, // 34: holdfast.queue.v1.SnapshotRecord.domain:type_name -> holdfast.queue.v1.DomainRecord
-	43, // 35: holdfast.queue.v1.SnapshotRecord.message:type_name -> holdfast.queue.v1.MessageRecord
-	48, // 36: holdfast.queue.v1.SnapshotRecord.alias:type_name -> holdfast.queue.v1.AliasRecord
-	49, // 37: holdfast.queue.v1.SnapshotRecord.lease:type_name -> holdfast.queue.v1.LeaseRecord
-	51, // 38: holdfast.queue.v1.SnapshotRecord.end:type_name -> holdfast.queue.v1.SnapshotEnd
-	50, // 39: holdfast.queue.v1.SnapshotRecord.start:type_name -> holdfast.queue.v1.StartRecord
-	44, // 40: holdfast.queue.v1.SnapshotRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
-	42, // 41: holdfast.queue.v1.SnapshotRecord.known:type_name -> holdfast.queue.v1.KnownRecord
-	33, // 42: holdfast.queue.v1.SnapshotHeader.settings:type_name -> holdfast.queue.v1.Settings
-	39, // 43: holdfast.queue.v1.SnapshotHeader.counters:type_name -> holdfast.queue.v1.Counters
-	24, // 44: holdfast.queue.v1.DomainRecord.domain:type_name -> holdfast.queue.v1.RelayDomain
-	4,  // 45: holdfast.queue.v1.DomainRecord.state:type_name -> holdfast.queue.v1.NextHopState
-	41, // 46: holdfast.queue.v1.DomainRecord.guard:type_name -> holdfast.queue.v1.Guard
-	46, // 47: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
-	47, // 48: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
-	44, // 49: holdfast.queue.v1.MessageRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
-	8,  // 50: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
-	5,  // 51: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
-	19, // 52: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	9,  // 0: holdfast.queue.v1.Command.accept:type_name -> holdfast.queue.v1.Accept
+	14, // 1: holdfast.queue.v1.Command.settle:type_name -> holdfast.queue.v1.Settle
+	15, // 2: holdfast.queue.v1.Command.grant_leases:type_name -> holdfast.queue.v1.GrantLeases
+	16, // 3: holdfast.queue.v1.Command.renew_leases:type_name -> holdfast.queue.v1.RenewLeases
+	17, // 4: holdfast.queue.v1.Command.expire_leases:type_name -> holdfast.queue.v1.ExpireLeases
+	18, // 5: holdfast.queue.v1.Command.record_outcomes:type_name -> holdfast.queue.v1.RecordOutcomes
+	23, // 6: holdfast.queue.v1.Command.hold:type_name -> holdfast.queue.v1.Hold
+	24, // 7: holdfast.queue.v1.Command.release:type_name -> holdfast.queue.v1.Release
+	25, // 8: holdfast.queue.v1.Command.remove:type_name -> holdfast.queue.v1.Remove
+	26, // 9: holdfast.queue.v1.Command.put_domain:type_name -> holdfast.queue.v1.PutDomain
+	31, // 10: holdfast.queue.v1.Command.remove_domain:type_name -> holdfast.queue.v1.RemoveDomain
+	32, // 11: holdfast.queue.v1.Command.flush_domain:type_name -> holdfast.queue.v1.FlushDomain
+	33, // 12: holdfast.queue.v1.Command.resume_domain:type_name -> holdfast.queue.v1.ResumeDomain
+	22, // 13: holdfast.queue.v1.Command.issue_report:type_name -> holdfast.queue.v1.IssueReport
+	34, // 14: holdfast.queue.v1.Command.report_next_hop:type_name -> holdfast.queue.v1.ReportNextHop
+	35, // 15: holdfast.queue.v1.Command.put_settings:type_name -> holdfast.queue.v1.PutSettings
+	37, // 16: holdfast.queue.v1.Command.tick:type_name -> holdfast.queue.v1.Tick
+	38, // 17: holdfast.queue.v1.Command.record_start:type_name -> holdfast.queue.v1.RecordStart
+	10, // 18: holdfast.queue.v1.Accept.envelope:type_name -> holdfast.queue.v1.Envelope
+	11, // 19: holdfast.queue.v1.Envelope.from:type_name -> holdfast.queue.v1.Mailbox
+	12, // 20: holdfast.queue.v1.Envelope.recipients:type_name -> holdfast.queue.v1.Recipient
+	0,  // 21: holdfast.queue.v1.Envelope.return:type_name -> holdfast.queue.v1.Return
+	13, // 22: holdfast.queue.v1.Envelope.trace:type_name -> holdfast.queue.v1.Trace
+	19, // 23: holdfast.queue.v1.RecordOutcomes.messages:type_name -> holdfast.queue.v1.MessageOutcomes
+	20, // 24: holdfast.queue.v1.MessageOutcomes.recipients:type_name -> holdfast.queue.v1.RecipientOutcome
+	1,  // 25: holdfast.queue.v1.RecipientOutcome.outcome:type_name -> holdfast.queue.v1.Outcome
+	21, // 26: holdfast.queue.v1.RecipientOutcome.reply:type_name -> holdfast.queue.v1.Reply
+	2,  // 27: holdfast.queue.v1.IssueReport.kind:type_name -> holdfast.queue.v1.ReportKind
+	9,  // 28: holdfast.queue.v1.IssueReport.report:type_name -> holdfast.queue.v1.Accept
+	27, // 29: holdfast.queue.v1.PutDomain.domain:type_name -> holdfast.queue.v1.RelayDomain
+	30, // 30: holdfast.queue.v1.RelayDomain.targets:type_name -> holdfast.queue.v1.Target
+	29, // 31: holdfast.queue.v1.RelayDomain.schedule:type_name -> holdfast.queue.v1.Schedule
+	28, // 32: holdfast.queue.v1.RelayDomain.tls:type_name -> holdfast.queue.v1.TLSPolicy
+	3,  // 33: holdfast.queue.v1.RelayDomain.bounce:type_name -> holdfast.queue.v1.BouncePolicy
+	4,  // 34: holdfast.queue.v1.TLSPolicy.mode:type_name -> holdfast.queue.v1.TLSMode
+	36, // 35: holdfast.queue.v1.PutSettings.settings:type_name -> holdfast.queue.v1.Settings
+	5,  // 36: holdfast.queue.v1.Result.verdict:type_name -> holdfast.queue.v1.Verdict
+	41, // 37: holdfast.queue.v1.SnapshotRecord.header:type_name -> holdfast.queue.v1.SnapshotHeader
+	43, // 38: holdfast.queue.v1.SnapshotRecord.domain:type_name -> holdfast.queue.v1.DomainRecord
+	46, // 39: holdfast.queue.v1.SnapshotRecord.message:type_name -> holdfast.queue.v1.MessageRecord
+	51, // 40: holdfast.queue.v1.SnapshotRecord.alias:type_name -> holdfast.queue.v1.AliasRecord
+	52, // 41: holdfast.queue.v1.SnapshotRecord.lease:type_name -> holdfast.queue.v1.LeaseRecord
+	54, // 42: holdfast.queue.v1.SnapshotRecord.end:type_name -> holdfast.queue.v1.SnapshotEnd
+	53, // 43: holdfast.queue.v1.SnapshotRecord.start:type_name -> holdfast.queue.v1.StartRecord
+	47, // 44: holdfast.queue.v1.SnapshotRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
+	45, // 45: holdfast.queue.v1.SnapshotRecord.known:type_name -> holdfast.queue.v1.KnownRecord
+	36, // 46: holdfast.queue.v1.SnapshotHeader.settings:type_name -> holdfast.queue.v1.Settings
+	42, // 47: holdfast.queue.v1.SnapshotHeader.counters:type_name -> holdfast.queue.v1.Counters
+	27, // 48: holdfast.queue.v1.DomainRecord.domain:type_name -> holdfast.queue.v1.RelayDomain
+	6,  // 49: holdfast.queue.v1.DomainRecord.state:type_name -> holdfast.queue.v1.NextHopState
+	44, // 50: holdfast.queue.v1.DomainRecord.guard:type_name -> holdfast.queue.v1.Guard
+	49, // 51: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
+	50, // 52: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
+	47, // 53: holdfast.queue.v1.MessageRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
+	10, // 54: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
+	7,  // 55: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
+	21, // 56: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
+	2,  // 57: holdfast.queue.v1.NoteRecord.report:type_name -> holdfast.queue.v1.ReportKind
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_proto_queuepb_queue_proto_init() }
@@ -4354,13 +4656,14 @@ func file_proto_queuepb_queue_proto_init() {
 		(*Command_RemoveDomain)(nil),
 		(*Command_FlushDomain)(nil),
 		(*Command_ResumeDomain)(nil),
+		(*Command_IssueReport)(nil),
 		(*Command_ReportNextHop)(nil),
 		(*Command_PutSettings)(nil),
 		(*Command_Tick)(nil),
 		(*Command_RecordStart)(nil),
 	}
 	file_proto_queuepb_queue_proto_msgTypes[4].OneofWrappers = []any{}
-	file_proto_queuepb_queue_proto_msgTypes[31].OneofWrappers = []any{
+	file_proto_queuepb_queue_proto_msgTypes[32].OneofWrappers = []any{
 		(*SnapshotRecord_Header)(nil),
 		(*SnapshotRecord_Domain)(nil),
 		(*SnapshotRecord_Message)(nil),
@@ -4376,8 +4679,8 @@ func file_proto_queuepb_queue_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_queuepb_queue_proto_rawDesc), len(file_proto_queuepb_queue_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   46,
+			NumEnums:      8,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
