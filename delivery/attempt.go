@@ -56,8 +56,10 @@ type attempt struct {
 }
 
 func (h *hop) newAttempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Message) *attempt {
+	o := newOutcomes(m)
+	o.relayed = h.reports() && !conn.Offers("DSN")
 	return &attempt{
-		h: h, conn: conn, lease: l, message: m, o: newOutcomes(m),
+		h: h, conn: conn, lease: l, message: m, o: o,
 		log: h.a.c.Log.With("queue_id", m.ID.String(), "domain", h.name, "hop", at.String(), "token", uint64(l.token)),
 	}
 }

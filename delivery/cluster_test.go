@@ -210,6 +210,12 @@ func (c *cluster) message(id mail.QueueID) fsm.Message {
 	return m
 }
 
+func (c *cluster) domain() (fsm.Domain, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.Domain(testDomain)
+}
+
 func (c *cluster) counts() fsm.Counts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -336,6 +342,10 @@ func (n node) Renew(ctx context.Context, token fsm.Token, request fsm.RequestID,
 }
 
 func (n node) Report(ctx context.Context, token fsm.Token, outcomes []fsm.MessageOutcomes) error {
+	// A cluster with older nodes does not understand it.
+	if d, _ := n.domain(); fsm.VersionOf(fsm.RecordOutcomes{Messages: outcomes}) > 1 && d.Bounce != fsm.BounceAlways {
+		n.t.Errorf("outcomes that say more than the domain's policy: %+v", outcomes)
+	}
 	n.mu.Lock()
 	n.reports = append(n.reports, outcomes)
 	n.mu.Unlock()

@@ -312,3 +312,10 @@ func (h *hop) report(up bool, detail string) {
 		h.mu.Unlock()
 	}
 }
+
+// reports reports whether senders are told what becomes of the domain's mail.
+func (h *hop) reports() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.work != nil && h.work.Domain.Bounce == fsm.BounceAlways
+}

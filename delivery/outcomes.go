@@ -15,6 +15,7 @@ type outcomes struct {
 	recipients []mail.Recipient       // those to try
 	list       []fsm.RecipientOutcome // parallel to recipients
 	accepted   []bool                 // their RCPT got a 2yz
+	relayed    bool                   // what the sender wants to be told is for us to tell
 }
 
 func newOutcomes(m Message) *outcomes {
@@ -48,6 +49,7 @@ func (o *outcomes) judgeAccepted(outcome fsm.Outcome, reply mail.Reply) {
 	for i, accepted := range o.accepted {
 		if accepted {
 			o.list[i].Outcome, o.list[i].Tried, o.list[i].Reply = outcome, true, reply
+			o.list[i].Relayed = outcome == fsm.Delivered && o.relayed && o.recipients[i].Notify&mail.NotifySuccess != 0
 		}
 	}
 }
