@@ -116,11 +116,15 @@ func wakesAgents(a fsm.Action, effects []fsm.Effect) bool {
 var errBodyMismatch = errors.New("the command's body is not the one that the entry names")
 
 func matchBody(c fsm.Command, named *mail.BodyRef) error {
-	accept, ok := c.Action.(fsm.Accept)
-	switch {
-	case ok && (named == nil || *named != accept.Body):
-		return errBodyMismatch
-	case !ok && named != nil:
+	var body mail.BodyRef
+	needs := false
+	switch a := c.Action.(type) {
+	case fsm.Accept:
+		body, needs = a.Body, true
+	case fsm.IssueReport: // without a report it has no body
+		body, needs = a.Report.Body, !a.Report.Body.ID.IsZero()
+	}
+	if needs != (named != nil) || needs && *named != body {
 		return errBodyMismatch
 	}
 	return nil

@@ -51,6 +51,25 @@ func (m *Member) Submit(ctx context.Context, e mail.Envelope, body *mail.Body) (
 		return mail.QueueID{}, fmt.Errorf("%w: draw a queue id: %w", ErrNotAccepted, err)
 	}
 	ref := body.Ref(id)
+	release, err := m.spread(ctx, ref, body)
+	if err != nil {
+		return id, err
+	}
+	defer release()
+	accept := fsm.Command{Node: m.name, Action: fsm.Accept{Envelope: e, Body: ref}}
+	return acceptance{
+		id:       id,
+		attempt:  func(ctx context.Context) (applied, error) { return m.attempt(ctx, accept, &ref) },
+		answered: func() (mail.QueueID, bool) { return m.answered(id) },
+		progress: m.replica.progressed.wait,
+		stopping: m.stopping,
+	}.ask(ctx)
+}
+
+// spread gives a body to the spool here and pushes it to the others. It returns when
+// its entry may be proposed, and the body is pinned here until release. The body is
+// not the caller's any more. An error is ErrNotAccepted.
+func (m *Member) spread(ctx context.Context, ref mail.BodyRef, body *mail.Body) (release func(), err error) {
 	// The last that has it, here or at a peer, ends the body's need of memory: after
 	// a majority had it, and often after the 250.
 	var readers atomic.Int64
@@ -67,28 +86,24 @@ func (m *Member) Submit(ctx context.Context, e mail.Envelope, body *mail.Body) (
 	}
 	pushes, err := m.copies(ctx, ref, body, stored)
 	if err != nil {
-		return id, fmt.Errorf("%w: %w", ErrNotAccepted, err)
+		return nil, fmt.Errorf("%w: %w", ErrNotAccepted, err)
 	}
 	readers.Add(int64(len(pushes)))
-	defer func() {
+	detach := func() {
 		for _, p := range pushes {
 			p.Detach(unread)
 		}
 		unread()
-	}()
-	release, here := m.spool.Pin(ref)
-	if !here {
-		return id, fmt.Errorf("%w: body %s vanished from the spool", ErrNotAccepted, id)
 	}
-	defer release()
-	accept := fsm.Command{Node: m.name, Action: fsm.Accept{Envelope: e, Body: ref}}
-	return acceptance{
-		id:       id,
-		attempt:  func(ctx context.Context) (applied, error) { return m.attempt(ctx, accept, &ref) },
-		answered: func() (mail.QueueID, bool) { return m.answered(id) },
-		progress: m.replica.progressed.wait,
-		stopping: m.stopping,
-	}.ask(ctx)
+	unpin, here := m.spool.Pin(ref)
+	if !here {
+		detach()
+		return nil, fmt.Errorf("%w: body %s vanished from the spool", ErrNotAccepted, ref.ID)
+	}
+	return func() {
+		unpin()
+		detach()
+	}, nil
 }
 
 // answered looks the id up in the applied state, which knows every committed

@@ -34,8 +34,8 @@ func (s *Service) PutDomain(ctx context.Context, r *adminpb.PutDomainRequest) (*
 	}
 	reply := &adminpb.PutDomainReply{}
 	if !s.awaitUnderstood(ctx, fsm.PutDomain{Domain: d}) {
-		if asked := r.GetDomain(); asked.RetryMinMs != nil || asked.RetryMaxMs != nil || asked.LifetimeMs != nil || asked.ConnectionsMax != nil || asked.Etrn != nil || asked.Tls != nil {
-			return nil, status.Error(codes.FailedPrecondition, "not every server of the cluster is known to understand retry times, lifetimes, ceilings, networks for ETRN and TLS policies: bring all of them up, with this version; nothing was changed")
+		if asked := r.GetDomain(); asked.RetryMinMs != nil || asked.RetryMaxMs != nil || asked.LifetimeMs != nil || asked.ConnectionsMax != nil || asked.Etrn != nil || asked.Tls != nil || asked.Bounce != nil || asked.DelayWarningMs != nil {
+			return nil, status.Error(codes.FailedPrecondition, "not every server of the cluster is known to understand retry times, lifetimes, ceilings, networks for ETRN, TLS policies and reports to senders: bring all of them up, with this version; nothing was changed")
 		}
 		d.Schedule, d.ConnectionsMax, d.ETRN = fsm.Schedule{}, 0, nil
 		reply.Warnings = append(reply.Warnings, "not every server of the cluster is known to understand retry times, lifetimes and ceilings: the domain has none; put it again when all of them are up, with this version")
@@ -88,6 +88,9 @@ func (s *Service) domainOf(p *adminpb.Domain) (fsm.Domain, error) {
 	if err := schedule(&d, p); err != nil {
 		return fsm.Domain{}, err
 	}
+	if err := reports(&d, p); err != nil {
+		return fsm.Domain{}, err
+	}
 	if known && !p.GetMx() && len(p.GetTargets()) == 0 {
 		return d, nil
 	}
@@ -118,6 +121,7 @@ const (
 	lifetimeMaxMS    = 366 * 24 * 3600 * 1000
 	connectionsLimit = 1000
 	networksMax      = 16
+	minuteMS         = 60 * 1000
 )
 
 // schedule takes over what is said of when mail is tried, and fills in the defaults
@@ -163,6 +167,28 @@ func schedule(d *fsm.Domain, p *adminpb.Domain) error {
 		return status.Errorf(codes.InvalidArgument, "domain.lifetime_ms: want 0 for ever, or from the first retry, %s, to 366 days", logSpan(int64(c.RetryMin)))
 	case d.ConnectionsMax < 1 || d.ConnectionsMax > connectionsLimit:
 		return status.Errorf(codes.InvalidArgument, "domain.connections_max: want 1 to %d", connectionsLimit)
+	}
+	return nil
+}
+
+// reports takes over what is said of reports to senders.
+func reports(d *fsm.Domain, p *adminpb.Domain) error {
+	if p.Bounce != nil {
+		known := false
+		for _, b := range []fsm.BouncePolicy{fsm.BounceAligned, fsm.BounceHold, fsm.BounceAlways} {
+			if p.GetBounce() == b.String() {
+				d.Bounce, known = b, true
+			}
+		}
+		if !known {
+			return status.Errorf(codes.InvalidArgument, "domain.bounce: %q: want aligned, hold or always", text(p.GetBounce()))
+		}
+	}
+	if p.DelayWarningMs != nil {
+		if p.GetDelayWarningMs() > lifetimeMaxMS || p.GetDelayWarningMs() > 0 && p.GetDelayWarningMs() < minuteMS {
+			return status.Error(codes.InvalidArgument, "domain.delay_warning_ms: want 0 for never, or from a minute to 366 days")
+		}
+		d.DelayWarning = fsm.Millis(p.GetDelayWarningMs())
 	}
 	return nil
 }
@@ -282,7 +308,19 @@ func configOf(d fsm.Domain) string {
 		return routeOf(d)
 	}
 	return fmt.Sprintf("%s, retries after %s to %s, lifetime %s, %d connections", routeOf(d),
-		logSpan(int64(c.RetryMin)), logSpan(int64(c.RetryMax)), logSpan(int64(c.Lifetime)), d.ConnectionsMax) + tlsOf(d)
+		logSpan(int64(c.RetryMin)), logSpan(int64(c.RetryMax)), logSpan(int64(c.Lifetime)), d.ConnectionsMax) + tlsOf(d) + reportsOf(d)
+}
+
+// reportsOf is which senders a domain reports to, in words; nothing where it is nobody.
+func reportsOf(d fsm.Domain) string {
+	words := ""
+	if d.Bounce != fsm.BounceAligned {
+		words = ", bounce " + d.Bounce.String()
+	}
+	if d.DelayWarning > 0 {
+		words += ", warning after " + logSpan(int64(d.DelayWarning))
+	}
+	return words
 }
 
 // tlsOf is a domain's TLS policy, in words; nothing where it is opportunistic.
@@ -364,6 +402,14 @@ func domainToProto(d fsm.Domain) *adminpb.Domain {
 	if c := d.Schedule; c.RetryMin > 0 {
 		least, most, life, connections := uint64(c.RetryMin), uint64(c.RetryMax), uint64(c.Lifetime), uint32(d.ConnectionsMax)
 		p.RetryMinMs, p.RetryMaxMs, p.LifetimeMs, p.ConnectionsMax = &least, &most, &life, &connections
+	}
+	if d.Bounce != fsm.BounceAligned {
+		policy := d.Bounce.String()
+		p.Bounce = &policy
+	}
+	if d.DelayWarning > 0 {
+		after := uint64(d.DelayWarning)
+		p.DelayWarningMs = &after
 	}
 	if t := d.TLS; t.Mode != fsm.TLSOpportunistic {
 		p.Tls = &adminpb.TLSPolicy{Mode: t.Mode.String(), Authorities: t.Authorities}

@@ -234,6 +234,9 @@ func messageToProto(view *fsm.State, m fsm.Message) *adminpb.Message {
 			Reply: replyText(r.Reply), Reason: text(r.Reason), Notify: notifyWords(to.Notify), Original: text(to.Original),
 			DeliveredLate: r.DeliveredLate != 0,
 		})
+		if r.Report != 0 {
+			p.Recipients[i].Report = r.Report.String()
+		}
 	}
 	for _, part := range m.Parts {
 		p.Parts = append(p.Parts, partToProto(view, part))

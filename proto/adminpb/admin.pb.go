@@ -1987,6 +1987,14 @@ type Domain struct {
 	ConnectionsMax *uint32       `protobuf:"varint,7,opt,name=connections_max,json=connectionsMax,proto3,oneof" json:"connections_max,omitempty"` // to the next hop, of the whole cluster; default 20
 	Etrn           *EtrnNetworks `protobuf:"bytes,8,opt,name=etrn,proto3" json:"etrn,omitempty"`
 	Tls            *TLSPolicy    `protobuf:"bytes,9,opt,name=tls,proto3" json:"tls,omitempty"` // absent in a reply: opportunistic
+	// Whose mail is reported on to its sender when the primary refuses it for good:
+	// aligned (senders that were authenticated when it was accepted; no verdicts are
+	// recorded yet, so nobody's), hold (nobody's) or always. What is not reported on is
+	// held. Default aligned.
+	Bounce *string `protobuf:"bytes,10,opt,name=bounce,proto3,oneof" json:"bounce,omitempty"`
+	// After which time senders who asked for it (NOTIFY=DELAY) hear that their mail
+	// waits; 0: never. Default 0.
+	DelayWarningMs *uint64 `protobuf:"varint,11,opt,name=delay_warning_ms,json=delayWarningMs,proto3,oneof" json:"delay_warning_ms,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -2082,6 +2090,20 @@ func (x *Domain) GetTls() *TLSPolicy {
 		return x.Tls
 	}
 	return nil
+}
+
+func (x *Domain) GetBounce() string {
+	if x != nil && x.Bounce != nil {
+		return *x.Bounce
+	}
+	return ""
+}
+
+func (x *Domain) GetDelayWarningMs() uint64 {
+	if x != nil && x.DelayWarningMs != nil {
+		return *x.DelayWarningMs
+	}
+	return 0
 }
 
 // What TLS the next hops of a domain must show. Where they do not, its mail waits, and
@@ -3261,6 +3283,9 @@ type RecipientStatus struct {
 	// A holder reported it delivered after it had ended otherwise, or had been
 	// delivered by another.
 	DeliveredLate bool `protobuf:"varint,8,opt,name=delivered_late,json=deliveredLate,proto3" json:"delivered_late,omitempty"`
+	// The report that its sender is still to get: failure, expiry, delay or relayed.
+	// Empty: none.
+	Report        string `protobuf:"bytes,9,opt,name=report,proto3" json:"report,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3349,6 +3374,13 @@ func (x *RecipientStatus) GetDeliveredLate() bool {
 		return x.DeliveredLate
 	}
 	return false
+}
+
+func (x *RecipientStatus) GetReport() string {
+	if x != nil {
+		return x.Report
+	}
+	return ""
 }
 
 // A Part is the recipients of one relay domain within a message: the unit that
@@ -3907,7 +3939,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x0eMembersRequest\"\x7f\n" +
 	"\fMembersReply\x12:\n" +
 	"\tfreshness\x18\x01 \x01(\v2\x1c.holdfast.admin.v1.FreshnessR\tfreshness\x123\n" +
-	"\amembers\x18\x02 \x03(\v2\x19.holdfast.admin.v1.MemberR\amembers\"\xae\x03\n" +
+	"\amembers\x18\x02 \x03(\v2\x19.holdfast.admin.v1.MemberR\amembers\"\x9a\x04\n" +
 	"\x06Domain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02mx\x18\x02 \x01(\bR\x02mx\x123\n" +
@@ -3920,11 +3952,16 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"lifetimeMs\x88\x01\x01\x12,\n" +
 	"\x0fconnections_max\x18\a \x01(\rH\x03R\x0econnectionsMax\x88\x01\x01\x123\n" +
 	"\x04etrn\x18\b \x01(\v2\x1f.holdfast.admin.v1.EtrnNetworksR\x04etrn\x12.\n" +
-	"\x03tls\x18\t \x01(\v2\x1c.holdfast.admin.v1.TLSPolicyR\x03tlsB\x0f\n" +
+	"\x03tls\x18\t \x01(\v2\x1c.holdfast.admin.v1.TLSPolicyR\x03tls\x12\x1b\n" +
+	"\x06bounce\x18\n" +
+	" \x01(\tH\x04R\x06bounce\x88\x01\x01\x12-\n" +
+	"\x10delay_warning_ms\x18\v \x01(\x04H\x05R\x0edelayWarningMs\x88\x01\x01B\x0f\n" +
 	"\r_retry_min_msB\x0f\n" +
 	"\r_retry_max_msB\x0e\n" +
 	"\f_lifetime_msB\x12\n" +
-	"\x10_connections_max\"k\n" +
+	"\x10_connections_maxB\t\n" +
+	"\a_bounceB\x13\n" +
+	"\x11_delay_warning_ms\"k\n" +
 	"\tTLSPolicy\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x12\n" +
 	"\x04pins\x18\x02 \x03(\tR\x04pins\x12 \n" +
@@ -4009,7 +4046,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"recipients\x18\x12 \x03(\v2\".holdfast.admin.v1.RecipientStatusR\n" +
 	"recipients\x12-\n" +
 	"\x05parts\x18\x13 \x03(\v2\x17.holdfast.admin.v1.PartR\x05parts\x12\x18\n" +
-	"\aaliases\x18\x14 \x03(\tR\aaliases\"\xff\x01\n" +
+	"\aaliases\x18\x14 \x03(\tR\aaliases\"\x97\x02\n" +
 	"\x0fRecipientStatus\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x127\n" +
@@ -4018,7 +4055,8 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06notify\x18\x06 \x03(\tR\x06notify\x12\x1a\n" +
 	"\boriginal\x18\a \x01(\tR\boriginal\x12%\n" +
-	"\x0edelivered_late\x18\b \x01(\bR\rdeliveredLate\"\x87\x02\n" +
+	"\x0edelivered_late\x18\b \x01(\bR\rdeliveredLate\x12\x16\n" +
+	"\x06report\x18\t \x01(\tR\x06report\"\x87\x02\n" +
 	"\x04Part\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\x04R\n" +
