@@ -48,6 +48,8 @@ type (
 		ConnectionsMax *uint32  `json:"connections_max"`
 		ETRN           []string `json:"etrn"` // networks
 		TLS            tlsJSON  `json:"tls"`
+		Bounce         string   `json:"bounce"`           // "aligned", "hold" or "always"
+		DelayWarningMS uint64   `json:"delay_warning_ms"` // 0: never
 	}
 )
 
@@ -107,7 +109,15 @@ alarm. opportunistic takes what there is, and goes on in the clear; require want
 with any certificate; verify wants a key of --tls-pin, or a certificate of --tls-ca, or
 of a public authority, for the primary's name or one of --tls-name; dane and mta-sts
 want what the domain's DNS says (RFC 7672, RFC 8461). dane needs a validating resolver
-on each node.`,
+on each node.
+
+Mail that the primary refuses for good is held, as is what outlives its lifetime.
+--bounce says who is told so (RFC 3461): always is every sender, also one that somebody
+made up; aligned is whoever was authenticated when the mail was accepted, which is not
+recorded yet, so nobody, as with hold. What was refused ends when its sender is told.
+Of reports, lists and automatic mail nobody is told: that stays held. With
+--delay-warning a sender who asked for it (NOTIFY=DELAY) hears that his mail waits.
+Reports go to the sender's MX hosts, or to the smarthost that a node's file names.`,
 		Example: `  holdfast domain put example.test --to mail.example.test
   holdfast domain put example.test --to 192.0.2.10:2525,[2001:db8::10]
   holdfast domain put example.org --mx
@@ -125,7 +135,7 @@ on each node.`,
 			if err := schedule.into(d, cmd.Flags()); err != nil {
 				return usage(cmd, "%v", err)
 			}
-			if !mx && len(to) == 0 && d.RetryMinMs == nil && d.RetryMaxMs == nil && d.LifetimeMs == nil && d.ConnectionsMax == nil && d.Etrn == nil && d.Tls == nil {
+			if !mx && len(to) == 0 && d.RetryMinMs == nil && d.RetryMaxMs == nil && d.LifetimeMs == nil && d.ConnectionsMax == nil && d.Etrn == nil && d.Tls == nil && d.Bounce == nil && d.DelayWarningMs == nil {
 				return usage(cmd, "say where the mail goes, --to HOST[:PORT] or --mx, or what else is to change")
 			}
 			for _, s := range to {
@@ -312,6 +322,14 @@ func route(d *adminpb.Domain) string {
 	return strings.Join(targets(d), ", ")
 }
 
+// bounceWord is whose mail is reported on to its sender.
+func bounceWord(d *adminpb.Domain) string {
+	if d.Bounce == nil {
+		return "aligned"
+	}
+	return d.GetBounce()
+}
+
 // nextHopWord is the state of a next hop in one word.
 func nextHopWord(s adminpb.NextHopState) string {
 	switch s {
@@ -335,7 +353,8 @@ func toDomainsJSON(domains []*adminpb.DomainStatus) []domainJSON {
 			Queued:      d.GetQueued(), Held: d.GetHeld(), Leased: d.GetLeased(), Waiting: d.GetWaiting(), InDoubt: d.InDoubt,
 			RetryMinMS: d.GetDomain().RetryMinMs, RetryMaxMS: d.GetDomain().RetryMaxMs, LifetimeMS: d.GetDomain().LifetimeMs,
 			ConnectionsMax: d.GetDomain().ConnectionsMax, ETRN: list(d.GetDomain().GetEtrn().GetNetworks()),
-			TLS:     toTLSJSON(d.GetDomain().GetTls()),
+			TLS:    toTLSJSON(d.GetDomain().GetTls()),
+			Bounce: bounceWord(d.GetDomain()), DelayWarningMS: d.GetDomain().GetDelayWarningMs(),
 			Guarded: d.GetGuarded(), Stopped: d.GetStopped(), StoppedSince: rfc3339(d.GetStoppedSinceUnix()),
 		})
 	}

@@ -64,6 +64,7 @@ type (
 		Notify   []string `json:"notify"`
 		Original string   `json:"original"`
 		Late     bool     `json:"delivered_late"`
+		Report   string   `json:"report"` // that its sender is still to get, or empty
 	}
 	partJSON struct {
 		Domain     string `json:"domain"`
@@ -103,6 +104,7 @@ func toMessageJSON(m *adminpb.Message, f *adminpb.Freshness) messageJSON {
 		j.Recipients = append(j.Recipients, recipientJSON{
 			Path: r.GetPath(), Domain: r.GetDomain(), State: stateWord(r.GetState()), Reply: r.GetReply(), Reason: r.GetReason(),
 			Notify: list(r.GetNotify()), Original: r.GetOriginal(), Late: r.GetDeliveredLate(),
+			Report: r.GetReport(),
 		})
 	}
 	for _, p := range m.GetParts() {
@@ -189,6 +191,9 @@ func (a *app) printMessage(asked string, m *adminpb.Message) error {
 		state := stateWord(r.GetState())
 		if r.GetDeliveredLate() {
 			state += ", delivered late"
+		}
+		if r.GetReport() != "" {
+			state += ", report due: " + r.GetReport()
 		}
 		t.row("<"+r.GetPath()+">", state, r.GetReply(), r.GetReason())
 	}

@@ -20,6 +20,8 @@ type scheduleFlags struct {
 	tls                          string
 	pins, names                  []string
 	authorities                  string // a file
+	bounce                       string
+	delayWarning                 period
 }
 
 const (
@@ -32,6 +34,8 @@ const (
 	flagPin         = "tls-pin"
 	flagCA          = "tls-ca"
 	flagName        = "tls-name"
+	flagBounce      = "bounce"
+	flagWarning     = "delay-warning"
 )
 
 func (f *scheduleFlags) add(flags *pflag.FlagSet) {
@@ -43,6 +47,8 @@ func (f *scheduleFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.tls, flagTLS, "", "TLS that the primary must show: `MODE` is opportunistic, require, verify, dane or mta-sts")
 	flags.StringSliceVar(&f.pins, flagPin, nil, "with --tls verify: SHA-256 `HASHES` of its keys, in hexadecimal or base64")
 	flags.StringVar(&f.authorities, flagCA, "", "with --tls verify: `FILE` with the certificates of its authorities, in PEM; the public ones if neither this nor a pin is given")
+	flags.StringVar(&f.bounce, flagBounce, "", "who is told that mail was refused for good, or outlived its lifetime: `POLICY` is aligned, hold or always")
+	flags.Var(&f.delayWarning, flagWarning, `after which time senders who asked for it hear that their mail waits, "0" for never`)
 	flags.StringSliceVar(&f.names, flagName, nil, "with --tls verify: `NAMES` that its certificate may have")
 }
 
@@ -60,6 +66,13 @@ func (f *scheduleFlags) into(d *adminpb.Domain, flags *pflag.FlagSet) error {
 			}
 			*one.to = &ms
 		}
+	}
+	if flags.Changed(flagBounce) {
+		d.Bounce = &f.bounce
+	}
+	if flags.Changed(flagWarning) {
+		ms := uint64(time.Duration(f.delayWarning).Milliseconds())
+		d.DelayWarningMs = &ms
 	}
 	if flags.Changed(flagConnections) {
 		d.ConnectionsMax = &f.connections

@@ -234,6 +234,16 @@ func (w *World) holders(octets string) []string {
 type letterTo struct {
 	to   string
 	text string // one line, unique to the letter
+	// What the sender says besides.
+	notify string // NOTIFY of RFC 3461, "" for none
+	header string // fields, each with its line end
+}
+
+func (l letterTo) parameters() string {
+	if l.notify == "" {
+		return ""
+	}
+	return " NOTIFY=" + l.notify
 }
 
 // An attempt is how one transaction ended.
@@ -311,7 +321,7 @@ func (c *client) open(l letterTo) attempt {
 		return attempt{code: code, stage: "banner", text: text, err: err}
 	}
 	for _, step := range []struct{ stage, line string }{
-		{"ehlo", "EHLO sender.test"}, {"mail", "MAIL FROM:<joan@sender.test>"}, {"rcpt", "RCPT TO:<" + l.to + ">"},
+		{"ehlo", "EHLO sender.test"}, {"mail", "MAIL FROM:<joan@sender.test>"}, {"rcpt", "RCPT TO:<" + l.to + ">" + l.parameters()},
 	} {
 		if code, text, err = c.say(step.line); code != 250 {
 			return attempt{code: code, stage: step.stage, text: text, err: err}
@@ -326,7 +336,7 @@ func (c *client) transmit(l letterTo) attempt {
 	if code != 354 {
 		return attempt{code: code, stage: "data", text: text, err: err}
 	}
-	_, err = fmt.Fprintf(c.conn, "Subject: test\r\n\r\n%s\r\n", l.text)
+	_, err = fmt.Fprintf(c.conn, "%sSubject: test\r\n\r\n%s\r\n", l.header, l.text)
 	return attempt{code: 354, stage: "data", err: err}
 }
 

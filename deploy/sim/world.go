@@ -69,6 +69,7 @@ type World struct {
 	segments bool
 	ledger   *ledger.Ledger
 	faults   *sink.Faults
+	zone     zone
 	// adjust, if not nil, changes the configuration of nodes that are started.
 	adjust func(*config.Config)
 	// record, if not nil, takes the place of the ledger for what Send records.
@@ -192,7 +193,7 @@ func (w *World) Start(ctx context.Context, name string) error {
 	}
 	n, err := node.Start(ctx, w.config(name), node.Seams{
 		Log:    w.log.With("node", name),
-		Listen: listen, Dial: dial, DialSMTP: dial, Resolver: noResolver{},
+		Listen: listen, Dial: dial, DialSMTP: dial, Resolver: w.zone,
 		Spool: fs, SpoolSegment: spoolSegment, SpoolPool: spoolPool,
 		Stores: func(dir string) (consensus.Stores, error) {
 			if w.host || name == w.inFiles {
@@ -507,14 +508,21 @@ func (w *World) Close() {
 	w.PrimaryDown()
 }
 
-// noResolver: the primary is configured, nothing is looked up.
-type noResolver struct{}
+// A zone is the DNS of a world: mail for a domain goes to the host of that name in it.
+// A nil zone has nothing, since primaries are configured by address.
+type zone map[string]netip.Addr
 
-func (noResolver) MX(context.Context, string) ([]route.MX, error) {
-	return nil, os.ErrNotExist
+func (z zone) MX(_ context.Context, domain string) ([]route.MX, error) {
+	if _, ok := z[domain]; !ok {
+		return nil, os.ErrNotExist
+	}
+	return []route.MX{{Host: domain, Preference: 10}}, nil
 }
 
-func (noResolver) Addresses(context.Context, string) ([]netip.Addr, error) {
+func (z zone) Addresses(_ context.Context, host string) ([]netip.Addr, error) {
+	if a, ok := z[host]; ok {
+		return []netip.Addr{a}, nil
+	}
 	return nil, os.ErrNotExist
 }
 

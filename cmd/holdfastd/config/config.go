@@ -84,6 +84,7 @@ type Config struct {
 	LeaseDuration          time.Duration
 	LeaseBatch             int
 	DeliveryConnectionsMax int           // per relay domain and cluster
+	Smarthost              string        // host:port that takes reports to senders; "" for their MX hosts
 	DoubtWait              time.Duration // used at the first boot of a cluster only
 	HydrationRate          mail.ByteSize // a second
 	ScrubRate              mail.ByteSize // a second

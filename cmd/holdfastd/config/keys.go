@@ -89,6 +89,7 @@ func keys() []key {
 		{"delivery_connections_max", "", func(c *Config, v value) error {
 			return setInt(&c.DeliveryConnectionsMax, v, 1, 1000)
 		}},
+		{"smarthost", "", setSmarthost},
 		{"hydration_rate", "", func(c *Config, v value) error {
 			return setSize(&c.HydrationRate, v, 64*mail.KiB, 64*mail.GiB)
 		}},

@@ -110,6 +110,15 @@ func setAdminSocket(c *Config, v value) error {
 	return setString(&c.AdminSocket, v) // its length is checked when it is absolute
 }
 
+// setSmarthost takes an empty string for what it is without the key.
+func setSmarthost(c *Config, v value) error {
+	if v.kind == unstable.String && v.text == "" {
+		c.Smarthost = ""
+		return nil
+	}
+	return setAddress(&c.Smarthost, v, dialAddress)
+}
+
 func setWord[W ~string](to *W, v value, words ...W) error {
 	var s string
 	if err := setString(&s, v); err != nil {

@@ -27,7 +27,7 @@ func (q deliveryQueue) Work() []delivery.Work {
 	view := q.m.View()
 	rank, nodes := q.m.Rank()
 	var works []delivery.Work
-	for _, d := range view.Domains() {
+	for _, d := range view.Destinations() {
 		hop, due := view.NextHop(d.Name), view.Counts(d.Name).Due
 		if hop.Stopped {
 			due = 0 // until an administrator has it go on

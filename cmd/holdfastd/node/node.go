@@ -132,6 +132,7 @@ func Start(ctx context.Context, c *config.Config, s Seams) (_ *Node, err error) 
 		n.loops.Go(func() { n.proveResolvers(life, dns) })
 	}
 	n.loops.Go(func() { n.space.watch(life) })
+	n.loops.Go(func() { newReporter(n).run(life) })
 	n.log.Info("started", "server_id", n.serverID, "smtp", c.SMTPListen, "cluster_port", n.port.Addr().String())
 	return n, nil
 }
@@ -283,7 +284,7 @@ func (n *Node) startDelivery(context.Context) error {
 	c := delivery.Config{
 		Node: n.config.Node, Hostname: string(n.config.Hostname), TraceMark: n.traceMark,
 		Queue:  deliveryQueue{n.member, n.log.With("room", "delivery")},
-		Router: n.router,
+		Router: outboundRouter{n.router, n.config.Smarthost},
 		Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return n.seams.DialSMTP(ctx, address)
 		},
