@@ -38,6 +38,7 @@ type Agent struct {
 
 	running sync.WaitGroup
 	hops    map[mail.Domain]*hop // only the loop of run touches it
+	awaited awaited
 	plain   plainHops
 }
 
@@ -100,14 +101,19 @@ func (a *Agent) run() {
 			if h == nil {
 				h = newHop(a, w)
 				a.hops[w.Domain.Name] = h
+				a.stats.Hops.Add(1)
 				a.running.Go(h.run)
 			} else {
 				h.update(&w)
 			}
 		}
 		for name, h := range a.hops {
-			if !listed[name] {
-				h.update(nil)
+			if listed[name] {
+				continue
+			}
+			if h.update(nil); h.retire() {
+				delete(a.hops, name)
+				a.stats.Hops.Add(-1)
 			}
 		}
 		select {

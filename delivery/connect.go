@@ -35,6 +35,7 @@ func (h *hop) connect(ctx context.Context, d fsm.Domain, dial time.Duration) (*s
 		if err == nil {
 			h.a.stats.Connections.Add(1)
 			h.a.c.TLSAlarm(h.name, odd)
+			h.a.awaited.forget(h)
 			return conn, at, nil
 		}
 		errors.As(err, &refused)
@@ -47,6 +48,7 @@ func (h *hop) connect(ctx context.Context, d fsm.Domain, dial time.Duration) (*s
 		h.a.c.TLSAlarm(h.name, refused)
 	}
 	h.a.stats.ConnectFailed.Add(1)
+	h.a.awaited.expect(h, hops)
 	return nil, route.Hop{}, trouble
 }
 

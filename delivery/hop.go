@@ -51,6 +51,9 @@ type hop struct {
 	allowed     int
 	allowedTill time.Time
 	unprobed    bool // probe at once
+	heardAt     time.Time
+	unlisted    time.Time     // since when there is no work
+	gone        chan struct{} // closed when it is retired
 
 	trouble   backoff
 	quietTill time.Time // no connection before this
@@ -74,6 +77,7 @@ func newHop(a *Agent, w Work) *hop {
 		empty:   backoff{first: emptyFirst, most: emptyMost},
 		flush:   w.NextHop.Flush,
 		allowed: -1,
+		gone:    make(chan struct{}),
 	}
 	h.update(&w)
 	return h
@@ -84,6 +88,9 @@ func (h *hop) update(w *Work) {
 	h.mu.Lock()
 	now := time.Now()
 	wasDown := h.down
+	if w == nil && h.work != nil {
+		h.unlisted = now
+	}
 	h.work = w
 	h.down = w != nil && w.NextHop.State == fsm.NextHopDown
 	switch {
@@ -105,6 +112,22 @@ func (h *hop) update(w *Work) {
 	h.poke()
 }
 
+// hopLife is how long a hop without work is kept, with what it learnt.
+const hopLife = 10 * time.Minute
+
+// retire ends the loop of a hop that nobody needs, and reports whether it did: domains
+// come and go.
+func (h *hop) retire() bool {
+	h.mu.Lock()
+	over := h.work == nil && h.workers == 0 && h.probing == 0 && time.Since(h.unlisted) >= hopLife
+	h.mu.Unlock()
+	if over { // without work nothing begins again
+		h.a.awaited.forget(h)
+		close(h.gone)
+	}
+	return over
+}
+
 // poke has the loop look again.
 func (h *hop) poke() {
 	select {
@@ -121,6 +144,8 @@ func (h *hop) run() {
 		select {
 		case <-h.wake:
 		case <-timer.C:
+		case <-h.gone:
+			return
 		case <-h.a.work.Done():
 			return
 		}

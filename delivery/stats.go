@@ -27,4 +27,5 @@ type Stats struct {
 
 	// Recipients, by outcome.
 	Delivered, InDoubt, Deferred, Failed atomic.Int64
+	Hops                                 atomic.Int64 // domains with something to do, or that had a while ago
 }

@@ -334,6 +334,7 @@ func (n *Node) startSMTP(certificate *tls.Config) error {
 		if err != nil {
 			return fmt.Errorf("smtp_listen: %w", err)
 		}
+		l = heardListener{l, n.agent.Heard}
 		n.loops.Go(func() {
 			if err := n.smtp.Serve(l); err != nil {
 				n.fail(err)
