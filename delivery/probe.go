@@ -16,6 +16,7 @@ const (
 	// servers make strangers wait for the banner; probesMax of them may overlap.
 	probeTimeout     = time.Minute
 	probeDialTimeout = 10 * time.Second
+	probeQuitTimeout = 2 * time.Second
 	probesMax        = 3
 )
 
@@ -77,6 +78,9 @@ func (h *hop) probe(w Work) {
 	h.reaching = true
 	h.quietTill = time.Now()
 	h.mu.Unlock()
+	// Those who come now find the connection gone, where there is but one.
+	leaving, end := context.WithTimeout(ctx, probeQuitTimeout)
+	_ = conn.Quit(leaving)
+	end()
 	h.reportUp(at.String())
-	_ = conn.Quit(ctx)
 }

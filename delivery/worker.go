@@ -11,6 +11,10 @@ import (
 
 // deliver is one connection: connect, then lease after lease until there is
 // nothing more for us, or the connection ends.
+//
+// A lease is asked for once there is a connection, since a next hop that cannot be
+// reached would hold it up. But where there are fewer connections than nodes, the lease
+// says who has one, and comes first.
 func (h *hop) deliver(w Work) {
 	defer func() {
 		h.mu.Lock()
@@ -18,10 +22,21 @@ func (h *hop) deliver(w Work) {
 		h.mu.Unlock()
 		h.poke()
 	}()
+	var lease Lease
+	var sent time.Duration
+	var err error
+	if h.scarce() {
+		sent = h.a.c.Boot()
+		if lease, err = h.pull(h.batch(), Feedback{}); err != nil || len(lease.Messages) == 0 {
+			h.idle()
+			return
+		}
+	}
 	ctx, cancel := context.WithTimeout(h.a.work, connectTimeout)
 	conn, at, err := h.connect(ctx, w.Domain, dialTimeout)
 	cancel()
 	if err != nil {
+		h.handBack(lease)
 		if h.a.work.Err() != nil {
 			return
 		}
@@ -35,14 +50,16 @@ func (h *hop) deliver(w Work) {
 	var previous *reporter
 	var seen Feedback
 	for h.a.work.Err() == nil && conn.Usable() {
-		sent := h.a.c.Boot() // The right counts from here, not from the answer.
-		lease, err := h.pull(h.batch(), seen)
-		if err == nil {
-			seen = Feedback{} // it is told
-		}
-		if err != nil || len(lease.Messages) == 0 {
-			h.idle()
-			break
+		if len(lease.Messages) == 0 {
+			sent = h.a.c.Boot() // The right counts from here, not from the answer.
+			lease, err = h.pull(h.batch(), seen)
+			if err == nil {
+				seen = Feedback{} // it is told
+			}
+			if err != nil || len(lease.Messages) == 0 {
+				h.idle()
+				break
+			}
 		}
 		var reports *reporter
 		var progress bool
@@ -50,7 +67,7 @@ func (h *hop) deliver(w Work) {
 		if previous != nil {
 			<-previous.done // At most one lease's reports are outstanding beside the next.
 		}
-		previous = reports
+		previous, lease = reports, Lease{}
 		if !progress {
 			h.idle()
 			break
@@ -58,6 +75,7 @@ func (h *hop) deliver(w Work) {
 		h.busy()
 		h.reportUp(at.String()) // Others may have called it down meanwhile.
 	}
+	h.handBack(lease) // one that was not begun
 	_ = conn.Quit(h.a.work)
 	if seen.Token != 0 && h.a.work.Err() == nil {
 		_, _ = h.pull(0, seen) // What this connection saw last is a hint: it may be lost.
@@ -65,6 +83,29 @@ func (h *hop) deliver(w Work) {
 	if previous != nil {
 		<-previous.done
 	}
+}
+
+// scarce reports whether the ceiling leaves nodes without a connection.
+func (h *hop) scarce() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.work != nil && h.ceiling() < h.work.Nodes
+}
+
+// handBack reports all messages of a lease as not tried, so that others get them now,
+// and the connection that went with it.
+func (h *hop) handBack(l Lease) {
+	if len(l.Messages) == 0 {
+		return
+	}
+	reports := newReporter(h.a, h.name, l.Token)
+	h.a.running.Go(reports.run)
+	for _, m := range l.Messages {
+		reports.add(newOutcomes(m).untried(true).outcomes)
+	}
+	reports.close()
+	<-reports.done
+	_, _ = h.pull(0, Feedback{Token: l.Token}) // a hint
 }
 
 // pull asks for a lease. It is not given up at a shutdown: a lease granted in

@@ -172,6 +172,39 @@ func TestAFlappingPrimaryIsNotRunOver(t *testing.T) {
 	})
 }
 
+// A primary that takes one connection at a time gets one, though three nodes have mail
+// for it: also while it returns, and where one of them cannot reach it.
+func TestOneConnectionForThreeNodes(t *testing.T) {
+	tell(t, 703, func(t *testing.T, s *story) {
+		const domain, letters = mail.Domain("example.org"), 60
+		s.begin()
+		ip := s.network.Host(primaryName).IP().String()
+		s.do(fsm.PutDomain{Domain: fsm.Domain{
+			Name: domain, Targets: []fsm.Target{{Host: ip, Port: 25}}, ConnectionsMax: 1,
+			Schedule: fsm.Schedule{RetryMin: fsm.RetryMinDefault, RetryMax: fsm.RetryMaxDefault},
+		}})
+		to := func(n int) string { return fmt.Sprintf("user%d@%s", n, domain) }
+		s.SetPace(200 * time.Millisecond)
+		for round, away := range []string{"", "n1", "n3"} {
+			if away != "" {
+				s.network.Cut(away, primaryName)
+			}
+			s.outage(domain, letters/3, func(n int) string { return to(round*letters/3 + n) })
+			s.primaryUp()
+			s.await(30*time.Minute, "all is delivered", s.ledgerDone)
+			if most := s.primary.Stats().ConnectionsMost; most != 1 {
+				t.Errorf("without %q: %d connections at a time", away, most)
+			}
+			s.network.HealAll()
+		}
+		for n := range letters {
+			if got := len(s.arrived.of(to(n))); got != 1 {
+				t.Errorf("letter %d arrived %d times", n, got)
+			}
+		}
+	})
+}
+
 // A domain whose policy demands TLS has a primary that does not offer it: its mail waits
 // on all nodes, with an alarm, and none of it goes in the clear. When the policy is
 // changed it is delivered, and the alarm ends.
