@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/delivery/route"
@@ -57,7 +58,7 @@ type attempt struct {
 
 func (h *hop) newAttempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Message) *attempt {
 	o := newOutcomes(m)
-	o.relayed = h.reports() && !conn.Offers("DSN")
+	o.relayed = h.domain().Bounce == fsm.BounceAlways && !conn.Offers("DSN")
 	return &attempt{
 		h: h, conn: conn, lease: l, message: m, o: o,
 		log: h.a.c.Log.With("queue_id", m.ID.String(), "domain", h.name, "hop", at.String(), "token", uint64(l.token)),
@@ -127,6 +128,18 @@ func (t *attempt) run(next *attempt) result {
 	ctx, cancel := context.WithTimeout(a.work, attemptTimeout)
 	defer cancel()
 
+	if h.speaksFor(conn) {
+		reply, err := conn.OnBehalf(ctx, clientOf(t.message.Envelope.Trace))
+		switch {
+		case err != nil:
+			return t.lost(err)
+		case !reply.Positive():
+			log.Warn("deferred: the next hop does not want the message's client", "reply", reply.String())
+			r := o.all(fsm.Deferred, reply)
+			r.ours = true
+			return r
+		}
+	}
 	answer, err := t.begin(ctx)
 	switch {
 	case errors.Is(err, smtpclient.ErrSMTPUTF8):
@@ -199,6 +212,16 @@ func (t *attempt) run(next *attempt) result {
 	r := o.finish(err == nil)
 	r.waited = waited
 	return r
+}
+
+// speaksFor reports whether the next hop is told whose each message is.
+func (h *hop) speaksFor(conn *smtpclient.Conn) bool {
+	return conn.Offers("XCLIENT") && h.domain().XClient
+}
+
+// clientOf is who gave us a message; our own come from nobody.
+func clientOf(t mail.Trace) smtpclient.Client {
+	return smtpclient.Client{Address: t.Client, Hello: t.Hello, Extended: strings.HasPrefix(t.Protocol, "E") || strings.HasPrefix(t.Protocol, "UTF8")}
 }
 
 // begin says MAIL, RCPT and DATA, or reads the replies if that was said before.

@@ -178,7 +178,21 @@ func (c *cluster) acceptFor(e mail.Envelope, content string, to ...string) mail.
 	return c.acceptLocked(e, content, to...)
 }
 
+// acceptTraced is acceptFor with the trace that is given.
+func (c *cluster) acceptTraced(trace mail.Trace, content string, to ...string) mail.QueueID {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.acceptEnvelope(mail.Envelope{Trace: trace}, content, to...)
+}
+
 func (c *cluster) acceptLocked(e mail.Envelope, content string, to ...string) mail.QueueID {
+	c.t.Helper()
+	e.Trace = mail.Trace{Hello: "client.test", Client: netip.MustParseAddr("198.51.100.7"), Node: "mx1.backup.test", Protocol: "ESMTPS", TLS: "TLS1.3", Received: 1_700_000_000}
+	return c.acceptEnvelope(e, content, to...)
+}
+
+func (c *cluster) acceptEnvelope(e mail.Envelope, content string, to ...string) mail.QueueID {
 	c.t.Helper()
 	n := len(c.order)
 	id := mail.MintQueueID(uint64(n)+1, [10]byte{byte(n), byte(n >> 8)})
@@ -190,7 +204,6 @@ func (c *cluster) acceptLocked(e mail.Envelope, content string, to ...string) ma
 		}
 		e.Recipients = append(e.Recipients, mail.Recipient{Path: p, Domain: p.Domain()})
 	}
-	e.Trace = mail.Trace{Hello: "client.test", Client: netip.MustParseAddr("198.51.100.7"), Node: "mx1.backup.test", Protocol: "ESMTPS", TLS: "TLS1.3", Received: 1_700_000_000}
 	digest := mail.Digest{byte(n), byte(n >> 8), 1}
 	if r := c.applyLocked("leader", fsm.Accept{Envelope: e, Body: mail.BodyRef{ID: id, Size: mail.ByteSize(len(content)), Digest: digest}}); r.Verdict != fsm.Done {
 		c.t.Fatalf("accept: %+v", r)

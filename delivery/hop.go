@@ -338,9 +338,12 @@ func (h *hop) report(up bool, detail string) {
 	}
 }
 
-// reports reports whether senders are told what becomes of the domain's mail.
-func (h *hop) reports() bool {
+// domain is the domain's configuration as it is now, the zero one where there is no work.
+func (h *hop) domain() fsm.Domain {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.work != nil && h.work.Domain.Bounce == fsm.BounceAlways
+	if h.work == nil {
+		return fsm.Domain{}
+	}
+	return h.work.Domain
 }

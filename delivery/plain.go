@@ -55,9 +55,10 @@ func (p *plainHops) has(at netip.AddrPort, now time.Time) bool {
 	return ok
 }
 
-// pipelines reports whether a message may be begun behind the dot of another.
+// pipelines reports whether a message may be begun behind the dot of another. Where the
+// next hop is told whose each is, that comes between them.
 func (h *hop) pipelines(conn *smtpclient.Conn, at route.Hop) bool {
-	return conn.Offers("PIPELINING") && !h.a.plain.has(at.Address, time.Now())
+	return conn.Offers("PIPELINING") && !h.speaksFor(conn) && !h.a.plain.has(at.Address, time.Now())
 }
 
 // pipelined takes note when that went wrong, so that no other connection, and

@@ -30,7 +30,7 @@ func VersionOf(a Action) uint32 {
 		return 4
 	case PutDomain:
 		switch {
-		case a.Domain.reports():
+		case a.Domain.latest():
 			return 5
 		case a.Domain.newer():
 			return 4

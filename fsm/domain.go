@@ -33,6 +33,9 @@ type Domain struct {
 	// DelayWarning is after which time a sender who asked for it hears that his mail
 	// waits; 0 is never.
 	DelayWarning Millis
+	// XClient has the next hop told who gave us each message, where it lets itself be
+	// told (XCLIENT).
+	XClient bool
 }
 
 // A TLSPolicy is what TLS the next hops of a relay domain must show. The zero value is

@@ -195,7 +195,7 @@ func domainToProto(d Domain) *queuepb.RelayDomain {
 		}
 	}
 	p.ConnectionsMax = uint32(d.ConnectionsMax)
-	p.Bounce, p.DelayWarningMillis = queuepb.BouncePolicy(d.Bounce), int64(d.DelayWarning)
+	p.Bounce, p.DelayWarningMillis, p.Xclient = queuepb.BouncePolicy(d.Bounce), int64(d.DelayWarning), d.XClient
 	for _, n := range d.ETRN {
 		p.EtrnNetworks = append(p.EtrnNetworks, n.String())
 	}
@@ -225,7 +225,7 @@ func domainFromProto(p *queuepb.RelayDomain) (Domain, error) {
 	d := Domain{
 		Name: mail.Domain(p.GetName()), MX: p.GetMx(), ConnectionsMax: int(p.GetConnectionsMax()),
 		Schedule: Schedule{Millis(c.GetRetryMinMillis()), Millis(c.GetRetryMaxMillis()), Millis(c.GetLifetimeMillis())},
-		Bounce:   BouncePolicy(p.GetBounce()), DelayWarning: Millis(p.GetDelayWarningMillis()),
+		Bounce:   BouncePolicy(p.GetBounce()), DelayWarning: Millis(p.GetDelayWarningMillis()), XClient: p.GetXclient(),
 	}
 	for _, t := range p.GetTargets() {
 		if err := known(t); err != nil {

@@ -80,7 +80,7 @@ func (d Domain) clone() Domain {
 
 func (d Domain) equal(o Domain) bool {
 	return d.sameRoute(o) && d.Schedule == o.Schedule && d.ConnectionsMax == o.ConnectionsMax && slices.Equal(d.ETRN, o.ETRN) && d.TLS.equal(o.TLS) &&
-		d.Bounce == o.Bounce && d.DelayWarning == o.DelayWarning
+		d.Bounce == o.Bounce && d.DelayWarning == o.DelayWarning && d.XClient == o.XClient
 }
 
 func (d Domain) sameRoute(o Domain) bool {
@@ -136,7 +136,7 @@ func (d Domain) flaw() string {
 
 // newer says that the configuration has what only version 4 of commands can say.
 func (d Domain) newer() bool {
-	return d.Schedule != (Schedule{}) || d.ConnectionsMax != 0 || len(d.ETRN) > 0 || !d.TLS.equal(TLSPolicy{}) || d.reports()
+	return d.Schedule != (Schedule{}) || d.ConnectionsMax != 0 || len(d.ETRN) > 0 || !d.TLS.equal(TLSPolicy{}) || d.latest()
 }
 
 func (t TLSPolicy) equal(o TLSPolicy) bool {

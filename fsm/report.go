@@ -312,12 +312,12 @@ func (s *State) reporting() bool {
 		return true
 	}
 	for d := range s.domains.all() {
-		if d.config.reports() {
+		if d.config.latest() {
 			return true
 		}
 	}
 	return false
 }
 
-// reports says that the configuration has what only version 5 of commands can say.
-func (d Domain) reports() bool { return d.Bounce != BounceAligned || d.DelayWarning != 0 }
+// latest says that the configuration has what only version 5 of commands can say.
+func (d Domain) latest() bool { return d.Bounce != BounceAligned || d.DelayWarning != 0 || d.XClient }

@@ -34,8 +34,8 @@ func (s *Service) PutDomain(ctx context.Context, r *adminpb.PutDomainRequest) (*
 	}
 	reply := &adminpb.PutDomainReply{}
 	if !s.awaitUnderstood(ctx, fsm.PutDomain{Domain: d}) {
-		if asked := r.GetDomain(); asked.RetryMinMs != nil || asked.RetryMaxMs != nil || asked.LifetimeMs != nil || asked.ConnectionsMax != nil || asked.Etrn != nil || asked.Tls != nil || asked.Bounce != nil || asked.DelayWarningMs != nil {
-			return nil, status.Error(codes.FailedPrecondition, "not every server of the cluster is known to understand retry times, lifetimes, ceilings, networks for ETRN, TLS policies and reports to senders: bring all of them up, with this version; nothing was changed")
+		if asked := r.GetDomain(); asked.RetryMinMs != nil || asked.RetryMaxMs != nil || asked.LifetimeMs != nil || asked.ConnectionsMax != nil || asked.Etrn != nil || asked.Tls != nil || asked.Bounce != nil || asked.DelayWarningMs != nil || asked.Xclient != nil {
+			return nil, status.Error(codes.FailedPrecondition, "not every server of the cluster is known to understand retry times, lifetimes, ceilings, networks for ETRN, TLS policies, reports to senders and XCLIENT: bring all of them up, with this version; nothing was changed")
 		}
 		d.Schedule, d.ConnectionsMax, d.ETRN = fsm.Schedule{}, 0, nil
 		reply.Warnings = append(reply.Warnings, "not every server of the cluster is known to understand retry times, lifetimes and ceilings: the domain has none; put it again when all of them are up, with this version")
@@ -171,7 +171,7 @@ func schedule(d *fsm.Domain, p *adminpb.Domain) error {
 	return nil
 }
 
-// reports takes over what is said of reports to senders.
+// reports takes over what is said of reports to senders, and of them to the next hop.
 func reports(d *fsm.Domain, p *adminpb.Domain) error {
 	if p.Bounce != nil {
 		known := false
@@ -189,6 +189,9 @@ func reports(d *fsm.Domain, p *adminpb.Domain) error {
 			return status.Error(codes.InvalidArgument, "domain.delay_warning_ms: want 0 for never, or from a minute to 366 days")
 		}
 		d.DelayWarning = fsm.Millis(p.GetDelayWarningMs())
+	}
+	if p.Xclient != nil {
+		d.XClient = p.GetXclient()
 	}
 	return nil
 }
@@ -320,6 +323,9 @@ func reportsOf(d fsm.Domain) string {
 	if d.DelayWarning > 0 {
 		words += ", warning after " + logSpan(int64(d.DelayWarning))
 	}
+	if d.XClient {
+		words += ", XCLIENT"
+	}
 	return words
 }
 
@@ -410,6 +416,9 @@ func domainToProto(d fsm.Domain) *adminpb.Domain {
 	if d.DelayWarning > 0 {
 		after := uint64(d.DelayWarning)
 		p.DelayWarningMs = &after
+	}
+	if d.XClient {
+		p.Xclient = &d.XClient
 	}
 	if t := d.TLS; t.Mode != fsm.TLSOpportunistic {
 		p.Tls = &adminpb.TLSPolicy{Mode: t.Mode.String(), Authorities: t.Authorities}

@@ -587,7 +587,7 @@ func TestPutDomainKeepsWhatIsNotSaid(t *testing.T) {
 	client, _, _ := serve(t, c)
 	number := func(n uint64) *uint64 { return &n }
 	word := func(s string) *string { return &s }
-	connections := uint32(7)
+	connections, yes := uint32(7), true
 	const second, minute, day = 1000, 60_000, 24 * 3_600_000
 	route := []*adminpb.Target{{Host: "192.0.2.1", Port: 25}}
 	target := []fsm.Target{{Host: "192.0.2.1", Port: 25}}
@@ -612,6 +612,10 @@ func TestPutDomainKeepsWhatIsNotSaid(t *testing.T) {
 			want: fsm.Domain{MX: true, Schedule: fsm.Schedule{RetryMin: 30 * second, RetryMax: 60 * minute}, ConnectionsMax: 7,
 				TLS:    fsm.TLSPolicy{Mode: fsm.TLSVerify, Pins: [][32]byte{{'a'}}, Names: []string{"mail.test"}},
 				Bounce: fsm.BounceAlways, DelayWarning: 4 * 60 * minute}},
+		{ask: &adminpb.Domain{Xclient: &yes},
+			want: fsm.Domain{MX: true, Schedule: fsm.Schedule{RetryMin: 30 * second, RetryMax: 60 * minute}, ConnectionsMax: 7,
+				TLS:    fsm.TLSPolicy{Mode: fsm.TLSVerify, Pins: [][32]byte{{'a'}}, Names: []string{"mail.test"}},
+				Bounce: fsm.BounceAlways, DelayWarning: 4 * 60 * minute, XClient: true}},
 		{ask: &adminpb.Domain{Bounce: word("sometimes")}, code: codes.InvalidArgument},
 		{ask: &adminpb.Domain{DelayWarningMs: number(second)}, code: codes.InvalidArgument},
 		{ask: &adminpb.Domain{DelayWarningMs: number(1 << 63)}, code: codes.InvalidArgument},
@@ -643,7 +647,7 @@ func TestPutDomainKeepsWhatIsNotSaid(t *testing.T) {
 	}
 	d := list.GetDomains()[0].GetDomain()
 	if d.GetRetryMinMs() != 30*second || d.GetRetryMaxMs() != 60*minute || d.LifetimeMs == nil || d.GetLifetimeMs() != 0 || d.GetConnectionsMax() != 7 ||
-		d.GetBounce() != "always" || d.GetDelayWarningMs() != 4*60*minute ||
+		d.GetBounce() != "always" || !d.GetXclient() || d.GetDelayWarningMs() != 4*60*minute ||
 		d.GetTls().GetMode() != "verify" || len(d.GetTls().GetPins()) != 1 || len(d.GetTls().GetPins()[0]) != 64 {
 		t.Errorf("listed as %v", d)
 	}

@@ -50,6 +50,7 @@ type (
 		TLS            tlsJSON  `json:"tls"`
 		Bounce         string   `json:"bounce"`           // "aligned", "hold" or "always"
 		DelayWarningMS uint64   `json:"delay_warning_ms"` // 0: never
+		XClient        bool     `json:"xclient"`
 	}
 )
 
@@ -117,7 +118,12 @@ made up; aligned is whoever was authenticated when the mail was accepted, which 
 recorded yet, so nobody, as with hold. What was refused ends when its sender is told.
 Of reports, lists and automatic mail nobody is told: that stays held. With
 --delay-warning a sender who asked for it (NOTIFY=DELAY) hears that his mail waits.
-Reports go to the sender's MX hosts, or to the smarthost that a node's file names.`,
+Reports go to the sender's MX hosts, or to the smarthost that a node's file names.
+
+With --xclient a primary that is a Postfix and lists the nodes in its
+smtpd_authorized_xclient_hosts is told for each message who gave it to us, and can judge
+that client. It costs two round trips a message. Without it the client stands in the
+topmost Received field of ours: docs/filters.md says how filters find it.`,
 		Example: `  holdfast domain put example.test --to mail.example.test
   holdfast domain put example.test --to 192.0.2.10:2525,[2001:db8::10]
   holdfast domain put example.org --mx
@@ -135,7 +141,7 @@ Reports go to the sender's MX hosts, or to the smarthost that a node's file name
 			if err := schedule.into(d, cmd.Flags()); err != nil {
 				return usage(cmd, "%v", err)
 			}
-			if !mx && len(to) == 0 && d.RetryMinMs == nil && d.RetryMaxMs == nil && d.LifetimeMs == nil && d.ConnectionsMax == nil && d.Etrn == nil && d.Tls == nil && d.Bounce == nil && d.DelayWarningMs == nil {
+			if !mx && len(to) == 0 && d.RetryMinMs == nil && d.RetryMaxMs == nil && d.LifetimeMs == nil && d.ConnectionsMax == nil && d.Etrn == nil && d.Tls == nil && d.Bounce == nil && d.DelayWarningMs == nil && d.Xclient == nil {
 				return usage(cmd, "say where the mail goes, --to HOST[:PORT] or --mx, or what else is to change")
 			}
 			for _, s := range to {
@@ -354,7 +360,7 @@ func toDomainsJSON(domains []*adminpb.DomainStatus) []domainJSON {
 			RetryMinMS: d.GetDomain().RetryMinMs, RetryMaxMS: d.GetDomain().RetryMaxMs, LifetimeMS: d.GetDomain().LifetimeMs,
 			ConnectionsMax: d.GetDomain().ConnectionsMax, ETRN: list(d.GetDomain().GetEtrn().GetNetworks()),
 			TLS:    toTLSJSON(d.GetDomain().GetTls()),
-			Bounce: bounceWord(d.GetDomain()), DelayWarningMS: d.GetDomain().GetDelayWarningMs(),
+			Bounce: bounceWord(d.GetDomain()), DelayWarningMS: d.GetDomain().GetDelayWarningMs(), XClient: d.GetDomain().GetXclient(),
 			Guarded: d.GetGuarded(), Stopped: d.GetStopped(), StoppedSince: rfc3339(d.GetStoppedSinceUnix()),
 		})
 	}

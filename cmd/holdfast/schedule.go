@@ -22,6 +22,7 @@ type scheduleFlags struct {
 	authorities                  string // a file
 	bounce                       string
 	delayWarning                 period
+	xclient                      bool
 }
 
 const (
@@ -36,6 +37,7 @@ const (
 	flagName        = "tls-name"
 	flagBounce      = "bounce"
 	flagWarning     = "delay-warning"
+	flagXClient     = "xclient"
 )
 
 func (f *scheduleFlags) add(flags *pflag.FlagSet) {
@@ -49,6 +51,7 @@ func (f *scheduleFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.authorities, flagCA, "", "with --tls verify: `FILE` with the certificates of its authorities, in PEM; the public ones if neither this nor a pin is given")
 	flags.StringVar(&f.bounce, flagBounce, "", "who is told that mail was refused for good, or outlived its lifetime: `POLICY` is aligned, hold or always")
 	flags.Var(&f.delayWarning, flagWarning, `after which time senders who asked for it hear that their mail waits, "0" for never`)
+	flags.BoolVar(&f.xclient, flagXClient, false, "tell the primary who gave us each message, where it offers XCLIENT")
 	flags.StringSliceVar(&f.names, flagName, nil, "with --tls verify: `NAMES` that its certificate may have")
 }
 
@@ -73,6 +76,9 @@ func (f *scheduleFlags) into(d *adminpb.Domain, flags *pflag.FlagSet) error {
 	if flags.Changed(flagWarning) {
 		ms := uint64(time.Duration(f.delayWarning).Milliseconds())
 		d.DelayWarningMs = &ms
+	}
+	if flags.Changed(flagXClient) {
+		d.Xclient = &f.xclient
 	}
 	if flags.Changed(flagConnections) {
 		d.ConnectionsMax = &f.connections

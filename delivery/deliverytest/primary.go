@@ -27,6 +27,7 @@ const (
 	Dot       = "dot"
 	Reset     = "RSET"
 	Quit      = "QUIT"
+	XClient   = "XCLIENT"
 )
 
 // Answers other than a reply. Forget and those below see what came in one go
@@ -46,6 +47,7 @@ type Received struct {
 	Octets []byte   // the content, dots unstuffed, without the final dot
 	Reply  string   // what the dot was answered
 	TLS    bool
+	Client string // the last XCLIENT command line before it, "" for none
 }
 
 // A Primary is a fake mail server.
@@ -115,6 +117,8 @@ type session struct {
 	secure bool
 	mail   string
 	to     []string
+	client string
+	greets bool // EHLO is due
 }
 
 // Serve speaks to one client until either side closes.
@@ -146,6 +150,7 @@ func (p *Primary) Serve(nc net.Conn) {
 func (s *session) command(verb, line string) bool {
 	switch verb {
 	case "EHLO":
+		s.greets = false
 		lines := slices.Clone(s.p.Extensions)
 		if s.p.TLS != nil && !s.secure {
 			lines = append(lines, "STARTTLS")
@@ -157,8 +162,22 @@ func (s *session) command(verb, line string) bool {
 		return ok
 	case "STARTTLS":
 		return s.startTLS(line)
+	case "XCLIENT":
+		usual := "220 primary.test ESMTP"
+		if s.mail != "" {
+			usual = "503 5.5.1 a transaction is open"
+		}
+		r, ok := s.reply(XClient, line, usual)
+		if strings.HasPrefix(r, "220") {
+			s.client, s.greets = line, true
+		}
+		return ok
 	case "MAIL":
-		r, ok := s.reply(Mail, line, "250 2.1.0 sender ok")
+		usual := "250 2.1.0 sender ok"
+		if s.greets {
+			usual = "503 5.5.1 EHLO first"
+		}
+		r, ok := s.reply(Mail, line, usual)
 		if strings.HasPrefix(r, "2") {
 			s.mail, s.to = line, nil
 		}
@@ -224,7 +243,7 @@ func (s *session) content() bool {
 		}
 		octets.Write(line)
 	}
-	message := Received{Mail: s.mail, To: s.to, Octets: octets.Bytes(), TLS: s.secure}
+	message := Received{Mail: s.mail, To: s.to, Octets: octets.Bytes(), TLS: s.secure, Client: s.client}
 	s.mail, s.to = "", nil
 	s.p.mu.Lock()
 	position := len(s.p.received)

@@ -116,12 +116,17 @@ func (c *Conn) greet() error {
 	if !reply.Positive() {
 		return c.refused(StageHello, reply.Reply)
 	}
+	c.learn(reply)
+	return nil
+}
+
+// learn takes what a reply to EHLO offers.
+func (c *Conn) learn(reply response) {
 	c.extensions = make(map[string]string)
 	for _, line := range reply.lines[1:] {
 		keyword, parameters, _ := strings.Cut(line, " ")
 		c.extensions[strings.ToUpper(keyword)] = parameters
 	}
-	return nil
 }
 
 // startTLS begins TLS and says EHLO again: what was learnt in the clear is

@@ -25,12 +25,13 @@ const (
 	StageBody
 	StageDot
 	StageQuit
+	StageXClient
 )
 
 var stageNames = [...]string{
 	StageConnect: "connect", StageBanner: "banner", StageHello: "EHLO", StageStartTLS: "STARTTLS",
 	StageHandshake: "TLS handshake", StageMail: "MAIL", StageRecipient: "RCPT", StageData: "DATA",
-	StageBody: "body", StageDot: "final dot", StageQuit: "QUIT",
+	StageBody: "body", StageDot: "final dot", StageQuit: "QUIT", StageXClient: "XCLIENT",
 }
 
 // String returns the stage as people call it.

@@ -81,15 +81,16 @@ func newWorld(t *testing.T) *world {
 		"smtp_connection_cache_on_demand": "no",
 	})
 	w.primary = newPostfix(t, dir, "primary", addressPrimary, map[string]string{
-		"mynetworks":               "",
-		"smtpd_relay_restrictions": "reject_unauth_destination",
-		"virtual_mailbox_domains":  "example.test example.org",
-		"virtual_mailbox_base":     mailboxes,
-		"virtual_mailbox_maps":     "static:Maildir/",
-		"virtual_mailbox_limit":    "0",
-		"virtual_minimum_uid":      "1",
-		"virtual_uid_maps":         fmt.Sprintf("static:%d", nobody),
-		"virtual_gid_maps":         fmt.Sprintf("static:%d", nobody),
+		"mynetworks":                     "",
+		"smtpd_relay_restrictions":       "reject_unauth_destination",
+		"smtpd_authorized_xclient_hosts": "127.0.0.1", // where the nodes connect from
+		"virtual_mailbox_domains":        "example.test example.org",
+		"virtual_mailbox_base":           mailboxes,
+		"virtual_mailbox_maps":           "static:Maildir/",
+		"virtual_mailbox_limit":          "0",
+		"virtual_minimum_uid":            "1",
+		"virtual_uid_maps":               fmt.Sprintf("static:%d", nobody),
+		"virtual_gid_maps":               fmt.Sprintf("static:%d", nobody),
 	})
 	w.sent = &sentLog{p: w.sender, book: w.book}
 	w.arrived = &maildir{path: filepath.Join(mailboxes, "Maildir"), book: w.book, seen: make(map[string]bool)}
@@ -117,7 +118,7 @@ func newWorld(t *testing.T) *world {
 	w.ready()
 	// One domain by address, the other by the same MX records that the sender
 	// uses, in which the nodes must recognise themselves.
-	w.holdfast("domain", "put", "example.test", "--to", addressPrimary+":25")
+	w.holdfast("domain", "put", "example.test", "--to", addressPrimary+":25", "--xclient")
 	w.holdfast("domain", "put", "example.org", "--mx")
 	for _, n := range w.fleet.Nodes {
 		w.until(readyTime, n.Name+" to know the domains", func(ctx context.Context) error {
@@ -297,6 +298,22 @@ func TestBackupBetweenPostfixes(t *testing.T) {
 		w.drain()
 	})
 	w.t = t
+	// Only nodes connect to the primary. For one of the domains it was told who gave
+	// them the mail.
+	var told, untold int
+	for _, line := range w.primary.lines() {
+		_, client, is := strings.Cut(line, ": client=")
+		switch {
+		case !is:
+		case strings.Contains(client, "["+addressSender+"]"):
+			told++
+		default:
+			untold++
+		}
+	}
+	if told == 0 || untold == 0 {
+		t.Errorf("%d messages in the name of their client, %d in a node's", told, untold)
+	}
 	report := w.book.Check()
 	t.Log(report)
 	if !report.OK() || report.Delivered != report.Accepted || report.Accepted < 100 {

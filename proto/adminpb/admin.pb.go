@@ -1995,8 +1995,10 @@ type Domain struct {
 	// After which time senders who asked for it (NOTIFY=DELAY) hear that their mail
 	// waits; 0: never. Default 0.
 	DelayWarningMs *uint64 `protobuf:"varint,11,opt,name=delay_warning_ms,json=delayWarningMs,proto3,oneof" json:"delay_warning_ms,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Tell the next hop who gave us each message, where it offers XCLIENT.
+	Xclient       *bool `protobuf:"varint,12,opt,name=xclient,proto3,oneof" json:"xclient,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Domain) Reset() {
@@ -2104,6 +2106,13 @@ func (x *Domain) GetDelayWarningMs() uint64 {
 		return *x.DelayWarningMs
 	}
 	return 0
+}
+
+func (x *Domain) GetXclient() bool {
+	if x != nil && x.Xclient != nil {
+		return *x.Xclient
+	}
+	return false
 }
 
 // What TLS the next hops of a domain must show. Where they do not, its mail waits, and
@@ -3939,7 +3948,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x0eMembersRequest\"\x7f\n" +
 	"\fMembersReply\x12:\n" +
 	"\tfreshness\x18\x01 \x01(\v2\x1c.holdfast.admin.v1.FreshnessR\tfreshness\x123\n" +
-	"\amembers\x18\x02 \x03(\v2\x19.holdfast.admin.v1.MemberR\amembers\"\x9a\x04\n" +
+	"\amembers\x18\x02 \x03(\v2\x19.holdfast.admin.v1.MemberR\amembers\"\xc5\x04\n" +
 	"\x06Domain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02mx\x18\x02 \x01(\bR\x02mx\x123\n" +
@@ -3955,13 +3964,16 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x03tls\x18\t \x01(\v2\x1c.holdfast.admin.v1.TLSPolicyR\x03tls\x12\x1b\n" +
 	"\x06bounce\x18\n" +
 	" \x01(\tH\x04R\x06bounce\x88\x01\x01\x12-\n" +
-	"\x10delay_warning_ms\x18\v \x01(\x04H\x05R\x0edelayWarningMs\x88\x01\x01B\x0f\n" +
+	"\x10delay_warning_ms\x18\v \x01(\x04H\x05R\x0edelayWarningMs\x88\x01\x01\x12\x1d\n" +
+	"\axclient\x18\f \x01(\bH\x06R\axclient\x88\x01\x01B\x0f\n" +
 	"\r_retry_min_msB\x0f\n" +
 	"\r_retry_max_msB\x0e\n" +
 	"\f_lifetime_msB\x12\n" +
 	"\x10_connections_maxB\t\n" +
 	"\a_bounceB\x13\n" +
-	"\x11_delay_warning_ms\"k\n" +
+	"\x11_delay_warning_msB\n" +
+	"\n" +
+	"\b_xclient\"k\n" +
 	"\tTLSPolicy\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x12\n" +
 	"\x04pins\x18\x02 \x03(\tR\x04pins\x12 \n" +

@@ -1986,6 +1986,7 @@ type RelayDomain struct {
 	// From here on version 5.
 	Bounce             BouncePolicy `protobuf:"varint,8,opt,name=bounce,proto3,enum=holdfast.queue.v1.BouncePolicy" json:"bounce,omitempty"`
 	DelayWarningMillis int64        `protobuf:"varint,9,opt,name=delay_warning_millis,json=delayWarningMillis,proto3" json:"delay_warning_millis,omitempty"` // 0: never
+	Xclient            bool         `protobuf:"varint,10,opt,name=xclient,proto3" json:"xclient,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -2081,6 +2082,13 @@ func (x *RelayDomain) GetDelayWarningMillis() int64 {
 		return x.DelayWarningMillis
 	}
 	return 0
+}
+
+func (x *RelayDomain) GetXclient() bool {
+	if x != nil {
+		return x.Xclient
+	}
+	return false
 }
 
 // What TLS the next hops of a relay domain must show.
@@ -4281,7 +4289,7 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x06Remove\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\"C\n" +
 	"\tPutDomain\x126\n" +
-	"\x06domain\x18\x01 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\"\x88\x03\n" +
+	"\x06domain\x18\x01 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\"\xa2\x03\n" +
 	"\vRelayDomain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02mx\x18\x02 \x01(\bR\x02mx\x123\n" +
@@ -4291,7 +4299,9 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\retrn_networks\x18\x06 \x03(\tR\fetrnNetworks\x12.\n" +
 	"\x03tls\x18\a \x01(\v2\x1c.holdfast.queue.v1.TLSPolicyR\x03tls\x127\n" +
 	"\x06bounce\x18\b \x01(\x0e2\x1f.holdfast.queue.v1.BouncePolicyR\x06bounce\x120\n" +
-	"\x14delay_warning_millis\x18\t \x01(\x03R\x12delayWarningMillis\"\x87\x01\n" +
+	"\x14delay_warning_millis\x18\t \x01(\x03R\x12delayWarningMillis\x12\x18\n" +
+	"\axclient\x18\n" +
+	" \x01(\bR\axclient\"\x87\x01\n" +
 	"\tTLSPolicy\x12.\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1a.holdfast.queue.v1.TLSModeR\x04mode\x12\x12\n" +
 	"\x04pins\x18\x02 \x03(\fR\x04pins\x12 \n" +
