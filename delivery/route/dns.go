@@ -123,6 +123,7 @@ const (
 	plain      trust = iota // anybody, for what is there
 	validated               // resolvers that were proven to validate, for what is there and whether DNSSEC vouches for it
 	unexamined              // for what is there, though it may be bogus (RFC 4035 section 3.2.2)
+	claimed                 // anybody, for what is there and whether it says that DNSSEC vouches for it: nothing may rest on that
 )
 
 // A finding is what a lookup led to.
@@ -130,7 +131,7 @@ type finding struct {
 	records []dns.RR // none where the name has none of the type
 	name    string   // where they stand, without the trailing dot
 	alias   bool     // name is not the one that was asked for
-	secure  bool     // DNSSEC vouches for all of it, the CNAMEs included; only for trust validated
+	secure  bool     // DNSSEC vouches for all of it, the CNAMEs included; only for trust validated and claimed
 }
 
 // find looks up the records of a type at name, or at what its CNAMEs lead to. A
@@ -143,7 +144,7 @@ func (d *DNS) find(ctx context.Context, name string, kind uint16, how trust) (fi
 		return finding{}, fmt.Errorf("look up %q: not a name", name)
 	}
 	at := asked
-	secure := how == validated
+	secure := how == validated || how == claimed
 	result := func(records []dns.RR) finding {
 		return finding{records: records, name: strings.TrimSuffix(at, "."), alias: at != asked, secure: secure}
 	}
@@ -257,7 +258,7 @@ func (d *DNS) exchange(ctx context.Context, network, server, name string, kind u
 	question.SetQuestion(name, kind)
 	// RFC 6840 section 5.7: AD in the question asks for AD in the answer. Older
 	// resolvers give it only with the DO bit.
-	question.AuthenticatedData = how == validated
+	question.AuthenticatedData = how == validated || how == claimed
 	question.CheckingDisabled = how == unexamined
 	if edns {
 		question.SetEdns0(udpBytes, how != plain)

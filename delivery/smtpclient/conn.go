@@ -39,6 +39,7 @@ type Conn struct {
 	hello    string
 	timeouts Timeouts
 
+	name       string            // in the banner
 	extensions map[string]string // keyword in upper case -> parameters
 	secure     *tls.ConnectionState
 
@@ -71,6 +72,7 @@ func Open(ctx context.Context, nc net.Conn, o Options) (*Conn, error) {
 	if !banner.Positive() {
 		return nil, c.refused(StageBanner, banner.Reply)
 	}
+	c.name, _, _ = strings.Cut(banner.lines[0], " ")
 	if err := c.greet(); err != nil {
 		return nil, err
 	}
@@ -84,6 +86,10 @@ func Open(ctx context.Context, nc net.Conn, o Options) (*Conn, error) {
 
 // TLS returns the state of the TLS layer, or nil in the clear.
 func (c *Conn) TLS() *tls.ConnectionState { return c.secure }
+
+// Name returns the name that the peer gave itself in its banner (RFC 5321 section
+// 4.2), in whatever letters.
+func (c *Conn) Name() string { return c.name }
 
 // Offers reports whether the peer's last EHLO reply had the keyword, which is
 // given in upper case.

@@ -19,6 +19,14 @@ import (
 // a delivery waits for it, and a failed fetch is repeated soon enough.
 const fetchTimeout = 20 * time.Second
 
+// Fetch gets a domain's policy as its host serves it now, whether or not it is
+// announced, and neither asks the cache nor fills it: for who wants to see what
+// others see.
+func (s *Source) Fetch(ctx context.Context, domain mail.Domain) (tlspolicy.STSPolicy, error) {
+	_, policy, _, err := s.fetch(ctx, domain)
+	return policy, err
+}
+
 // fetch gets and reads a domain's policy. An error comes with RFC 8460's word
 // for it.
 func (s *Source) fetch(ctx context.Context, domain mail.Domain) ([]byte, tlspolicy.STSPolicy, tlspolicy.Result, error) {

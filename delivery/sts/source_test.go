@@ -346,3 +346,21 @@ func TestMemoryIsBounded(t *testing.T) {
 		t.Errorf("the last: %+v", e)
 	}
 }
+
+// What others see is neither announced first nor kept.
+func TestFetchAsOthersSee(t *testing.T) {
+	w := newWorld(t)
+	w.announce(nil)
+	cache := new(Memory)
+	s := w.source(cache)
+	if p, err := s.Fetch(t.Context(), "example.test"); err != nil || p.Mode != tlspolicy.STSModeEnforce {
+		t.Errorf("%+v %v", p, err)
+	}
+	if _, kept := cache.Get(t.Context(), "example.test"); kept || w.fetched() != 1 {
+		t.Errorf("kept %v, fetched %d times", kept, w.fetched())
+	}
+	w.say("text/html", enforce)
+	if p, err := s.Fetch(t.Context(), "example.test"); err == nil {
+		t.Errorf("HTML: %+v", p)
+	}
+}
