@@ -134,6 +134,9 @@ type Member struct {
 	CommandVersion uint32
 	Lag            *uint64 // entries behind the leader's log; nil when unknown
 	Nonvoter       bool    // receives the log, without a vote
+	// How it appears to other mail servers; empty when gossip knows nothing of it.
+	Hostname      string
+	SMTPAddresses []string // address:port
 	// Hydration and Scrub are what it said when it was last heard, at Said; all
 	// zero where it never was. Silent is why it did not answer since.
 	Hydration Hydration

@@ -24,7 +24,10 @@ func members(all []Member, now time.Time) []*adminpb.Member {
 		p := &adminpb.Member{
 			Name: text(string(m.Name)), ServerId: text(m.ServerID), ClusterAddress: text(m.ClusterAddress),
 			GossipStatus: text(m.GossipStatus), Voter: m.Voter, Leader: m.Leader, HasState: m.HasState,
-			CommandVersion: m.CommandVersion, Lag: m.Lag, Nonvoter: m.Nonvoter,
+			CommandVersion: m.CommandVersion, Lag: m.Lag, Nonvoter: m.Nonvoter, Hostname: text(m.Hostname),
+		}
+		for _, at := range m.SMTPAddresses {
+			p.SmtpAddresses = append(p.SmtpAddresses, text(at))
 		}
 		if !m.Said.IsZero() {
 			p.Hydration, p.Scrub = hydrationToProto(m.Hydration), scrubToProto(m.Scrub)

@@ -361,7 +361,7 @@ func TestStatusAndStaleness(t *testing.T) {
 		{Name: "mx2", Voter: true, Lag: &lag, Said: time.Now().Add(-time.Minute), Silent: errors.New("away"), Hydration: Hydration{
 			Known: true, Missing: 4, MissingBytes: 4000, Rate: 1000, NotFound: 3, Lost: 1, WaitingFor: "mx3", LastError: "no", LastErrorAt: time.Now(),
 		}, Scrub: Scrub{Began: time.Now(), Running: true, Total: 9}},
-		{Name: "mx1", Voter: true, GossipStatus: "alive"},
+		{Name: "mx1", Voter: true, GossipStatus: "alive", Hostname: "mx1.example.net", SMTPAddresses: []string{"192.0.2.1:25"}},
 	}
 	client, logs, _ := serve(t, c)
 	var first *adminpb.StatusReply
@@ -402,7 +402,7 @@ func TestStatusAndStaleness(t *testing.T) {
 		s.GetQueue().GetHeld() != 1 || s.GetSpool().GetSegments() != 3 || strings.Join(s.GetVoters(), " ") != "mx1 mx2" || s.GetLeader() != "" {
 		t.Errorf("status %v", s)
 	}
-	if m := s.GetMembers(); len(m) != 2 || m[0].GetName() != "mx1" || m[0].Lag != nil || m[1].GetLag() != 7 {
+	if m := s.GetMembers(); len(m) != 2 || m[0].GetName() != "mx1" || m[0].GetHostname() != "mx1.example.net" || len(m[0].GetSmtpAddresses()) != 1 || m[0].Lag != nil || m[1].GetLag() != 7 {
 		t.Errorf("members %v", m)
 	} else if h := m[1].GetHydration(); h.GetMissing() != 4 || h.GetLost() != 1 || h.GetLeftMs() != 4000 || h.GetLastErrorUnix() == 0 || m[1].GetSaidMs() < 60_000 ||
 		m[1].GetSilent() != "away" || !m[1].GetScrub().GetRunning() || m[0].Hydration != nil || m[0].Scrub != nil {

@@ -1204,7 +1204,13 @@ type Member struct {
 	// How long ago it said so; 0 for the node that answers.
 	SaidMs int64 `protobuf:"varint,13,opt,name=said_ms,json=saidMs,proto3" json:"said_ms,omitempty"`
 	// Why it did not say so when it was asked last.
-	Silent        string `protobuf:"bytes,14,opt,name=silent,proto3" json:"silent,omitempty"`
+	Silent string `protobuf:"bytes,14,opt,name=silent,proto3" json:"silent,omitempty"`
+	// How it appears to other mail servers: its host name, and where it takes mail,
+	// address:port. Behind address translation these are not what others see. Both are
+	// empty where gossip knows nothing of it, or its daemon is of a version that did
+	// not tell.
+	Hostname      string   `protobuf:"bytes,15,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	SmtpAddresses []string `protobuf:"bytes,16,rep,name=smtp_addresses,json=smtpAddresses,proto3" json:"smtp_addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1335,6 +1341,20 @@ func (x *Member) GetSilent() string {
 		return x.Silent
 	}
 	return ""
+}
+
+func (x *Member) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *Member) GetSmtpAddresses() []string {
+	if x != nil {
+		return x.SmtpAddresses
+	}
+	return nil
 }
 
 // Hydration is how far a node is with fetching the live bodies that it lacks.
@@ -3873,7 +3893,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x1a\n" +
 	"\bsegments\x18\x03 \x01(\x04R\bsegments\x12\x1d\n" +
 	"\n" +
-	"disk_bytes\x18\x04 \x01(\x04R\tdiskBytes\"\xd3\x03\n" +
+	"disk_bytes\x18\x04 \x01(\x04R\tdiskBytes\"\x96\x04\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12'\n" +
@@ -3889,7 +3909,9 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\thydration\x18\v \x01(\v2\x1c.holdfast.admin.v1.HydrationR\thydration\x12.\n" +
 	"\x05scrub\x18\f \x01(\v2\x18.holdfast.admin.v1.ScrubR\x05scrub\x12\x17\n" +
 	"\asaid_ms\x18\r \x01(\x03R\x06saidMs\x12\x16\n" +
-	"\x06silent\x18\x0e \x01(\tR\x06silentB\x06\n" +
+	"\x06silent\x18\x0e \x01(\tR\x06silent\x12\x1a\n" +
+	"\bhostname\x18\x0f \x01(\tR\bhostname\x12%\n" +
+	"\x0esmtp_addresses\x18\x10 \x03(\tR\rsmtpAddressesB\x06\n" +
 	"\x04_lag\"\xf6\x02\n" +
 	"\tHydration\x12\x14\n" +
 	"\x05known\x18\x01 \x01(\bR\x05known\x12\x18\n" +

@@ -79,6 +79,7 @@ func (g gossiped) Members() []admin.Member {
 		all = append(all, admin.Member{
 			Name: fsm.NodeName(m.Name), ServerID: string(m.ServerID()), ClusterAddress: m.ClusterAddr,
 			GossipStatus: m.Status.String(), HasState: m.HasState, CommandVersion: m.CommandVersion,
+			Hostname: m.Hostname, SMTPAddresses: m.SMTP,
 		})
 	}
 	return all
