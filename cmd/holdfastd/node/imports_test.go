@@ -38,6 +38,7 @@ var arrows = map[string][]string{
 	"smtpd/gate": {"fsm/mail"},
 
 	"delivery":            {"delivery/route", "delivery/smtpclient", "delivery/tlspolicy", "fsm", "fsm/mail"},
+	"delivery/dnscheck":   {"delivery/route", "delivery/smtpclient", "delivery/tlspolicy", "fsm/mail"},
 	"delivery/dsn":        {"fsm/mail"},                              // values in, octets out
 	"delivery/route":      {"delivery/tlspolicy", "fsm", "fsm/mail"}, // TLSA records are looked up, and not judged
 	"delivery/sts":        {"delivery/tlspolicy", "fsm/mail"},
@@ -53,7 +54,8 @@ var arrows = map[string][]string{
 	"cmd/holdfastd/generator": {"fsm/mail"},
 	"cmd/holdfastd/config":    {"fsm", "fsm/mail"},
 	"cmd/holdfastd/node":      {"*"}, // the one package that sees all rooms
-	"cmd/holdfast":            {"cluster/transport", "proto/adminpb", "fsm", "fsm/mail"},
+	// It looks at DNS itself, as the outside does, and not through a node.
+	"cmd/holdfast": {"cluster/transport", "delivery/dnscheck", "delivery/route", "delivery/sts", "proto/adminpb", "fsm", "fsm/mail"},
 }
 
 // tools are not part of the product: they may import what they measure and
