@@ -76,8 +76,9 @@ func (a *app) domainCommand() *cobra.Command {
 		Long: `Configure the relay domains. The configuration is the cluster's: a change through
 one node counts on all. Mail for a domain that is not listed is refused.`,
 		Example: `  holdfast domain put example.test --to mail.example.test
+  holdfast domain check example.test
   holdfast domain list`,
-	}, a.domainPutCommand(), a.domainListCommand(), a.domainRemoveCommand(), a.domainFlushCommand(), a.domainResumeCommand())
+	}, a.domainPutCommand(), a.domainListCommand(), a.domainCheckCommand(lookOutside), a.domainRemoveCommand(), a.domainFlushCommand(), a.domainResumeCommand())
 }
 
 func (a *app) domainPutCommand() *cobra.Command {

@@ -214,7 +214,8 @@ func (d *fakeDaemon) domains() []*adminpb.DomainStatus {
 func (d *fakeDaemon) members() []*adminpb.Member {
 	lag, left := uint64(3), int64(90_000)
 	return []*adminpb.Member{
-		{Name: "mx1", ServerId: "mx1/aaa", ClusterAddress: "192.0.2.1:7420", GossipStatus: "alive", Voter: true, HasState: true, CommandVersion: 1},
+		{Name: "mx1", ServerId: "mx1/aaa", ClusterAddress: "192.0.2.1:7420", GossipStatus: "alive", Voter: true, HasState: true, CommandVersion: 1,
+			Hostname: "MX1.example.net", SmtpAddresses: []string{"192.0.2.1:25", "[2001:db8::1]:25", "192.0.2.1:2525"}},
 		{Name: "mx2", ServerId: "mx2/bbb", ClusterAddress: "192.0.2.2:7420", GossipStatus: "alive", Voter: true, Leader: true, Lag: &lag,
 			SaidMs: 3000, Hydration: &adminpb.Hydration{Known: true, Fetched: 4, FetchedBytes: 5000},
 			Scrub: &adminpb.Scrub{BeganUnix: 1_780_000_000, EndedUnix: 1_780_000_100, Bodies: 8, Bytes: 3 << 20, TotalBodies: 8, TotalBytes: 3 << 20, Bad: 2, Repaired: 2}},
