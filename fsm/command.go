@@ -43,8 +43,8 @@ type Command struct {
 
 // An Action is one kind of command: Accept, Settle, GrantLeases, RenewLeases,
 // ExpireLeases, RecordOutcomes, IssueReport, Hold, Release, Remove, PutDomain,
-// RemoveDomain, FlushDomain, ResumeDomain, ReportNextHop, PutSettings, Tick or
-// RecordStart.
+// RemoveDomain, FlushDomain, ResumeDomain, RecordPolicy, ReportNextHop, PutSettings,
+// Tick or RecordStart.
 type Action interface{ action() }
 
 // Accept makes a message ours. Key: ID.
@@ -177,6 +177,25 @@ type FlushDomain struct{ Name mail.Domain }
 // came back and refused mail for recipients that it had taken mail for.
 type ResumeDomain struct{ Name mail.Domain }
 
+// RecordPolicy is the MTA-STS policy of a relay domain as one node fetched it (RFC 8461),
+// for all nodes. What it says is no business of the queue's. Refused: the domain's
+// configuration asks for none.
+//
+// It is a command of version 5.
+type RecordPolicy struct {
+	Domain mail.Domain
+	Policy STSPolicy
+}
+
+// An STSPolicy is an MTA-STS policy as it was fetched.
+type STSPolicy struct {
+	ID   string // of the record that announced it
+	Text string // at most STSPolicyBytesMax
+	// Fetched is when, in Unix milliseconds by the clock of the node that did.
+	// Nothing is decided by it here.
+	Fetched int64
+}
+
 // ReportNextHop is what one node saw of a domain's next hop: it completed EHLO
 // (Up), or it did not.
 type ReportNextHop struct {
@@ -216,6 +235,7 @@ func (PutDomain) action()      {}
 func (RemoveDomain) action()   {}
 func (FlushDomain) action()    {}
 func (ResumeDomain) action()   {}
+func (RecordPolicy) action()   {}
 func (ReportNextHop) action()  {}
 func (PutSettings) action()    {}
 func (Tick) action()           {}

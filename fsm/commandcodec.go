@@ -35,7 +35,7 @@ func VersionOf(a Action) uint32 {
 		case a.Domain.newer():
 			return 4
 		}
-	case IssueReport:
+	case IssueReport, RecordPolicy:
 		return 5
 	case RecordOutcomes:
 		for _, m := range a.Messages {
@@ -115,6 +115,10 @@ func EncodeCommand(c Command) ([]byte, error) {
 		p.Action = &queuepb.Command_ReportNextHop{ReportNextHop: &queuepb.ReportNextHop{
 			Node: clean(string(a.Node)), Domain: clean(string(a.Domain)), Up: a.Up, Detail: clean(a.Detail),
 		}}
+	case RecordPolicy:
+		p.Action = &queuepb.Command_RecordPolicy{RecordPolicy: &queuepb.RecordPolicy{
+			Domain: clean(string(a.Domain)), Policy: a.Policy.toProto(),
+		}}
 	case PutSettings:
 		p.Action = &queuepb.Command_PutSettings{PutSettings: &queuepb.PutSettings{Settings: settingsToProto(a.Settings)}}
 	case Tick:
@@ -180,6 +184,14 @@ func issueFromProto(p *queuepb.IssueReport) (Action, error) {
 		}
 	}
 	return a, known(p)
+}
+
+func (p STSPolicy) toProto() *queuepb.STSPolicy {
+	return &queuepb.STSPolicy{Id: clean(p.ID), Text: clean(p.Text), FetchedMillis: p.Fetched}
+}
+
+func stsPolicyFromProto(p *queuepb.STSPolicy) (STSPolicy, error) {
+	return STSPolicy{ID: p.GetId(), Text: p.GetText(), Fetched: p.GetFetchedMillis()}, known(p)
 }
 
 func outcomesToProto(r RecordOutcomes) *queuepb.RecordOutcomes {
@@ -305,6 +317,9 @@ func actionFromProto(p *queuepb.Command) (Action, error) {
 			Up:     a.ReportNextHop.GetUp(),
 			Detail: a.ReportNextHop.GetDetail(),
 		}, known(a.ReportNextHop)
+	case *queuepb.Command_RecordPolicy:
+		policy, err := stsPolicyFromProto(a.RecordPolicy.GetPolicy())
+		return RecordPolicy{Domain: mail.Domain(a.RecordPolicy.GetDomain()), Policy: policy}, errors.Join(err, known(a.RecordPolicy))
 	case *queuepb.Command_PutSettings:
 		v, err := settingsFromProto(a.PutSettings.GetSettings())
 		return PutSettings{Settings: v}, errors.Join(err, known(a.PutSettings))

@@ -21,6 +21,8 @@ type domain struct {
 	guard  guard
 	// warned is the entry up to which messages were looked at that wait for long.
 	warned Index
+	// policy is what was fetched last, nil where nothing was or nothing is wanted.
+	policy *STSPolicy
 }
 
 // Domain returns the configuration of a relay domain.
@@ -209,6 +211,51 @@ func (d *domain) configure(c Domain) {
 	if c.DelayWarning == 0 {
 		d.warned = 0
 	}
+	if c.TLS.Mode != TLSMTASTS {
+		d.policy = nil
+	}
+}
+
+// STSPolicyBytesMax is how long a policy is that is kept for all nodes. They have some
+// hundred octets; a longer one each node has for itself.
+const STSPolicyBytesMax = 8 << 10
+
+// recordPolicy keeps a policy for all nodes.
+func (s *State) recordPolicy(r RecordPolicy) Result {
+	old, ok := s.domain(r.Domain)
+	switch {
+	case !ok:
+		return notFound("%q is not a relay domain", r.Domain)
+	case old.config.TLS.Mode != TLSMTASTS:
+		return refused("%q goes by no MTA-STS policy", r.Domain)
+	}
+	if flaw := r.Policy.flaw(); flaw != "" {
+		return invalid("%s", flaw)
+	}
+	d := *old
+	d.policy = &r.Policy
+	s.domains.set(&d)
+	return Result{Verdict: Done}
+}
+
+// flaw says what makes a policy impossible, or "".
+func (p STSPolicy) flaw() string {
+	switch {
+	case len(p.ID) > stsIDBytesMax || !utf8.ValidString(p.ID):
+		return "malformed id of an MTA-STS policy"
+	case len(p.Text) > STSPolicyBytesMax || !utf8.ValidString(p.Text) || p.Fetched < 0:
+		return "malformed MTA-STS policy"
+	}
+	return ""
+}
+
+// STSPolicy returns the MTA-STS policy of a domain that a node fetched last.
+func (s *State) STSPolicy(n mail.Domain) (STSPolicy, bool) {
+	d, ok := s.domain(n)
+	if !ok || d.policy == nil {
+		return STSPolicy{}, false
+	}
+	return *d.policy, true
 }
 
 // addDomain adds a domain, whose configuration is then the State's.

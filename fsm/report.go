@@ -312,7 +312,7 @@ func (s *State) reporting() bool {
 		return true
 	}
 	for d := range s.domains.all() {
-		if d.config.latest() {
+		if d.config.latest() || d.policy != nil {
 			return true
 		}
 	}

@@ -280,6 +280,9 @@ func (d *domain) toProto() *queuepb.DomainRecord {
 		Guard:  d.guard.toProto(),
 		Warned: uint64(d.warned),
 	}
+	if d.policy != nil {
+		r.Policy = d.policy.toProto()
+	}
 	for _, n := range d.hop.Failed {
 		r.Failed = append(r.Failed, string(n))
 	}
@@ -528,6 +531,16 @@ func (s *State) loadDomain(r *queuepb.DomainRecord) error {
 	}, ending: Index(r.GetEnding()), warned: Index(r.GetWarned())}
 	if d.guard, err = guardFromProto(r.GetGuard()); err != nil {
 		return err
+	}
+	if r.GetPolicy() != nil {
+		policy, err := stsPolicyFromProto(r.GetPolicy())
+		if err != nil {
+			return err
+		}
+		if flaw := policy.flaw(); flaw != "" || c.TLS.Mode != TLSMTASTS {
+			return fmt.Errorf("domain %q: a policy that does not fit: %s", c.Name, flaw)
+		}
+		d.policy = &policy
 	}
 	for _, n := range r.GetFailed() {
 		d.hop.Failed = append(d.hop.Failed, NodeName(n))

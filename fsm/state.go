@@ -20,6 +20,7 @@ const (
 	lifetimeMax        = 366 * 24 * hour
 	connectionsMax     = 1000        // upper limit of Domain.ConnectionsMax
 	networksMax        = 16          // of one relay domain
+	stsIDBytesMax      = 32          // of an STSPolicy; RFC 8461 section 3.1
 	pinsMax            = 32          // of one TLSPolicy
 	namesMax           = 32          // of one TLSPolicy
 	authoritiesMax     = 48 << 10    // octets of one TLSPolicy
@@ -267,6 +268,8 @@ func (s *State) act(i Index, c Command) Result {
 		return s.flushDomain(i, a.Name)
 	case ResumeDomain:
 		return s.resumeDomain(a.Name)
+	case RecordPolicy:
+		return s.recordPolicy(a)
 	case ReportNextHop:
 		return s.reportNextHop(a)
 	case PutSettings:

@@ -24,6 +24,9 @@ type Cluster interface {
 	Understood(fsm.Action) bool
 	// TLSPolicy reads a TLS policy; the error says what is wrong with it.
 	TLSPolicy(mode string, pins []string, authorities string, names []string) (fsm.TLSPolicy, error)
+	// TLSReport returns what TLS the next hops showed to this node, by day, the oldest
+	// first.
+	TLSReport() []TLSDay
 	// Status describes this node at this moment.
 	Status(context.Context) Status
 	// Members lists who is known by gossip or has a vote, in any order.
@@ -34,6 +37,26 @@ type Cluster interface {
 	// ChangeMember changes the cluster's servers. The refusal says why it must not
 	// be done; errors are as Do's.
 	ChangeMember(ctx context.Context, c MemberChange) (refusal string, err error)
+}
+
+// A TLSDay is what was counted on one day of UTC (RFC 8460).
+type TLSDay struct {
+	Start    time.Time
+	Policies []TLSPolicyCount
+}
+
+// A TLSPolicyCount is about one domain and one source of its policy.
+type TLSPolicyCount struct {
+	Domain            mail.Domain // "" for those that are not told apart
+	Type              string
+	Succeeded, Failed uint64 // sessions
+	Failures          []TLSFailureCount
+}
+
+// A TLSFailureCount is how many sessions failed in one way.
+type TLSFailureCount struct {
+	Result, Host string
+	Sessions     uint64
 }
 
 // A MemberChange adds a node to the cluster's servers, or removes one.

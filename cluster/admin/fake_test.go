@@ -80,6 +80,17 @@ func (c *fakeCluster) TLSPolicy(mode string, pins []string, authorities string, 
 	return fsm.TLSPolicy{Mode: fsm.TLSVerify, Pins: [][32]byte{{pins[0][0]}}, Authorities: authorities, Names: names}, nil
 }
 
+func (c *fakeCluster) TLSReport() []TLSDay {
+	day := time.Date(2026, 11, 29, 0, 0, 0, 0, time.UTC)
+	return []TLSDay{
+		{day, []TLSPolicyCount{{Domain: "other.test", Type: "no-policy-found", Succeeded: 3}}},
+		{day.AddDate(0, 0, 1), []TLSPolicyCount{
+			{Domain: "example.test", Type: "sts", Succeeded: 7, Failed: 2, Failures: []TLSFailureCount{{"certificate-expired", "mail.example.test", 2}}},
+			{Domain: "other.test", Type: "no-policy-found", Succeeded: 1},
+		}},
+	}
+}
+
 func (c *fakeCluster) applyLocked(node fsm.NodeName, a fsm.Action) fsm.Result {
 	c.index++
 	r, _ := c.state.Apply(c.index, fsm.Command{Node: node, Action: a})

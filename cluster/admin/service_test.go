@@ -687,3 +687,27 @@ func TestSchedulesNeedEveryServer(t *testing.T) {
 		}
 	})
 }
+
+func TestTLSReport(t *testing.T) {
+	client, _, _ := serve(t, newFakeCluster())
+	for _, test := range []struct {
+		name           string
+		days, policies int
+		code           codes.Code
+	}{
+		{"", 2, 3, codes.OK},
+		{"example.test", 1, 1, codes.OK},
+		{"EXAMPLE.test", 1, 1, codes.OK},
+		{"unknown.test", 0, 0, codes.OK},
+		{"no domain", 0, 0, codes.InvalidArgument},
+	} {
+		r, err := client.TLSReport(t.Context(), &adminpb.TLSReportRequest{Name: test.name})
+		policies := 0
+		for _, d := range r.GetDays() {
+			policies += len(d.GetPolicies())
+		}
+		if status.Code(err) != test.code || len(r.GetDays()) != test.days || policies != test.policies {
+			t.Errorf("%q: %v, %v", test.name, r, err)
+		}
+	}
+}

@@ -78,7 +78,7 @@ one node counts on all. Mail for a domain that is not listed is refused.`,
 		Example: `  holdfast domain put example.test --to mail.example.test
   holdfast domain check example.test
   holdfast domain list`,
-	}, a.domainPutCommand(), a.domainListCommand(), a.domainCheckCommand(lookOutside), a.domainRemoveCommand(), a.domainFlushCommand(), a.domainResumeCommand())
+	}, a.domainPutCommand(), a.domainListCommand(), a.domainCheckCommand(lookOutside), a.domainRemoveCommand(), a.domainFlushCommand(), a.domainResumeCommand(), a.domainTLSCommand())
 }
 
 func (a *app) domainPutCommand() *cobra.Command {

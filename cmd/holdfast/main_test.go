@@ -323,6 +323,20 @@ func (d *fakeDaemon) ResumeDomain(ctx context.Context, r *adminpb.ResumeDomainRe
 	return &adminpb.ResumeDomainReply{}, d.change(ctx, "ResumeDomain", r)
 }
 
+func (d *fakeDaemon) TLSReport(ctx context.Context, r *adminpb.TLSReportRequest) (*adminpb.TLSReportReply, error) {
+	if err := d.change(ctx, "TLSReport", r); err != nil {
+		return nil, err
+	}
+	if r.GetName() == "quiet.test" {
+		return &adminpb.TLSReportReply{Node: "mx1"}, nil
+	}
+	return &adminpb.TLSReportReply{Node: "mx1", Days: []*adminpb.TLSReportDay{{Unix: 1796083200, Policies: []*adminpb.TLSReportPolicy{
+		{Domain: "example.test", PolicyType: "sts", Succeeded: 7, Failed: 2, Failures: []*adminpb.TLSReportFailure{
+			{ResultType: "certificate-expired", Host: "mail.example.test", Sessions: 2},
+		}},
+	}}}}, nil
+}
+
 func (d *fakeDaemon) FlushDomain(ctx context.Context, r *adminpb.FlushDomainRequest) (*adminpb.FlushDomainReply, error) {
 	return &adminpb.FlushDomainReply{}, d.change(ctx, "FlushDomain", r)
 }

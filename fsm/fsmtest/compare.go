@@ -57,6 +57,7 @@ func (w *Twin) Compare(s *fsm.State) error {
 			differ("next hop of "+string(n), s.NextHop(n), d.hop),
 			differ("counts of "+string(n), s.Counts(n), w.Counts(n)),
 			differ("known good of "+string(n), knownOf(s, n), w.knownOf(n)),
+			differ("policy of "+string(n), policyOf(s, n), d.policy),
 		); err != nil {
 			return err
 		}
@@ -83,6 +84,13 @@ func (w *Twin) Compare(s *fsm.State) error {
 
 // The local parts of a history's recipients.
 var locals = []string{"p", "q", "r"}
+
+func policyOf(s *fsm.State, n mail.Domain) *fsm.STSPolicy {
+	if p, ok := s.STSPolicy(n); ok {
+		return &p
+	}
+	return nil
+}
 
 func knownOf(s *fsm.State, n mail.Domain) (known []string) {
 	for _, local := range locals {

@@ -86,7 +86,8 @@ var (
 // Run takes so many steps, and reports the first rule that is broken.
 func (h *History) Run(steps int) error {
 	for _, d := range relayDomains[:2] {
-		if err := h.do(fsm.PutDomain{Domain: fsm.Domain{Name: d, MX: true, ConnectionsMax: h.source.Choose("guarded", 2), Bounce: h.bounce()}}); err != nil {
+		tls := fsm.TLSPolicy{Mode: pick(h, []fsm.TLSMode{fsm.TLSOpportunistic, fsm.TLSMTASTS})}
+		if err := h.do(fsm.PutDomain{Domain: fsm.Domain{Name: d, MX: true, ConnectionsMax: h.source.Choose("guarded", 2), Bounce: h.bounce(), TLS: tls}}); err != nil {
 			return err
 		}
 	}
@@ -597,7 +598,11 @@ func (h *History) operate() error {
 
 func (h *History) domain() error {
 	n := pick(h, relayDomains)
-	switch h.source.Choose("domain command", 5) {
+	switch h.source.Choose("domain command", 8) {
+	case 5, 6, 7:
+		return h.do(fsm.RecordPolicy{Domain: n, Policy: fsm.STSPolicy{
+			ID: strings.Repeat("a", 16*h.source.Choose("id", 4)), Text: strings.Repeat("mx: mail.test\n", 300*h.source.Choose("policy", 3)), Fetched: int64(h.index),
+		}})
 	case 3:
 		return h.do(fsm.ResumeDomain{Name: n})
 	case 0:
@@ -606,6 +611,9 @@ func (h *History) domain() error {
 		return h.do(fsm.FlushDomain{Name: n})
 	case 2:
 		d := fsm.Domain{Name: n, MX: true, Bounce: h.bounce(), DelayWarning: fsm.Millis(300_000 * h.source.Choose("warning", 3))}
+		if h.source.Choose("mta-sts", 2) == 1 {
+			d.TLS.Mode = fsm.TLSMTASTS
+		}
 		if h.source.Choose("schedule", 3) > 0 {
 			d.ConnectionsMax = h.source.Choose("connections", 2)
 			d.Schedule.Lifetime = fsm.Millis(600_000 * h.source.Choose("lifetime", 3))

@@ -148,6 +148,8 @@ func (w *Twin) act(i fsm.Index, c fsm.Command) fsm.Result {
 		return fsm.Result{Verdict: fsm.Done}
 	case fsm.ResumeDomain:
 		return w.resume(a.Name)
+	case fsm.RecordPolicy:
+		return w.recordPolicy(a)
 	case fsm.ReportNextHop:
 		return w.nextHop(a)
 	case fsm.PutSettings:

@@ -16,8 +16,9 @@ type twinDomain struct {
 	number  int                   // how many were made before it
 	ending  fsm.Index             // retry waits end from this entry on; 0 where they do not
 	known   map[string]fsm.Millis // local parts that were delivered to, and the day
-	warned  fsm.Index             // up to this entry, messages were looked at that wait for long
-	refused []string              // local parts that were refused while it was guarded
+	policy  *fsm.STSPolicy
+	warned  fsm.Index // up to this entry, messages were looked at that wait for long
+	refused []string  // local parts that were refused while it was guarded
 }
 
 func (w *Twin) putDomain(c fsm.Domain) fsm.Result {
@@ -40,6 +41,23 @@ func (w *Twin) putDomain(c fsm.Domain) fsm.Result {
 	if c.DelayWarning == 0 {
 		w.domains[c.Name].warned = 0
 	}
+	if c.TLS.Mode != fsm.TLSMTASTS {
+		w.domains[c.Name].policy = nil
+	}
+	return fsm.Result{Verdict: fsm.Done}
+}
+
+func (w *Twin) recordPolicy(r fsm.RecordPolicy) fsm.Result {
+	d := w.domains[r.Domain]
+	switch {
+	case d == nil:
+		return fsm.Result{Verdict: fsm.NotFound}
+	case d.config.TLS.Mode != fsm.TLSMTASTS:
+		return fsm.Result{Verdict: fsm.Refused}
+	case len(r.Policy.ID) > 32 || len(r.Policy.Text) > 8192:
+		return fsm.Result{Verdict: fsm.Invalid}
+	}
+	d.policy = &r.Policy
 	return fsm.Result{Verdict: fsm.Done}
 }
 

@@ -50,6 +50,7 @@ const (
 	AdminService_RemoveDomain_FullMethodName   = "/holdfast.admin.v1.AdminService/RemoveDomain"
 	AdminService_FlushDomain_FullMethodName    = "/holdfast.admin.v1.AdminService/FlushDomain"
 	AdminService_ResumeDomain_FullMethodName   = "/holdfast.admin.v1.AdminService/ResumeDomain"
+	AdminService_TLSReport_FullMethodName      = "/holdfast.admin.v1.AdminService/TLSReport"
 	AdminService_ListQueue_FullMethodName      = "/holdfast.admin.v1.AdminService/ListQueue"
 	AdminService_ShowMessage_FullMethodName    = "/holdfast.admin.v1.AdminService/ShowMessage"
 	AdminService_HoldMessage_FullMethodName    = "/holdfast.admin.v1.AdminService/HoldMessage"
@@ -94,6 +95,9 @@ type AdminServiceClient interface {
 	// ResumeDomain has the delivery to a domain go on that was stopped, because its
 	// next hop refused what it had taken before.
 	ResumeDomain(ctx context.Context, in *ResumeDomainRequest, opts ...grpc.CallOption) (*ResumeDomainReply, error)
+	// Tells what TLS the next hops showed to this node since it started, by day: the
+	// counts of RFC 8460.
+	TLSReport(ctx context.Context, in *TLSReportRequest, opts ...grpc.CallOption) (*TLSReportReply, error)
 	// ListQueue lists messages in the order of their queue ids, a page at a time.
 	ListQueue(ctx context.Context, in *ListQueueRequest, opts ...grpc.CallOption) (*ListQueueReply, error)
 	// ShowMessage tells everything about one message but its content.
@@ -215,6 +219,16 @@ func (c *adminServiceClient) ResumeDomain(ctx context.Context, in *ResumeDomainR
 	return out, nil
 }
 
+func (c *adminServiceClient) TLSReport(ctx context.Context, in *TLSReportRequest, opts ...grpc.CallOption) (*TLSReportReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TLSReportReply)
+	err := c.cc.Invoke(ctx, AdminService_TLSReport_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) ListQueue(ctx context.Context, in *ListQueueRequest, opts ...grpc.CallOption) (*ListQueueReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListQueueReply)
@@ -302,6 +316,9 @@ type AdminServiceServer interface {
 	// ResumeDomain has the delivery to a domain go on that was stopped, because its
 	// next hop refused what it had taken before.
 	ResumeDomain(context.Context, *ResumeDomainRequest) (*ResumeDomainReply, error)
+	// Tells what TLS the next hops showed to this node since it started, by day: the
+	// counts of RFC 8460.
+	TLSReport(context.Context, *TLSReportRequest) (*TLSReportReply, error)
 	// ListQueue lists messages in the order of their queue ids, a page at a time.
 	ListQueue(context.Context, *ListQueueRequest) (*ListQueueReply, error)
 	// ShowMessage tells everything about one message but its content.
@@ -352,6 +369,9 @@ func (UnimplementedAdminServiceServer) FlushDomain(context.Context, *FlushDomain
 }
 func (UnimplementedAdminServiceServer) ResumeDomain(context.Context, *ResumeDomainRequest) (*ResumeDomainReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResumeDomain not implemented")
+}
+func (UnimplementedAdminServiceServer) TLSReport(context.Context, *TLSReportRequest) (*TLSReportReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method TLSReport not implemented")
 }
 func (UnimplementedAdminServiceServer) ListQueue(context.Context, *ListQueueRequest) (*ListQueueReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListQueue not implemented")
@@ -569,6 +589,24 @@ func _AdminService_ResumeDomain_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_TLSReport_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TLSReportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).TLSReport(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_TLSReport_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).TLSReport(ctx, req.(*TLSReportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_ListQueue_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListQueueRequest)
 	if err := dec(in); err != nil {
@@ -705,6 +743,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResumeDomain",
 			Handler:    _AdminService_ResumeDomain_Handler,
+		},
+		{
+			MethodName: "TLSReport",
+			Handler:    _AdminService_TLSReport_Handler,
 		},
 		{
 			MethodName: "ListQueue",

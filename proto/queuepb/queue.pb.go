@@ -489,6 +489,7 @@ type Command struct {
 	//	*Command_FlushDomain
 	//	*Command_ResumeDomain
 	//	*Command_IssueReport
+	//	*Command_RecordPolicy
 	//	*Command_ReportNextHop
 	//	*Command_PutSettings
 	//	*Command_Tick
@@ -682,6 +683,15 @@ func (x *Command) GetIssueReport() *IssueReport {
 	return nil
 }
 
+func (x *Command) GetRecordPolicy() *RecordPolicy {
+	if x != nil {
+		if x, ok := x.Action.(*Command_RecordPolicy); ok {
+			return x.RecordPolicy
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetReportNextHop() *ReportNextHop {
 	if x != nil {
 		if x, ok := x.Action.(*Command_ReportNextHop); ok {
@@ -778,6 +788,10 @@ type Command_IssueReport struct {
 	IssueReport *IssueReport `protobuf:"bytes,27,opt,name=issue_report,json=issueReport,proto3,oneof"` // version 5
 }
 
+type Command_RecordPolicy struct {
+	RecordPolicy *RecordPolicy `protobuf:"bytes,28,opt,name=record_policy,json=recordPolicy,proto3,oneof"` // version 5
+}
+
 type Command_ReportNextHop struct {
 	ReportNextHop *ReportNextHop `protobuf:"bytes,22,opt,name=report_next_hop,json=reportNextHop,proto3,oneof"`
 }
@@ -821,6 +835,8 @@ func (*Command_FlushDomain) isCommand_Action() {}
 func (*Command_ResumeDomain) isCommand_Action() {}
 
 func (*Command_IssueReport) isCommand_Action() {}
+
+func (*Command_RecordPolicy) isCommand_Action() {}
 
 func (*Command_ReportNextHop) isCommand_Action() {}
 
@@ -2409,6 +2425,119 @@ func (x *ResumeDomain) GetName() string {
 	return ""
 }
 
+// The MTA-STS policy of a relay domain as one node fetched it.
+type RecordPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Domain        string                 `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
+	Policy        *STSPolicy             `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordPolicy) Reset() {
+	*x = RecordPolicy{}
+	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordPolicy) ProtoMessage() {}
+
+func (x *RecordPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordPolicy.ProtoReflect.Descriptor instead.
+func (*RecordPolicy) Descriptor() ([]byte, []int) {
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RecordPolicy) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *RecordPolicy) GetPolicy() *STSPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+type STSPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // of the record that announced it
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	FetchedMillis int64                  `protobuf:"varint,3,opt,name=fetched_millis,json=fetchedMillis,proto3" json:"fetched_millis,omitempty"` // Unix milliseconds by that node's clock; decides nothing
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *STSPolicy) Reset() {
+	*x = STSPolicy{}
+	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *STSPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*STSPolicy) ProtoMessage() {}
+
+func (x *STSPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use STSPolicy.ProtoReflect.Descriptor instead.
+func (*STSPolicy) Descriptor() ([]byte, []int) {
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *STSPolicy) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *STSPolicy) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *STSPolicy) GetFetchedMillis() int64 {
+	if x != nil {
+		return x.FetchedMillis
+	}
+	return 0
+}
+
 // What one node saw of a next hop.
 type ReportNextHop struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2422,7 +2551,7 @@ type ReportNextHop struct {
 
 func (x *ReportNextHop) Reset() {
 	*x = ReportNextHop{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2434,7 +2563,7 @@ func (x *ReportNextHop) String() string {
 func (*ReportNextHop) ProtoMessage() {}
 
 func (x *ReportNextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[26]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2447,7 +2576,7 @@ func (x *ReportNextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportNextHop.ProtoReflect.Descriptor instead.
 func (*ReportNextHop) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{26}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReportNextHop) GetNode() string {
@@ -2488,7 +2617,7 @@ type PutSettings struct {
 
 func (x *PutSettings) Reset() {
 	*x = PutSettings{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2500,7 +2629,7 @@ func (x *PutSettings) String() string {
 func (*PutSettings) ProtoMessage() {}
 
 func (x *PutSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[27]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2513,7 +2642,7 @@ func (x *PutSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSettings.ProtoReflect.Descriptor instead.
 func (*PutSettings) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{27}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PutSettings) GetSettings() *Settings {
@@ -2542,7 +2671,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +2683,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[28]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +2696,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{28}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Settings) GetDoubtWaitMillis() int64 {
@@ -2636,7 +2765,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +2777,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[29]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,7 +2790,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{29}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Tick) GetElapsedMillis() int64 {
@@ -2682,7 +2811,7 @@ type RecordStart struct {
 
 func (x *RecordStart) Reset() {
 	*x = RecordStart{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +2823,7 @@ func (x *RecordStart) String() string {
 func (*RecordStart) ProtoMessage() {}
 
 func (x *RecordStart) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[30]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +2836,7 @@ func (x *RecordStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordStart.ProtoReflect.Descriptor instead.
 func (*RecordStart) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{30}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RecordStart) GetServer() string {
@@ -2738,7 +2867,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2750,7 +2879,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[31]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2763,7 +2892,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{31}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Result) GetVerdict() Verdict {
@@ -2834,7 +2963,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2846,7 +2975,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[32]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2859,7 +2988,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{32}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -3025,7 +3154,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3037,7 +3166,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[33]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3050,7 +3179,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{33}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SnapshotHeader) GetVersion() uint32 {
@@ -3132,7 +3261,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3144,7 +3273,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[34]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3286,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{34}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Counters) GetAccepted() uint64 {
@@ -3262,6 +3391,7 @@ type DomainRecord struct {
 	Flush         uint64                 `protobuf:"varint,7,opt,name=flush,proto3" json:"flush,omitempty"`
 	Ending        uint64                 `protobuf:"varint,8,opt,name=ending,proto3" json:"ending,omitempty"`  // from the message of this entry on, retry waits are still to be ended; since version 4
 	Guard         *Guard                 `protobuf:"bytes,9,opt,name=guard,proto3" json:"guard,omitempty"`     // absent where all is zero; since version 5
+	Policy        *STSPolicy             `protobuf:"bytes,11,opt,name=policy,proto3" json:"policy,omitempty"`  // absent for none; since version 6
 	Warned        uint64                 `protobuf:"varint,10,opt,name=warned,proto3" json:"warned,omitempty"` // up to the message of this entry, delays were warned of; since version 6
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3269,7 +3399,7 @@ type DomainRecord struct {
 
 func (x *DomainRecord) Reset() {
 	*x = DomainRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3281,7 +3411,7 @@ func (x *DomainRecord) String() string {
 func (*DomainRecord) ProtoMessage() {}
 
 func (x *DomainRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[35]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3294,7 +3424,7 @@ func (x *DomainRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainRecord.ProtoReflect.Descriptor instead.
 func (*DomainRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{35}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DomainRecord) GetNumber() uint32 {
@@ -3360,6 +3490,13 @@ func (x *DomainRecord) GetGuard() *Guard {
 	return nil
 }
 
+func (x *DomainRecord) GetPolicy() *STSPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
 func (x *DomainRecord) GetWarned() uint64 {
 	if x != nil {
 		return x.Warned
@@ -3380,7 +3517,7 @@ type Guard struct {
 
 func (x *Guard) Reset() {
 	*x = Guard{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3392,7 +3529,7 @@ func (x *Guard) String() string {
 func (*Guard) ProtoMessage() {}
 
 func (x *Guard) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[36]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3405,7 +3542,7 @@ func (x *Guard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Guard.ProtoReflect.Descriptor instead.
 func (*Guard) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{36}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Guard) GetArmed() bool {
@@ -3449,7 +3586,7 @@ type KnownRecord struct {
 
 func (x *KnownRecord) Reset() {
 	*x = KnownRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3461,7 +3598,7 @@ func (x *KnownRecord) String() string {
 func (*KnownRecord) ProtoMessage() {}
 
 func (x *KnownRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[37]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3474,7 +3611,7 @@ func (x *KnownRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownRecord.ProtoReflect.Descriptor instead.
 func (*KnownRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{37}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *KnownRecord) GetDomain() uint32 {
@@ -3511,7 +3648,7 @@ type MessageRecord struct {
 
 func (x *MessageRecord) Reset() {
 	*x = MessageRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3523,7 +3660,7 @@ func (x *MessageRecord) String() string {
 func (*MessageRecord) ProtoMessage() {}
 
 func (x *MessageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[38]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3536,7 +3673,7 @@ func (x *MessageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageRecord.ProtoReflect.Descriptor instead.
 func (*MessageRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{38}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MessageRecord) GetEntry() uint64 {
@@ -3636,7 +3773,7 @@ type OriginRecord struct {
 
 func (x *OriginRecord) Reset() {
 	*x = OriginRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3648,7 +3785,7 @@ func (x *OriginRecord) String() string {
 func (*OriginRecord) ProtoMessage() {}
 
 func (x *OriginRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[39]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3661,7 +3798,7 @@ func (x *OriginRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OriginRecord.ProtoReflect.Descriptor instead.
 func (*OriginRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{39}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OriginRecord) GetNode() string {
@@ -3706,7 +3843,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3718,7 +3855,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[40]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3731,7 +3868,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{40}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Accepted) GetEnvelope() *Envelope {
@@ -3780,7 +3917,7 @@ type PartRecord struct {
 
 func (x *PartRecord) Reset() {
 	*x = PartRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3792,7 +3929,7 @@ func (x *PartRecord) String() string {
 func (*PartRecord) ProtoMessage() {}
 
 func (x *PartRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[41]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3805,7 +3942,7 @@ func (x *PartRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartRecord.ProtoReflect.Descriptor instead.
 func (*PartRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{41}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PartRecord) GetDomain() uint32 {
@@ -3879,7 +4016,7 @@ type NoteRecord struct {
 
 func (x *NoteRecord) Reset() {
 	*x = NoteRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3891,7 +4028,7 @@ func (x *NoteRecord) String() string {
 func (*NoteRecord) ProtoMessage() {}
 
 func (x *NoteRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[42]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3904,7 +4041,7 @@ func (x *NoteRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteRecord.ProtoReflect.Descriptor instead.
 func (*NoteRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{42}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *NoteRecord) GetState() RecipientState {
@@ -3959,7 +4096,7 @@ type AliasRecord struct {
 
 func (x *AliasRecord) Reset() {
 	*x = AliasRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3971,7 +4108,7 @@ func (x *AliasRecord) String() string {
 func (*AliasRecord) ProtoMessage() {}
 
 func (x *AliasRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[43]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3984,7 +4121,7 @@ func (x *AliasRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasRecord.ProtoReflect.Descriptor instead.
 func (*AliasRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{43}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AliasRecord) GetEntry() uint64 {
@@ -4013,7 +4150,7 @@ type LeaseRecord struct {
 
 func (x *LeaseRecord) Reset() {
 	*x = LeaseRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4025,7 +4162,7 @@ func (x *LeaseRecord) String() string {
 func (*LeaseRecord) ProtoMessage() {}
 
 func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[44]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4038,7 +4175,7 @@ func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRecord.ProtoReflect.Descriptor instead.
 func (*LeaseRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{44}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LeaseRecord) GetToken() uint64 {
@@ -4081,7 +4218,7 @@ type StartRecord struct {
 
 func (x *StartRecord) Reset() {
 	*x = StartRecord{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[45]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4093,7 +4230,7 @@ func (x *StartRecord) String() string {
 func (*StartRecord) ProtoMessage() {}
 
 func (x *StartRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[45]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4106,7 +4243,7 @@ func (x *StartRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRecord.ProtoReflect.Descriptor instead.
 func (*StartRecord) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{45}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *StartRecord) GetServer() string {
@@ -4140,7 +4277,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_proto_queuepb_queue_proto_msgTypes[46]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4152,7 +4289,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_queuepb_queue_proto_msgTypes[46]
+	mi := &file_proto_queuepb_queue_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4165,7 +4302,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{46}
+	return file_proto_queuepb_queue_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SnapshotEnd) GetRecords() uint64 {
@@ -4179,7 +4316,8 @@ var File_proto_queuepb_queue_proto protoreflect.FileDescriptor
 
 const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\n" +
-	"\x19proto/queuepb/queue.proto\x12\x11holdfast.queue.v1\"\xdf\t\n" +
+	"\x19proto/queuepb/queue.proto\x12\x11holdfast.queue.v1\"\xa7\n" +
+	"\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
@@ -4199,7 +4337,8 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\rremove_domain\x18\x14 \x01(\v2\x1f.holdfast.queue.v1.RemoveDomainH\x00R\fremoveDomain\x12C\n" +
 	"\fflush_domain\x18\x15 \x01(\v2\x1e.holdfast.queue.v1.FlushDomainH\x00R\vflushDomain\x12F\n" +
 	"\rresume_domain\x18\x1a \x01(\v2\x1f.holdfast.queue.v1.ResumeDomainH\x00R\fresumeDomain\x12C\n" +
-	"\fissue_report\x18\x1b \x01(\v2\x1e.holdfast.queue.v1.IssueReportH\x00R\vissueReport\x12J\n" +
+	"\fissue_report\x18\x1b \x01(\v2\x1e.holdfast.queue.v1.IssueReportH\x00R\vissueReport\x12F\n" +
+	"\rrecord_policy\x18\x1c \x01(\v2\x1f.holdfast.queue.v1.RecordPolicyH\x00R\frecordPolicy\x12J\n" +
 	"\x0freport_next_hop\x18\x16 \x01(\v2 .holdfast.queue.v1.ReportNextHopH\x00R\rreportNextHop\x12C\n" +
 	"\fput_settings\x18\x17 \x01(\v2\x1e.holdfast.queue.v1.PutSettingsH\x00R\vputSettings\x12-\n" +
 	"\x04tick\x18\x18 \x01(\v2\x17.holdfast.queue.v1.TickH\x00R\x04tick\x12C\n" +
@@ -4319,7 +4458,14 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\vFlushDomain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\"\n" +
 	"\fResumeDomain\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"c\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\\\n" +
+	"\fRecordPolicy\x12\x16\n" +
+	"\x06domain\x18\x01 \x01(\tR\x06domain\x124\n" +
+	"\x06policy\x18\x02 \x01(\v2\x1c.holdfast.queue.v1.STSPolicyR\x06policy\"V\n" +
+	"\tSTSPolicy\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12%\n" +
+	"\x0efetched_millis\x18\x03 \x01(\x03R\rfetchedMillis\"c\n" +
 	"\rReportNextHop\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x0e\n" +
@@ -4382,7 +4528,7 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	" \x01(\x04R\aexpired\x12\x16\n" +
 	"\x06failed\x18\v \x01(\x04R\x06failed\x12\x18\n" +
 	"\areports\x18\f \x01(\x04R\areports\x12'\n" +
-	"\x0freports_dropped\x18\r \x01(\x04R\x0ereportsDropped\"\xd1\x02\n" +
+	"\x0freports_dropped\x18\r \x01(\x04R\x0ereportsDropped\"\x87\x03\n" +
 	"\fDomainRecord\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x126\n" +
 	"\x06domain\x18\x02 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\x125\n" +
@@ -4392,7 +4538,8 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x06detail\x18\x06 \x01(\tR\x06detail\x12\x14\n" +
 	"\x05flush\x18\a \x01(\x04R\x05flush\x12\x16\n" +
 	"\x06ending\x18\b \x01(\x04R\x06ending\x12.\n" +
-	"\x05guard\x18\t \x01(\v2\x18.holdfast.queue.v1.GuardR\x05guard\x12\x16\n" +
+	"\x05guard\x18\t \x01(\v2\x18.holdfast.queue.v1.GuardR\x05guard\x124\n" +
+	"\x06policy\x18\v \x01(\v2\x1c.holdfast.queue.v1.STSPolicyR\x06policy\x12\x16\n" +
 	"\x06warned\x18\n" +
 	" \x01(\x04R\x06warned\"p\n" +
 	"\x05Guard\x12\x14\n" +
@@ -4523,7 +4670,7 @@ func file_proto_queuepb_queue_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_queuepb_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_proto_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_proto_queuepb_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_proto_queuepb_queue_proto_goTypes = []any{
 	(Return)(0),              // 0: holdfast.queue.v1.Return
 	(Outcome)(0),             // 1: holdfast.queue.v1.Outcome
@@ -4559,27 +4706,29 @@ var file_proto_queuepb_queue_proto_goTypes = []any{
 	(*RemoveDomain)(nil),     // 31: holdfast.queue.v1.RemoveDomain
 	(*FlushDomain)(nil),      // 32: holdfast.queue.v1.FlushDomain
 	(*ResumeDomain)(nil),     // 33: holdfast.queue.v1.ResumeDomain
-	(*ReportNextHop)(nil),    // 34: holdfast.queue.v1.ReportNextHop
-	(*PutSettings)(nil),      // 35: holdfast.queue.v1.PutSettings
-	(*Settings)(nil),         // 36: holdfast.queue.v1.Settings
-	(*Tick)(nil),             // 37: holdfast.queue.v1.Tick
-	(*RecordStart)(nil),      // 38: holdfast.queue.v1.RecordStart
-	(*Result)(nil),           // 39: holdfast.queue.v1.Result
-	(*SnapshotRecord)(nil),   // 40: holdfast.queue.v1.SnapshotRecord
-	(*SnapshotHeader)(nil),   // 41: holdfast.queue.v1.SnapshotHeader
-	(*Counters)(nil),         // 42: holdfast.queue.v1.Counters
-	(*DomainRecord)(nil),     // 43: holdfast.queue.v1.DomainRecord
-	(*Guard)(nil),            // 44: holdfast.queue.v1.Guard
-	(*KnownRecord)(nil),      // 45: holdfast.queue.v1.KnownRecord
-	(*MessageRecord)(nil),    // 46: holdfast.queue.v1.MessageRecord
-	(*OriginRecord)(nil),     // 47: holdfast.queue.v1.OriginRecord
-	(*Accepted)(nil),         // 48: holdfast.queue.v1.Accepted
-	(*PartRecord)(nil),       // 49: holdfast.queue.v1.PartRecord
-	(*NoteRecord)(nil),       // 50: holdfast.queue.v1.NoteRecord
-	(*AliasRecord)(nil),      // 51: holdfast.queue.v1.AliasRecord
-	(*LeaseRecord)(nil),      // 52: holdfast.queue.v1.LeaseRecord
-	(*StartRecord)(nil),      // 53: holdfast.queue.v1.StartRecord
-	(*SnapshotEnd)(nil),      // 54: holdfast.queue.v1.SnapshotEnd
+	(*RecordPolicy)(nil),     // 34: holdfast.queue.v1.RecordPolicy
+	(*STSPolicy)(nil),        // 35: holdfast.queue.v1.STSPolicy
+	(*ReportNextHop)(nil),    // 36: holdfast.queue.v1.ReportNextHop
+	(*PutSettings)(nil),      // 37: holdfast.queue.v1.PutSettings
+	(*Settings)(nil),         // 38: holdfast.queue.v1.Settings
+	(*Tick)(nil),             // 39: holdfast.queue.v1.Tick
+	(*RecordStart)(nil),      // 40: holdfast.queue.v1.RecordStart
+	(*Result)(nil),           // 41: holdfast.queue.v1.Result
+	(*SnapshotRecord)(nil),   // 42: holdfast.queue.v1.SnapshotRecord
+	(*SnapshotHeader)(nil),   // 43: holdfast.queue.v1.SnapshotHeader
+	(*Counters)(nil),         // 44: holdfast.queue.v1.Counters
+	(*DomainRecord)(nil),     // 45: holdfast.queue.v1.DomainRecord
+	(*Guard)(nil),            // 46: holdfast.queue.v1.Guard
+	(*KnownRecord)(nil),      // 47: holdfast.queue.v1.KnownRecord
+	(*MessageRecord)(nil),    // 48: holdfast.queue.v1.MessageRecord
+	(*OriginRecord)(nil),     // 49: holdfast.queue.v1.OriginRecord
+	(*Accepted)(nil),         // 50: holdfast.queue.v1.Accepted
+	(*PartRecord)(nil),       // 51: holdfast.queue.v1.PartRecord
+	(*NoteRecord)(nil),       // 52: holdfast.queue.v1.NoteRecord
+	(*AliasRecord)(nil),      // 53: holdfast.queue.v1.AliasRecord
+	(*LeaseRecord)(nil),      // 54: holdfast.queue.v1.LeaseRecord
+	(*StartRecord)(nil),      // 55: holdfast.queue.v1.StartRecord
+	(*SnapshotEnd)(nil),      // 56: holdfast.queue.v1.SnapshotEnd
 }
 var file_proto_queuepb_queue_proto_depIdxs = []int32{
 	9,  // 0: holdfast.queue.v1.Command.accept:type_name -> holdfast.queue.v1.Accept
@@ -4596,55 +4745,58 @@ var file_proto_queuepb_queue_proto_depIdxs = []int32{
 	32, // 11: holdfast.queue.v1.Command.flush_domain:type_name -> holdfast.queue.v1.FlushDomain
 	33, // 12: holdfast.queue.v1.Command.resume_domain:type_name -> holdfast.queue.v1.ResumeDomain
 	22, // 13: holdfast.queue.v1.Command.issue_report:type_name -> holdfast.queue.v1.IssueReport
-	34, // 14: holdfast.queue.v1.Command.report_next_hop:type_name -> holdfast.queue.v1.ReportNextHop
-	35, // 15: holdfast.queue.v1.Command.put_settings:type_name -> holdfast.queue.v1.PutSettings
-	37, // 16: holdfast.queue.v1.Command.tick:type_name -> holdfast.queue.v1.Tick
-	38, // 17: holdfast.queue.v1.Command.record_start:type_name -> holdfast.queue.v1.RecordStart
-	10, // 18: holdfast.queue.v1.Accept.envelope:type_name -> holdfast.queue.v1.Envelope
-	11, // 19: holdfast.queue.v1.Envelope.from:type_name -> holdfast.queue.v1.Mailbox
-	12, // 20: holdfast.queue.v1.Envelope.recipients:type_name -> holdfast.queue.v1.Recipient
-	0,  // 21: holdfast.queue.v1.Envelope.return:type_name -> holdfast.queue.v1.Return
-	13, // 22: holdfast.queue.v1.Envelope.trace:type_name -> holdfast.queue.v1.Trace
-	19, // 23: holdfast.queue.v1.RecordOutcomes.messages:type_name -> holdfast.queue.v1.MessageOutcomes
-	20, // 24: holdfast.queue.v1.MessageOutcomes.recipients:type_name -> holdfast.queue.v1.RecipientOutcome
-	1,  // 25: holdfast.queue.v1.RecipientOutcome.outcome:type_name -> holdfast.queue.v1.Outcome
-	21, // 26: holdfast.queue.v1.RecipientOutcome.reply:type_name -> holdfast.queue.v1.Reply
-	2,  // 27: holdfast.queue.v1.IssueReport.kind:type_name -> holdfast.queue.v1.ReportKind
-	9,  // 28: holdfast.queue.v1.IssueReport.report:type_name -> holdfast.queue.v1.Accept
-	27, // 29: holdfast.queue.v1.PutDomain.domain:type_name -> holdfast.queue.v1.RelayDomain
-	30, // 30: holdfast.queue.v1.RelayDomain.targets:type_name -> holdfast.queue.v1.Target
-	29, // 31: holdfast.queue.v1.RelayDomain.schedule:type_name -> holdfast.queue.v1.Schedule
-	28, // 32: holdfast.queue.v1.RelayDomain.tls:type_name -> holdfast.queue.v1.TLSPolicy
-	3,  // 33: holdfast.queue.v1.RelayDomain.bounce:type_name -> holdfast.queue.v1.BouncePolicy
-	4,  // 34: holdfast.queue.v1.TLSPolicy.mode:type_name -> holdfast.queue.v1.TLSMode
-	36, // 35: holdfast.queue.v1.PutSettings.settings:type_name -> holdfast.queue.v1.Settings
-	5,  // 36: holdfast.queue.v1.Result.verdict:type_name -> holdfast.queue.v1.Verdict
-	41, // 37: holdfast.queue.v1.SnapshotRecord.header:type_name -> holdfast.queue.v1.SnapshotHeader
-	43, // 38: holdfast.queue.v1.SnapshotRecord.domain:type_name -> holdfast.queue.v1.DomainRecord
-	46, // 39: holdfast.queue.v1.SnapshotRecord.message:type_name -> holdfast.queue.v1.MessageRecord
-	51, // 40: holdfast.queue.v1.SnapshotRecord.alias:type_name -> holdfast.queue.v1.AliasRecord
-	52, // 41: holdfast.queue.v1.SnapshotRecord.lease:type_name -> holdfast.queue.v1.LeaseRecord
-	54, // 42: holdfast.queue.v1.SnapshotRecord.end:type_name -> holdfast.queue.v1.SnapshotEnd
-	53, // 43: holdfast.queue.v1.SnapshotRecord.start:type_name -> holdfast.queue.v1.StartRecord
-	47, // 44: holdfast.queue.v1.SnapshotRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
-	45, // 45: holdfast.queue.v1.SnapshotRecord.known:type_name -> holdfast.queue.v1.KnownRecord
-	36, // 46: holdfast.queue.v1.SnapshotHeader.settings:type_name -> holdfast.queue.v1.Settings
-	42, // 47: holdfast.queue.v1.SnapshotHeader.counters:type_name -> holdfast.queue.v1.Counters
-	27, // 48: holdfast.queue.v1.DomainRecord.domain:type_name -> holdfast.queue.v1.RelayDomain
-	6,  // 49: holdfast.queue.v1.DomainRecord.state:type_name -> holdfast.queue.v1.NextHopState
-	44, // 50: holdfast.queue.v1.DomainRecord.guard:type_name -> holdfast.queue.v1.Guard
-	49, // 51: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
-	50, // 52: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
-	47, // 53: holdfast.queue.v1.MessageRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
-	10, // 54: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
-	7,  // 55: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
-	21, // 56: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
-	2,  // 57: holdfast.queue.v1.NoteRecord.report:type_name -> holdfast.queue.v1.ReportKind
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	34, // 14: holdfast.queue.v1.Command.record_policy:type_name -> holdfast.queue.v1.RecordPolicy
+	36, // 15: holdfast.queue.v1.Command.report_next_hop:type_name -> holdfast.queue.v1.ReportNextHop
+	37, // 16: holdfast.queue.v1.Command.put_settings:type_name -> holdfast.queue.v1.PutSettings
+	39, // 17: holdfast.queue.v1.Command.tick:type_name -> holdfast.queue.v1.Tick
+	40, // 18: holdfast.queue.v1.Command.record_start:type_name -> holdfast.queue.v1.RecordStart
+	10, // 19: holdfast.queue.v1.Accept.envelope:type_name -> holdfast.queue.v1.Envelope
+	11, // 20: holdfast.queue.v1.Envelope.from:type_name -> holdfast.queue.v1.Mailbox
+	12, // 21: holdfast.queue.v1.Envelope.recipients:type_name -> holdfast.queue.v1.Recipient
+	0,  // 22: holdfast.queue.v1.Envelope.return:type_name -> holdfast.queue.v1.Return
+	13, // 23: holdfast.queue.v1.Envelope.trace:type_name -> holdfast.queue.v1.Trace
+	19, // 24: holdfast.queue.v1.RecordOutcomes.messages:type_name -> holdfast.queue.v1.MessageOutcomes
+	20, // 25: holdfast.queue.v1.MessageOutcomes.recipients:type_name -> holdfast.queue.v1.RecipientOutcome
+	1,  // 26: holdfast.queue.v1.RecipientOutcome.outcome:type_name -> holdfast.queue.v1.Outcome
+	21, // 27: holdfast.queue.v1.RecipientOutcome.reply:type_name -> holdfast.queue.v1.Reply
+	2,  // 28: holdfast.queue.v1.IssueReport.kind:type_name -> holdfast.queue.v1.ReportKind
+	9,  // 29: holdfast.queue.v1.IssueReport.report:type_name -> holdfast.queue.v1.Accept
+	27, // 30: holdfast.queue.v1.PutDomain.domain:type_name -> holdfast.queue.v1.RelayDomain
+	30, // 31: holdfast.queue.v1.RelayDomain.targets:type_name -> holdfast.queue.v1.Target
+	29, // 32: holdfast.queue.v1.RelayDomain.schedule:type_name -> holdfast.queue.v1.Schedule
+	28, // 33: holdfast.queue.v1.RelayDomain.tls:type_name -> holdfast.queue.v1.TLSPolicy
+	3,  // 34: holdfast.queue.v1.RelayDomain.bounce:type_name -> holdfast.queue.v1.BouncePolicy
+	4,  // 35: holdfast.queue.v1.TLSPolicy.mode:type_name -> holdfast.queue.v1.TLSMode
+	35, // 36: holdfast.queue.v1.RecordPolicy.policy:type_name -> holdfast.queue.v1.STSPolicy
+	38, // 37: holdfast.queue.v1.PutSettings.settings:type_name -> holdfast.queue.v1.Settings
+	5,  // 38: holdfast.queue.v1.Result.verdict:type_name -> holdfast.queue.v1.Verdict
+	43, // 39: holdfast.queue.v1.SnapshotRecord.header:type_name -> holdfast.queue.v1.SnapshotHeader
+	45, // 40: holdfast.queue.v1.SnapshotRecord.domain:type_name -> holdfast.queue.v1.DomainRecord
+	48, // 41: holdfast.queue.v1.SnapshotRecord.message:type_name -> holdfast.queue.v1.MessageRecord
+	53, // 42: holdfast.queue.v1.SnapshotRecord.alias:type_name -> holdfast.queue.v1.AliasRecord
+	54, // 43: holdfast.queue.v1.SnapshotRecord.lease:type_name -> holdfast.queue.v1.LeaseRecord
+	56, // 44: holdfast.queue.v1.SnapshotRecord.end:type_name -> holdfast.queue.v1.SnapshotEnd
+	55, // 45: holdfast.queue.v1.SnapshotRecord.start:type_name -> holdfast.queue.v1.StartRecord
+	49, // 46: holdfast.queue.v1.SnapshotRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
+	47, // 47: holdfast.queue.v1.SnapshotRecord.known:type_name -> holdfast.queue.v1.KnownRecord
+	38, // 48: holdfast.queue.v1.SnapshotHeader.settings:type_name -> holdfast.queue.v1.Settings
+	44, // 49: holdfast.queue.v1.SnapshotHeader.counters:type_name -> holdfast.queue.v1.Counters
+	27, // 50: holdfast.queue.v1.DomainRecord.domain:type_name -> holdfast.queue.v1.RelayDomain
+	6,  // 51: holdfast.queue.v1.DomainRecord.state:type_name -> holdfast.queue.v1.NextHopState
+	46, // 52: holdfast.queue.v1.DomainRecord.guard:type_name -> holdfast.queue.v1.Guard
+	35, // 53: holdfast.queue.v1.DomainRecord.policy:type_name -> holdfast.queue.v1.STSPolicy
+	51, // 54: holdfast.queue.v1.MessageRecord.parts:type_name -> holdfast.queue.v1.PartRecord
+	52, // 55: holdfast.queue.v1.MessageRecord.notes:type_name -> holdfast.queue.v1.NoteRecord
+	49, // 56: holdfast.queue.v1.MessageRecord.origin:type_name -> holdfast.queue.v1.OriginRecord
+	10, // 57: holdfast.queue.v1.Accepted.envelope:type_name -> holdfast.queue.v1.Envelope
+	7,  // 58: holdfast.queue.v1.NoteRecord.state:type_name -> holdfast.queue.v1.RecipientState
+	21, // 59: holdfast.queue.v1.NoteRecord.reply:type_name -> holdfast.queue.v1.Reply
+	2,  // 60: holdfast.queue.v1.NoteRecord.report:type_name -> holdfast.queue.v1.ReportKind
+	61, // [61:61] is the sub-list for method output_type
+	61, // [61:61] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_proto_queuepb_queue_proto_init() }
@@ -4667,13 +4819,14 @@ func file_proto_queuepb_queue_proto_init() {
 		(*Command_FlushDomain)(nil),
 		(*Command_ResumeDomain)(nil),
 		(*Command_IssueReport)(nil),
+		(*Command_RecordPolicy)(nil),
 		(*Command_ReportNextHop)(nil),
 		(*Command_PutSettings)(nil),
 		(*Command_Tick)(nil),
 		(*Command_RecordStart)(nil),
 	}
 	file_proto_queuepb_queue_proto_msgTypes[4].OneofWrappers = []any{}
-	file_proto_queuepb_queue_proto_msgTypes[32].OneofWrappers = []any{
+	file_proto_queuepb_queue_proto_msgTypes[34].OneofWrappers = []any{
 		(*SnapshotRecord_Header)(nil),
 		(*SnapshotRecord_Domain)(nil),
 		(*SnapshotRecord_Message)(nil),
@@ -4690,7 +4843,7 @@ func file_proto_queuepb_queue_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_queuepb_queue_proto_rawDesc), len(file_proto_queuepb_queue_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   47,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -64,6 +64,7 @@ type Node struct {
 	router    *route.Router
 	turns     turns
 	tlsAlarms tlsAlarms
+	tlsCounts tlspolicy.Counts
 	smtp      *smtpd.Server
 	admin     *admin.Server
 	space     *space
@@ -291,7 +292,7 @@ func (n *Node) startDelivery(context.Context) error {
 		Boot: n.seams.Boot, BootID: n.bootID,
 		Log:           n.log.With("room", "delivery"),
 		LeaseDuration: n.config.LeaseDuration, LeaseBatch: n.config.LeaseBatch, ConnectionsMax: n.config.DeliveryConnectionsMax,
-		TLSPolicy: n.tlsPolicy,
+		TLSPolicy: n.tlsPolicy, TLSCounts: &n.tlsCounts,
 		TLSAlarm: func(d mail.Domain, f *tlspolicy.Failure) {
 			switch news := n.tlsAlarms.note(d, f, n.seams.Now()); {
 			case news && f != nil:
@@ -304,7 +305,7 @@ func (n *Node) startDelivery(context.Context) error {
 	// Resolvers of tests do not know these lookups.
 	dns, real := n.seams.Resolver.(*route.DNS)
 	if real {
-		c.TLSA, c.STS = dns.TLSA, sts.New(sts.Config{Resolver: dns, Log: n.log.With("room", "delivery")}).Policy
+		c.TLSA, c.STS = dns.TLSA, sts.New(sts.Config{Resolver: dns, Cache: &stsPolicies{member: n.member}, Log: n.log.With("room", "delivery")}).Policy
 	}
 	var err error
 	if n.agent, err = delivery.New(c); err != nil {

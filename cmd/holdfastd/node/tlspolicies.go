@@ -31,6 +31,23 @@ func (a adminCluster) TLSPolicy(mode string, pins []string, authorities string, 
 	return t, policyOf(t).Check()
 }
 
+// TLSReport returns what TLS the next hops showed to this node, by day.
+func (a adminCluster) TLSReport() []admin.TLSDay {
+	var days []admin.TLSDay
+	for _, day := range a.n.tlsCounts.Days() {
+		d := admin.TLSDay{Start: day.Start()}
+		for _, c := range a.n.tlsCounts.Read(day) {
+			p := admin.TLSPolicyCount{Domain: c.Domain, Type: string(c.Source), Succeeded: c.Succeeded, Failed: c.Failed}
+			for _, f := range c.Failures {
+				p.Failures = append(p.Failures, admin.TLSFailureCount{Result: string(f.Result), Host: f.Host, Sessions: f.Sessions})
+			}
+			d.Policies = append(d.Policies, p)
+		}
+		days = append(days, d)
+	}
+	return days
+}
+
 // policyOf is a replicated policy as those who deliver have it. Their modes have the
 // same numbers.
 func policyOf(t fsm.TLSPolicy) tlspolicy.Policy {
