@@ -27,6 +27,7 @@ type stream struct {
 	held     []byte
 	finished bool // the writer closed
 	deaf     bool // the reader closed
+	severed  bool // reset, from either side
 	reading  limit
 	writing  limit
 }
@@ -65,6 +66,8 @@ func (s *stream) read(p []byte) (int, error) {
 		switch {
 		case s.deaf:
 			return 0, net.ErrClosed
+		case s.severed:
+			return 0, syscall.ECONNRESET
 		case s.reading.passed():
 			return 0, os.ErrDeadlineExceeded
 		case len(s.held) > 0:
@@ -77,6 +80,28 @@ func (s *stream) read(p []byte) (int, error) {
 		}
 		s.moved.Wait()
 	}
+}
+
+// sever drops what is held, and fails every later read and write.
+func (s *stream) sever() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.severed, s.held = true, nil
+	s.moved.Broadcast()
+}
+
+// ended reports whether the writer has closed.
+func (s *stream) ended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.finished || s.severed
+}
+
+// readable reports whether a read would not wait.
+func (s *stream) readable() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.held) > 0 || s.finished || s.severed
 }
 
 // awaitFinished waits until the writer has closed.
@@ -96,6 +121,8 @@ func (s *stream) write(p []byte) (int, error) {
 		switch {
 		case s.finished:
 			return n, net.ErrClosed
+		case s.severed:
+			return n, syscall.ECONNRESET
 		case s.deaf:
 			return n, syscall.EPIPE
 		case s.writing.passed():
@@ -138,6 +165,16 @@ func (e *end) Close() error {
 	e.in.close(false)
 	return nil
 }
+
+// Readable reports whether a Read would not wait: a socket can say that too.
+func (e *end) Readable() bool { return e.in.readable() }
+
+// sever ends the connection as a reset does: what is under way is lost.
+func (e *end) sever() {
+	e.out.sever()
+	e.in.sever()
+}
+
 func (e *end) LocalAddr() net.Addr               { return memory{} }
 func (e *end) RemoteAddr() net.Addr              { return memory{} }
 func (e *end) SetReadDeadline(t time.Time) error { e.in.reading.set(e.in, t); return nil }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // The stages of a conversation at which a Primary asks its Answer.
@@ -35,10 +36,32 @@ const (
 const (
 	Hang    = "<hang>"    // say nothing more, keep the connection
 	Drop    = "<drop>"    // close the connection
+	Sever   = "<sever>"   // reset the connection (on a Pipe only)
+	Leave   = "<leave>"   // the usual reply, and close behind it
+	Line    = "<line>"    // a line that does not end, until the client closes
+	Lines   = "<lines>"   // a reply that does not end, until the client closes
+	Tarpit  = "<tarpit>"  // the usual reply, an octet each TarpitPace
 	Forget  = "<forget>"  // the usual reply, and what was sent behind the line is lost
 	Scold   = "<scold>"   // the usual reply; if more was sent behind the line, 554 for that, and close
 	Enforce = "<enforce>" // the usual reply; if more was sent behind the line, 554 in its place, and close
 )
+
+// TarpitPace is how long an octet takes.
+const TarpitPace = 10 * time.Second
+
+// What marks the answers of Unasked and Last.
+const (
+	spoken = "<unasked>"
+	last   = "<last>"
+)
+
+// Last is an answer: text, and close behind it.
+func Last(text string) string { return last + text }
+
+// Unasked is an answer at Body: text is said in the middle of the content, which
+// is then read on, to its dot, a second later. Of content that is longer than a
+// Pipe holds the client cannot have sent the dot by then.
+func Unasked(text string) string { return spoken + text }
 
 // A Received is a message whose final dot came.
 type Received struct {
@@ -62,14 +85,16 @@ type Primary struct {
 	// Answer is asked at each stage with the command line; "" is the usual
 	// reply. What it returns is sent with a CRLF behind it, except Hang and the
 	// others of its kind. At Body it is asked before the content is read; there Hang stops reading
-	// until the client closes (on a Pipe only), and anything else is said in the
-	// middle of the content, before the connection is closed.
+	// until the client closes, Tarpit reads an octet each TarpitPace (both on a Pipe
+	// only), and anything else is said in the middle of the content, before the
+	// connection is closed.
 	Answer func(stage, line string) string
 
 	mu       sync.Mutex
 	received []Received
 	lines    []string // every command line, as it came
 	sessions int
+	poured   int // octets of Line and Lines that were written
 	onDot    func(Received)
 }
 
@@ -106,6 +131,13 @@ func (p *Primary) Sessions() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.sessions
+}
+
+// Poured returns how many octets of endless answers were written.
+func (p *Primary) Poured() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.poured
 }
 
 // session is one connection being served.
@@ -221,13 +253,24 @@ func (s *session) content() bool {
 	case Hang:
 		s.unread()
 		return false
-	case Drop:
-		_, _ = io.CopyN(io.Discard, s.r, 10)
+	case Tarpit:
+		s.sip()
 		return false
 	default:
-		_, _ = io.CopyN(io.Discard, s.r, 10)
-		_, _ = io.WriteString(s.nc, answer+"\r\n")
-		return false
+		_, _ = s.r.Peek(10)
+		text, unasked := strings.CutPrefix(answer, spoken)
+		switch {
+		case unasked:
+			_, _ = io.WriteString(s.nc, text+"\r\n")
+			time.Sleep(time.Second)
+		case answer == Drop:
+			return false
+		case s.end(answer):
+			return false
+		default:
+			_, _ = io.WriteString(s.nc, answer+"\r\n")
+			return false
+		}
 	}
 	var octets bytes.Buffer
 	for {
@@ -267,16 +310,64 @@ func (s *session) unread() {
 	}
 }
 
+// sip reads an octet each TarpitPace until the client closes.
+func (s *session) sip() {
+	e, ok := s.raw.(*end)
+	for ok && !e.in.ended() {
+		_, _ = e.in.read(make([]byte, 1))
+		time.Sleep(TarpitPace)
+	}
+}
+
+// end gives the answers that are about the connection, and reports whether this
+// was one.
+func (s *session) end(answer string) bool {
+	switch answer {
+	case Sever:
+		if e, ok := s.raw.(*end); ok {
+			e.sever()
+		}
+	case Line:
+		s.pour("250 ", strings.Repeat("x", 1000))
+	case Lines:
+		s.pour("", "250-and more\r\n")
+	default:
+		return false
+	}
+	return true
+}
+
+// pour writes first, and then more until the client closes.
+func (s *session) pour(first, more string) {
+	text := first
+	for {
+		n, err := io.WriteString(s.nc, text)
+		s.p.mu.Lock()
+		s.p.poured += n
+		s.p.mu.Unlock()
+		if err != nil {
+			return
+		}
+		text = more
+	}
+}
+
 func (s *session) startTLS(line string) bool {
 	r, ok := s.reply(StartTLS, line, "220 2.0.0 go on")
 	if !ok || !strings.HasPrefix(r, "220") {
 		return ok
 	}
-	switch s.ask(Handshake, "") {
+	switch answer := s.ask(Handshake, ""); answer {
+	case "":
 	case Hang:
 		_, _ = io.Copy(io.Discard, s.nc)
 		return false
 	case Drop:
+		return false
+	default:
+		if !s.end(answer) {
+			_, _ = io.WriteString(s.nc, answer+"\r\n")
+		}
 		return false
 	}
 	secure := tls.Server(s.nc, s.p.TLS)
@@ -301,9 +392,27 @@ func (s *session) ask(stage, line string) string {
 // reply answers a stage; false ends the session.
 func (s *session) reply(stage, line, usual string) (string, bool) {
 	answer := s.ask(stage, line)
+	if s.end(answer) {
+		return answer, false
+	}
+	if text, ok := strings.CutPrefix(answer, last); ok {
+		_, _ = io.WriteString(s.nc, text+"\r\n")
+		return text, false
+	}
 	switch answer {
 	case Drop:
 		return Drop, false
+	case Leave:
+		_, _ = io.WriteString(s.nc, usual+"\r\n")
+		return usual, false
+	case Tarpit:
+		for _, octet := range []byte(usual + "\r\n") {
+			time.Sleep(TarpitPace)
+			if _, err := s.nc.Write([]byte{octet}); err != nil {
+				return Tarpit, false
+			}
+		}
+		return usual, true
 	case Hang:
 		_, _ = io.Copy(io.Discard, s.nc)
 		return Hang, false
