@@ -137,14 +137,17 @@ func (c *Conn) learn(reply response) {
 
 // startTLS begins TLS and says EHLO again: what was learnt in the clear is
 // forgotten (RFC 3207 section 4.2). A peer that offers STARTTLS and then
-// refuses it is spoken to in the clear.
+// refuses it is spoken to in the clear. One that falls silent, or says what is
+// neither yes nor no, may have begun TLS: nothing more can be said here.
 func (c *Conn) startTLS(ctx context.Context, config *tls.Config) error {
 	reply, err := c.exchange(StageStartTLS, c.timeouts.StartTLS, "STARTTLS")
-	if err != nil {
-		return err
-	}
-	if reply.Code != 220 {
+	switch {
+	case err != nil:
+		return blameTLS(err)
+	case reply.Transient() || reply.Permanent():
 		return nil
+	case reply.Code != 220:
+		return c.fail(&StageError{Stage: StageStartTLS, Reply: reply.Reply, Err: fmt.Errorf("%w: neither begun nor refused", ErrTLS)})
 	}
 	// Whatever stood behind the 220 came in the clear, from anybody.
 	client := tls.Client(c.raw, config)
@@ -161,13 +164,19 @@ func (c *Conn) startTLS(ctx context.Context, config *tls.Config) error {
 	c.w.Reset(blockWriter{c})
 	if err := c.greet(); err != nil {
 		// With TLS 1.3 a peer that rejects our handshake is heard only now.
-		var stage *StageError
-		if errors.As(err, &stage) && stage.Reply.Code == 0 {
-			stage.Err = fmt.Errorf("%w: %w", ErrTLS, stage.Err)
-		}
-		return err
+		return blameTLS(err)
 	}
 	return nil
+}
+
+// blameTLS has an error wrap ErrTLS where the peer did not say in words what is
+// wrong.
+func blameTLS(err error) error {
+	var stage *StageError
+	if errors.As(err, &stage) && stage.Reply.Code == 0 {
+		stage.Err = fmt.Errorf("%w: %w", ErrTLS, stage.Err)
+	}
+	return err
 }
 
 // Quit ends the conversation politely: QUIT, its reply, close. Nothing depends
@@ -224,7 +233,11 @@ func (c *Conn) quiet(stage Stage) error {
 	if c.dead != nil {
 		return &StageError{Stage: stage, Err: fmt.Errorf("%w: %w", ErrClosed, c.dead)}
 	}
-	if c.r.Buffered() == 0 {
+	heard, err := c.heard()
+	switch {
+	case err != nil:
+		return c.broken(stage, err)
+	case !heard:
 		return nil
 	}
 	reply, err := c.read(stage, c.timeouts.Quit)
@@ -232,6 +245,50 @@ func (c *Conn) quiet(stage Stage) error {
 		return err
 	}
 	return c.fail(&StageError{Stage: stage, Reply: reply.Reply, Err: fmt.Errorf("%w: not asked for", ErrReply)})
+}
+
+// inStep fails when the peer has said more than it was asked: then nobody knows
+// which of its replies was to what. That it closes behind them, or says 421, takes
+// nothing back.
+func (c *Conn) inStep(stage Stage) error {
+	if heard, err := c.heard(); err != nil || !heard {
+		return nil
+	}
+	err := c.quiet(stage)
+	var e *StageError
+	if errors.As(err, &e) && e.Reply.Code == 421 {
+		return nil
+	}
+	return err
+}
+
+// recordTimeout is how long the rest of a TLS record is waited for that has begun
+// to arrive.
+const recordTimeout = 100 * time.Millisecond
+
+// heard reports whether there is something that the peer said and we did not
+// read. It looks at the network too: a reply that lies there when a command goes
+// out would be taken for the reply to that. An error is the end of the connection.
+func (c *Conn) heard() (bool, error) {
+	if c.r.Buffered() > 0 {
+		return true, nil
+	}
+	until := time.Now() // Nothing is waited for; what the TLS layer has is given out.
+	switch came := readable(c.raw); {
+	case came:
+		until = until.Add(recordTimeout)
+	case c.secure == nil:
+		return false, nil
+	}
+	if err := c.wire.SetReadDeadline(until); err != nil {
+		return false, err
+	}
+	_, err := c.r.Peek(1)
+	var late net.Error
+	if errors.As(err, &late) && late.Timeout() {
+		return false, nil // Under TLS, what came need not be words.
+	}
+	return err == nil, err
 }
 
 // send writes commands in one write.

@@ -14,8 +14,9 @@
 // (paths are checked again, content with a stray CR or LF is refused before it
 // is written on, dots are stuffed); a reply is bounded in line length, lines
 // and octets; every wait has the deadline of RFC 5321 section 4.5.3.2, or the
-// shorter PipelinedTimeout, and ends with its context; when the content cannot be read to its end, the connection
-// is closed without the dot.
+// shorter PipelinedTimeout, and ends with its context; what
+// had come before a command or a dot went out is not taken for the reply to it; when
+// the content cannot be read to its end, the connection is closed without the dot.
 //
 // It assumes that one goroutine at a time uses a Conn. It refuses to judge: a
 // 4yz or 5yz is a value, and what it means for a message is the caller's

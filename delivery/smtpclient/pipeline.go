@@ -67,7 +67,7 @@ func (c *Conn) Answer(ctx context.Context) (Answer, error) {
 		err = c.complaint(answer)
 	}
 	if err == nil {
-		err = c.quiet(StageData) // One reply too many: then whose are the others?
+		err = c.answered(answer)
 	}
 	if err != nil {
 		answer.Open = false

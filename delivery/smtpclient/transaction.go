@@ -79,7 +79,19 @@ func (c *Conn) Begin(ctx context.Context, t Transaction) (Answer, error) {
 		return answer, err
 	}
 	err = c.converse(group, rest, &answer)
+	if err == nil {
+		err = c.answered(answer)
+	}
+	answer.Open = answer.Open && err == nil
 	return answer, err
+}
+
+// answered fails when the peer said more than belongs into the answer.
+func (c *Conn) answered(a Answer) error {
+	if a.Open {
+		return c.quiet(StageData)
+	}
+	return c.inStep(StageData)
 }
 
 // cut divides commands into those that go out in one write and the rest.
@@ -106,6 +118,9 @@ func (c *Conn) converse(group, rest []command, answer *Answer) error {
 		}
 		if rest[0].stage == StageData && !answer.taken() {
 			return nil // Nobody to send it to: RSET comes with the next MAIL.
+		}
+		if err := c.quiet(rest[0].stage); err != nil {
+			return err
 		}
 		group, rest = c.cut(rest)
 		if err := c.send(group[0].stage, group...); err != nil {
@@ -169,6 +184,9 @@ func (c *Conn) collect(group []command, answer *Answer) error {
 			return err
 		}
 		switch {
+		case g.stage != StageData && !reply.Positive() && !reply.Transient() && !reply.Permanent():
+			// 3yz: it may wait for content, and would take commands for that.
+			return c.fail(&StageError{Stage: g.stage, Reply: reply.Reply, Err: fmt.Errorf("%w: more is asked for", ErrReply)})
 		case g.line == "RSET":
 			if !reply.Positive() {
 				return c.refused(StageMail, reply.Reply)

@@ -52,7 +52,7 @@ func TestStagesThatHangDropOrSay421(t *testing.T) {
 					if errors.Is(err, ErrNoReply) != (stage == StageDot) {
 						t.Fatalf("doubt is wrong: %v", err)
 					}
-					if errors.Is(err, ErrTLS) != (stage == StageHandshake) {
+					if errors.Is(err, ErrTLS) != (stage == StageHandshake || stage == StageStartTLS && !strings.HasPrefix(how, "421")) {
 						t.Fatalf("TLS is wrong: %v", err)
 					}
 					if stage != StageDot && len(p.Received()) != 0 {
