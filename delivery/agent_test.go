@@ -76,50 +76,6 @@ func TestSeveralNodesShareTheQueue(t *testing.T) {
 	})
 }
 
-// The next hop refuses at each stage: what becomes of the recipient.
-func TestRefusalsAtEachStage(t *testing.T) {
-	for _, row := range []struct {
-		stage, reply string
-		state        fsm.RecipientState
-		attempts     int // counted against the message
-	}{
-		{deliverytest.Banner, "554 5.7.1 we do not like you", fsm.RecipientQueued, 0},
-		{deliverytest.Banner, "421 4.3.2 busy", fsm.RecipientQueued, 0},
-		{deliverytest.Hello, "550 5.7.1 go away", fsm.RecipientQueued, 0},
-		{deliverytest.Mail, "451 4.3.0 later", fsm.RecipientQueued, 1},
-		{deliverytest.Mail, "550 5.7.1 your address is blocked", fsm.RecipientQueued, 1},
-		{deliverytest.Rcpt, "450 4.2.0 later", fsm.RecipientQueued, 1},
-		{deliverytest.Rcpt, "552 5.5.3 too many", fsm.RecipientQueued, 1},
-		{deliverytest.Rcpt, "503 5.5.1 what?", fsm.RecipientQueued, 1},
-		{deliverytest.Rcpt, "550 5.1.1 nobody", fsm.RecipientHeld, 1},
-		{deliverytest.Data, "451 4.3.0 later", fsm.RecipientQueued, 1},
-		{deliverytest.Data, "554 5.6.0 no", fsm.RecipientHeld, 1},
-		{deliverytest.Dot, "451 4.3.0 later", fsm.RecipientQueued, 1},
-		{deliverytest.Dot, "421 4.3.0 later and bye", fsm.RecipientQueued, 1},
-		{deliverytest.Dot, "554 5.7.1 spam", fsm.RecipientHeld, 1},
-		{deliverytest.Quit, "500 what", fsm.RecipientDelivered, 1},
-	} {
-		t.Run(row.stage+" "+row.reply, func(t *testing.T) {
-			p := &deliverytest.Primary{Extensions: extensions, Answer: at(row.stage, row.reply)}
-			bubble(t, p, func(c *cluster, a *Agent) {
-				ids := c.acceptN(1)
-				time.Sleep(5 * time.Second)
-				m := c.message(ids[0])
-				if m.Recipients[0].State != row.state || m.Parts[0].Attempts != row.attempts || m.PossibleDuplicate {
-					t.Errorf("%v after %d attempts, want %v after %d", m.Recipients[0].State, m.Parts[0].Attempts, row.state, row.attempts)
-				}
-				if row.attempts > 0 && row.stage != deliverytest.Quit && !strings.HasPrefix(row.reply, m.Recipients[0].Reply.String()) {
-					t.Errorf("reply kept: %v", m.Recipients[0].Reply)
-				}
-				p.SetAnswer(nil)
-				if row.state == fsm.RecipientQueued {
-					c.done(ids, 5*time.Minute)
-				}
-			})
-		})
-	}
-}
-
 func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 	p := &deliverytest.Primary{Extensions: extensions, Answer: func(stage, line string) string {
 		switch {
@@ -143,75 +99,6 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 		got := p.Received()
 		if len(got) != 2 || len(got[1].To) != 1 || !strings.Contains(got[1].To[0], "later@") || string(got[0].Octets) != string(got[1].Octets) {
 			t.Errorf("the second attempt is another: %+v", got)
-		}
-	})
-}
-
-// Hang or drop at each stage before the dot: no doubt, no loss, one copy.
-func TestTroubleBeforeTheDotIsHarmless(t *testing.T) {
-	for _, stage := range []string{
-		deliverytest.Banner, deliverytest.Hello, deliverytest.StartTLS, deliverytest.Handshake,
-		deliverytest.Mail, deliverytest.Rcpt, deliverytest.Data, deliverytest.Body,
-	} {
-		for _, how := range []string{deliverytest.Hang, deliverytest.Drop} {
-			t.Run(stage+" "+how, func(t *testing.T) {
-				p := &deliverytest.Primary{Extensions: extensions, TLS: serverTLS(t), Answer: at(stage, how)}
-				bubble(t, p, func(c *cluster, a *Agent) {
-					// Longer than what the network buffers: of a short message the dot is
-					// out before anybody sees that the primary has gone.
-					long := strings.Repeat("0123456789abcdef\r\n", 60_000)
-					ids := c.accept(long, long)
-					time.Sleep(7 * time.Minute)
-					if n := a.Stats().InDoubt.Load(); n != 0 {
-						t.Errorf("%d in doubt", n)
-					}
-					p.SetAnswer(nil)
-					c.done(ids, 12*time.Minute)
-					c.exactlyOnce(ids)
-				})
-			})
-		}
-	}
-}
-
-// Faults 41 and 42: no reply to the dot, or none that is one.
-func TestNoReplyToTheDotIsDoubt(t *testing.T) {
-	for _, how := range []string{deliverytest.Drop, deliverytest.Hang, "garbage", "250 " + strings.Repeat("x", 1<<20), "354 more"} {
-		p := &deliverytest.Primary{Extensions: extensions, Answer: at(deliverytest.Dot, how)}
-		bubble(t, p, func(c *cluster, a *Agent) {
-			ids := c.acceptN(1)
-			until(t, 12*time.Minute, "doubt", func() bool { return a.Stats().InDoubt.Load() == 1 })
-			p.SetAnswer(nil)
-			time.Sleep(time.Second)
-			m := c.message(ids[0])
-			if !m.PossibleDuplicate || m.Recipients[0].State != fsm.RecipientQueued || m.Parts[0].DoubtUntil == 0 {
-				t.Fatalf("%.20s: %+v", how, m)
-			}
-			time.Sleep(9 * time.Minute)
-			if n := len(p.Received()); n != 1 {
-				t.Fatalf("%.20s: %d copies within doubt_wait", how, n)
-			}
-			c.done(ids, 3*time.Minute)
-			if n := len(p.Received()); n != 2 {
-				t.Fatalf("%.20s: %d copies", how, n)
-			}
-		})
-	}
-}
-
-func TestTLSFallsBack(t *testing.T) {
-	p := &deliverytest.Primary{TLS: serverTLS(t), Extensions: extensions}
-	bubble(t, p, func(c *cluster, a *Agent) {
-		ids := c.acceptN(1)
-		c.done(ids, time.Minute)
-		if !p.Received()[0].TLS {
-			t.Fatal("in the clear")
-		}
-		p.SetAnswer(at(deliverytest.Handshake, deliverytest.Drop))
-		ids = c.acceptN(1)
-		c.done(ids, time.Minute)
-		if p.Received()[1].TLS || a.Stats().TLSFallbacks.Load() != 1 {
-			t.Fatal("no fallback")
 		}
 	})
 }

@@ -132,7 +132,7 @@ func (t *attempt) run(next *attempt) result {
 		reply, err := conn.OnBehalf(ctx, clientOf(t.message.Envelope.Trace))
 		switch {
 		case err != nil:
-			return t.lost(err)
+			return t.lost(err, smtpclient.Answer{})
 		case !reply.Positive():
 			log.Warn("deferred: the next hop does not want the message's client", "reply", reply.String())
 			r := o.all(fsm.Deferred, reply)
@@ -149,7 +149,7 @@ func (t *attempt) run(next *attempt) result {
 		log.Error("deferred", "error", err)
 		return o.all(fsm.Deferred, replyUnsafe)
 	case err != nil:
-		return t.lost(err)
+		return t.lost(err, answer)
 	case !answer.Mail.Positive():
 		// Said before any recipient was named, so it is about the sender or about
 		// us: a next hop that blocks our address must not fail the whole queue.
@@ -177,7 +177,7 @@ func (t *attempt) run(next *attempt) result {
 			r.ours = true
 			return r
 		}
-		return t.lost(err)
+		return t.lost(err, smtpclient.Answer{})
 	}
 	ahead := next != nil && next.ready()
 	// The last look at the lease before the message may become the next hop's.
@@ -191,7 +191,7 @@ func (t *attempt) run(next *attempt) result {
 	reply, err := t.dot(next, ahead)
 	waited := time.Since(sent)
 	if err != nil && !errors.Is(err, smtpclient.ErrNoReply) {
-		return t.lost(err)
+		return t.lost(err, smtpclient.Answer{})
 	}
 	a.stats.Dots.Add(1)
 	switch {
@@ -252,8 +252,9 @@ func (t *attempt) dot(next *attempt, ahead bool) (mail.Reply, error) {
 // lost is a connection that ended between MAIL and the dot: nobody's fault, so
 // the message counts as not tried. But if it happens again with the same
 // message, the message may be what ends it, and must not stand before all others
-// for ever. What pipelining ended, the message did not.
-func (t *attempt) lost(err error) result {
+// for ever. What pipelining ended, the message did not. What was refused before
+// the end has been refused, if it is known what was said to what.
+func (t *attempt) lost(err error, answer smtpclient.Answer) result {
 	h := t.h
 	if h.a.work.Err() != nil {
 		return t.o.untried(true)
@@ -275,6 +276,19 @@ func (t *attempt) lost(err error) result {
 		r.outcomes.Recipients[i].Tried = again
 		r.outcomes.Recipients[i].Reply = reply
 	}
+	if errors.Is(err, smtpclient.ErrReply) {
+		return r
+	}
+	if m := answer.Mail; m.Transient() || m.Permanent() {
+		return t.o.all(fsm.Deferred, m)
+	}
+	for i, reply := range answer.Recipients {
+		if reply.Transient() || reply.Permanent() {
+			o := &r.outcomes.Recipients[i]
+			o.Outcome, o.Tried, o.Reply = refusalOfRecipient(reply), true, reply
+			r.tried = true
+		}
+	}
 	return r
 }
 
@@ -288,12 +302,16 @@ func (h *hop) countGivenUp(err error) {
 	}
 }
 
-// refusal is what a 4yz or 5yz to RCPT, DATA or the dot means. Complaints about
-// the conversation (RFC 5321 section 4.2.2: 500, 502, 503) are no verdict on
-// mail, and 552 to RCPT is a 452 in old clothes (section 4.5.3.1.10), which
-// refusalOfRecipient knows.
+// refusal is what a 4yz or 5yz to RCPT, DATA or the dot means. 552 to RCPT is a
+// 452 in old clothes (RFC 5321 section 4.5.3.1.10), which refusalOfRecipient knows.
 func refusal(r mail.Reply) fsm.Outcome {
-	if !r.Permanent() || r.Code == 500 || r.Code == 502 || r.Code == 503 {
+	if !r.Permanent() {
+		return fsm.Deferred
+	}
+	switch r.Code {
+	case 500, 502, 503, 504, 555: // How we spoke, RFC 5321 section 4.2.2.
+		return fsm.Deferred
+	case 521, 530: // The host takes no mail, RFC 7504; not from us, not so, RFC 3207 and 4954.
 		return fsm.Deferred
 	}
 	return fsm.Failed

@@ -15,8 +15,9 @@
 // of another, its MAIL, RCPT and DATA, gives it no right and no outcome: where the
 // dot may not follow, the connection is closed. Content that cannot be read to
 // its end is never ended by a dot. What a next hop says before MAIL, or to MAIL,
-// is never held against a message. Mail of a domain whose
-// TLS policy demands TLS never goes out in the clear.
+// is never held against a message; a recipient fails by nothing but a 5yz to it, to
+// DATA or to the dot, which is not about the host or the way we speak. Mail of a
+// domain whose TLS policy demands TLS never goes out in the clear.
 //
 // It assumes that Config.Boot goes on while the host sleeps (CLOCK_BOOTTIME),
 // and that a Queue method returns nil only for what is committed.
