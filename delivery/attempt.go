@@ -141,6 +141,9 @@ func (t *attempt) run(next *attempt) result {
 		}
 	}
 	answer, err := t.begin(ctx)
+	if answer.Mail.Code != 0 && !errors.Is(err, smtpclient.ErrReply) {
+		h.mailAnswered(t.message.ID, answer.Mail)
+	}
 	switch {
 	case errors.Is(err, smtpclient.ErrSMTPUTF8):
 		log.Warn("deferred", "reply", replySMTPUTF8.String())

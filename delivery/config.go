@@ -63,6 +63,12 @@ type Config struct {
 	// for another reason it is not called. It is called concurrently and often
 	// with the same. Nil tells nobody.
 	TLSAlarm func(mail.Domain, *tlspolicy.Failure)
+	// RefusedAlarm is told that a domain's next hop refuses us, and not a message or
+	// recipient: with 421 or a 5yz in its banner or to EHLO, or with a 5yz to MAIL for
+	// several messages one after the other. Their mail waits, and it may be all mail.
+	// Nil says that it does not, or no more. It is called concurrently and often with
+	// the same. Nil tells nobody.
+	RefusedAlarm func(mail.Domain, *smtpclient.StageError)
 	// TLSCounts counts the sessions of all domains. Nil counts for nobody.
 	TLSCounts *tlspolicy.Counts
 	Log       *slog.Logger
@@ -106,6 +112,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.TLSAlarm == nil {
 		c.TLSAlarm = func(mail.Domain, *tlspolicy.Failure) {}
+	}
+	if c.RefusedAlarm == nil {
+		c.RefusedAlarm = func(mail.Domain, *smtpclient.StageError) {}
 	}
 	if c.TLSCounts == nil {
 		c.TLSCounts = new(tlspolicy.Counts)

@@ -30,15 +30,20 @@ func (h *hop) connect(ctx context.Context, d fsm.Domain, dial time.Duration) (*s
 	}
 	var trouble error
 	var refused *tlspolicy.Failure
+	var unwelcome *smtpclient.StageError
 	for _, at := range hops {
 		conn, odd, err := h.reach(ctx, d, at, dial)
 		if err == nil {
 			h.a.stats.Connections.Add(1)
 			h.a.c.TLSAlarm(h.name, odd)
 			h.a.awaited.forget(h)
+			h.welcomed()
 			return conn, at, nil
 		}
 		errors.As(err, &refused)
+		if e := refusesUs(err); e != nil {
+			unwelcome = e
+		}
 		trouble = errors.Join(trouble, fmt.Errorf("%s: %w", at, err))
 		if ctx.Err() != nil {
 			break
@@ -46,6 +51,9 @@ func (h *hop) connect(ctx context.Context, d fsm.Domain, dial time.Duration) (*s
 	}
 	if refused != nil {
 		h.a.c.TLSAlarm(h.name, refused)
+	}
+	if unwelcome != nil {
+		h.a.c.RefusedAlarm(h.name, unwelcome)
 	}
 	h.a.stats.ConnectFailed.Add(1)
 	h.a.awaited.expect(h, hops)

@@ -68,6 +68,7 @@ type hop struct {
 
 	reportedUp, reportedDown time.Time
 	suspects                 suspects
+	reception                reception
 }
 
 func newHop(a *Agent, w Work) *hop {
