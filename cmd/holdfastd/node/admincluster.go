@@ -208,5 +208,6 @@ func (n *Node) alarms() []admin.Alarm {
 			Cause:  fmt.Sprintf("%d bodies and %d places of the spool cannot be read", s.Bad, s.Damage),
 			Remedy: "replace the disk; the other nodes hold what was here"})
 	}
+	all = append(all, n.refusals.alarms(n.isDomain)...)
 	return append(all, n.tlsAlarms.alarms(n.tlsPolicy)...)
 }

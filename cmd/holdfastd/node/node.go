@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cmd/holdfastd/config"
 	"github.com/holdfast-mx/holdfast/delivery"
 	"github.com/holdfast-mx/holdfast/delivery/route"
+	"github.com/holdfast-mx/holdfast/delivery/smtpclient"
 	"github.com/holdfast-mx/holdfast/delivery/sts"
 	"github.com/holdfast-mx/holdfast/delivery/tlspolicy"
 	"github.com/holdfast-mx/holdfast/fsm"
@@ -65,6 +66,7 @@ type Node struct {
 	turns     turns
 	tlsAlarms tlsAlarms
 	tlsCounts tlspolicy.Counts
+	refusals  refusals
 	smtp      *smtpd.Server
 	admin     *admin.Server
 	space     *space
@@ -299,6 +301,14 @@ func (n *Node) startDelivery(context.Context) error {
 				n.log.Error("TLS is not what the domain's policy demands", "domain", d, "cause", f)
 			case news:
 				n.log.Info("TLS is what the domain's policy demands again", "domain", d)
+			}
+		},
+		RefusedAlarm: func(d mail.Domain, e *smtpclient.StageError) {
+			switch news := n.refusals.note(d, e, n.seams.Now()); {
+			case news && e != nil:
+				n.log.Error("the primary refuses this node", "domain", d, "cause", e)
+			case news:
+				n.log.Info("the primary takes this node's mail again", "domain", d)
 			}
 		},
 	}
