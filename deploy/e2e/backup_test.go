@@ -71,7 +71,6 @@ func newWorld(t *testing.T) *world {
 	if err := os.Mkdir(mailboxes, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	const nobody = 65534
 	if err := os.Chown(mailboxes, nobody, nobody); err != nil {
 		t.Fatal(err)
 	}
@@ -80,18 +79,9 @@ func newWorld(t *testing.T) *world {
 		// So that each message chooses its target anew.
 		"smtp_connection_cache_on_demand": "no",
 	})
-	w.primary = newPostfix(t, dir, "primary", addressPrimary, map[string]string{
-		"mynetworks":                     "",
-		"smtpd_relay_restrictions":       "reject_unauth_destination",
-		"smtpd_authorized_xclient_hosts": "127.0.0.1", // where the nodes connect from
-		"virtual_mailbox_domains":        "example.test example.org",
-		"virtual_mailbox_base":           mailboxes,
-		"virtual_mailbox_maps":           "static:Maildir/",
-		"virtual_mailbox_limit":          "0",
-		"virtual_minimum_uid":            "1",
-		"virtual_uid_maps":               fmt.Sprintf("static:%d", nobody),
-		"virtual_gid_maps":               fmt.Sprintf("static:%d", nobody),
-	})
+	settings := keeping(mailboxes, "example.test example.org")
+	settings["smtpd_authorized_xclient_hosts"] = "127.0.0.1" // where the nodes connect from
+	w.primary = newPostfix(t, dir, "primary", addressPrimary, settings)
 	w.sent = &sentLog{p: w.sender, book: w.book}
 	w.arrived = &maildir{path: filepath.Join(mailboxes, "Maildir"), book: w.book, seen: make(map[string]bool)}
 	w.letters = letter.New(letter.Options{Seed: 1, Domains: []string{"example.test", "example.org"}, Sizes: letter.ShapesOfMail, BigAt: -1})

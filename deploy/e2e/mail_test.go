@@ -150,19 +150,20 @@ func (m *maildir) read(t *testing.T) {
 	}
 }
 
-// parseMaildir reads a file that Postfix's virtual agent wrote: three fields of
-// its own, then the message, its line ends as LF.
+// parseMaildir reads a file that a mail server wrote: fields of its own, then the
+// message, its line ends as LF.
 func parseMaildir(data []byte) (ledger.Arrival, error) {
 	a := ledger.Arrival{At: time.Now()}
 	own := map[string]func(string){
-		"Return-Path":   func(v string) { a.ReversePath = v },
-		"X-Original-To": func(string) {},
-		"Delivered-To":  func(v string) { a.Recipient = v },
+		"return-path":   func(v string) { a.ReversePath = v },
+		"x-original-to": func(string) {},                    // Postfix
+		"delivered-to":  func(v string) { a.Recipient = v }, // Postfix, OpenSMTPD
+		"envelope-to":   func(v string) { a.Recipient = v }, // Exim
 	}
 	for {
 		line, rest, _ := bytes.Cut(data, []byte("\n"))
 		name, value, _ := strings.Cut(string(line), ": ")
-		set, ok := own[name]
+		set, ok := own[strings.ToLower(name)]
 		if !ok {
 			break
 		}

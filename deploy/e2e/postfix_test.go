@@ -123,6 +123,25 @@ func newPostfix(t *testing.T, dir, name, address string, settings map[string]str
 	return p
 }
 
+// nobody owns what a Postfix that is a primary keeps.
+const nobody = 65534
+
+// keeping are the settings of a primary that keeps all mail for the domains in one
+// maildir, Maildir in a directory of nobody's.
+func keeping(dir, domains string) map[string]string {
+	return map[string]string{
+		"mynetworks":               "",
+		"smtpd_relay_restrictions": "reject_unauth_destination",
+		"virtual_mailbox_domains":  domains,
+		"virtual_mailbox_base":     dir,
+		"virtual_mailbox_maps":     "static:Maildir/",
+		"virtual_mailbox_limit":    "0",
+		"virtual_minimum_uid":      "1",
+		"virtual_uid_maps":         fmt.Sprintf("static:%d", nobody),
+		"virtual_gid_maps":         fmt.Sprintf("static:%d", nobody),
+	}
+}
+
 func (p *postfix) write(name, text string, mode fs.FileMode) {
 	p.t.Helper()
 	if err := os.WriteFile(filepath.Join(filepath.Dir(p.config), name), []byte(text), mode); err != nil {

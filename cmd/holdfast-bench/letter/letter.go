@@ -27,6 +27,16 @@ type part struct {
 	plain  bool
 }
 
+// Of makes a letter of a content that the caller has made. The recipients must
+// hold the marker, as those of ledger.Recipient do.
+func Of(id ledger.MessageID, reversePath string, recipients []string, eightBit bool, content []byte) *Letter {
+	return &Letter{
+		ID: id, Shape: Plain, ReversePath: reversePath, Recipients: recipients, EightBit: eightBit,
+		parts:  []part{{octets: content}},
+		octets: ledger.Octets{Size: int64(len(content)), SHA256: ledger.DigestOf(content)},
+	}
+}
+
 // Octets is what the receiver must deliver.
 func (l *Letter) Octets() ledger.Octets { return l.octets }
 
