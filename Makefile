@@ -33,11 +33,12 @@ lint: ## vet, formatting, generated code, import laws
 proto: ## generate Go from the .proto files
 	@.ci/proto
 
-e2e: build ## real Postfix as sender and as primary (needs root and the postfix package)
+e2e: build ## real Postfix as sender, real Postfix, Exim and OpenSMTPD as primaries (needs root and the postfix package)
+	@.ci/mailservers bin/mailservers
 	$(GO) test -count=1 -tags e2e -timeout 15m ./deploy/e2e
 
-sim: ## whole clusters in simulated time: make sim SEEDS=n [SEED=first]
-	@.ci/sim $(SEEDS) $(SEED)
+sim: ## whole clusters in simulated time: make sim SEEDS=n [SEED=first] [DAYS=n: the primary is away that long]
+	@.ci/sim $(SEEDS) $(SEED) $(DAYS)
 
 kills: build ## 2,000 messages, 20 SIGKILLs, nothing lost (about 4 minutes)
 	@bin/holdfast-bench kills --bin bin --messages 2000 --kills 20 --seed $(SEED)

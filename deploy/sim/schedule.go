@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -17,7 +18,10 @@ type fault struct {
 }
 
 // faults are what a schedule draws from.
-var faults = []fault{
+var faults = slices.Concat(clusterFaults, primaryFaults)
+
+// clusterFaults are those of nodes and of the network.
+var clusterFaults = []fault{
 	{"kill", func(ctx context.Context, w *World, victim string) (func() error, error) {
 		w.Kill(victim)
 		return func() error { return w.Start(ctx, victim) }, nil
@@ -84,6 +88,10 @@ var faults = []fault{
 		w.network.Cut(victim, senderName)
 		return func() error { w.network.HealAll(); return nil }, nil
 	}},
+}
+
+// primaryFaults are those of a primary that is up.
+var primaryFaults = []fault{
 	{"primary misbehaves", func(_ context.Context, w *World, _ string) (func() error, error) {
 		stages := sink.Stages()
 		f := sink.Fault{Stage: stages[w.random.IntN(len(stages))], Action: sink.Drop, Rate: 0.3}
@@ -105,11 +113,26 @@ var faults = []fault{
 	}},
 }
 
+// A tempo says how long a fault lasts, and how long nothing breaks behind it.
+type tempo struct {
+	lasts, rests func(*rand.Rand) time.Duration
+}
+
+// hasty is for worlds of some minutes.
+var hasty = tempo{
+	lasts: func(r *rand.Rand) time.Duration { return time.Duration(500+r.IntN(12_000)) * time.Millisecond },
+	rests: func(r *rand.Rand) time.Duration { return time.Duration(500+r.IntN(8_000)) * time.Millisecond },
+}
+
 // Torment runs seeded faults one after the other until ctx ends, and leaves
 // everything mended. The leader is the victim more often than its share.
 func (w *World) Torment(ctx context.Context) (names []string, err error) {
+	return w.torment(ctx, faults, hasty)
+}
+
+func (w *World) torment(ctx context.Context, drawn []fault, t tempo) (names []string, err error) {
 	for ctx.Err() == nil {
-		f := faults[w.random.IntN(len(faults))]
+		f := drawn[w.random.IntN(len(drawn))]
 		victim := nodeNames[w.random.IntN(len(nodeNames))]
 		if leader := w.Leader(); leader != "" && w.random.IntN(2) == 0 {
 			victim = leader
@@ -119,11 +142,11 @@ func (w *World) Torment(ctx context.Context) (names []string, err error) {
 		if err != nil {
 			return names, fmt.Errorf("%s %s: %w", f.name, victim, err)
 		}
-		sleep(ctx, time.Duration(500+w.random.IntN(12_000))*time.Millisecond)
+		sleep(ctx, t.lasts(w.random))
 		if err := mend(); err != nil {
 			return names, fmt.Errorf("mend %s of %s: %w", f.name, victim, err)
 		}
-		sleep(ctx, time.Duration(500+w.random.IntN(8_000))*time.Millisecond)
+		sleep(ctx, t.rests(w.random))
 	}
 	return names, nil
 }

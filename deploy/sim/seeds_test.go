@@ -136,15 +136,22 @@ func (w *World) drain(ctx context.Context, t *testing.T) {
 		if missing, _ := w.ledger.Missing(); missing == 0 && w.empty() {
 			return
 		}
-		// What the misbehaving primary refused for good is held: let it go.
+		// What the misbehaving primary refused for good is held, and the domain that
+		// it refused too much of is stopped: let them go.
 		for _, name := range nodeNames {
 			p := w.nodes[name]
 			if p == nil {
 				continue
 			}
-			for m := range p.node.Member().View().Messages(zeroID) {
+			view := p.node.Member().View()
+			for m := range view.Messages(zeroID) {
 				if hasHeld(m) {
 					_ = w.Do(ctx, fsm.Release{ID: m.ID})
+				}
+			}
+			for _, d := range relayDomains {
+				if view.NextHop(d).Stopped {
+					_ = w.Do(ctx, fsm.ResumeDomain{Name: d})
 				}
 			}
 			break

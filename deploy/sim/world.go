@@ -475,24 +475,32 @@ func (w *World) PrimaryDown() {
 // Send sends letters to all nodes in turn, as a real sender does, until all
 // have a 250 or ctx ends.
 func (w *World) Send(ctx context.Context, count, sessions int, pause time.Duration) (sender.Stats, error) {
-	var targets []string
+	return w.sendWith(ctx, sender.Options{Count: count, Sessions: sessions, Pause: pause})
+}
+
+// sendWith is Send with other options. Those that are the same in every world it
+// sets itself.
+func (w *World) sendWith(ctx context.Context, o sender.Options) (sender.Stats, error) {
+	o.Targets = nil
 	for _, name := range nodeNames {
-		targets = append(targets, name+":"+smtpPort)
+		o.Targets = append(o.Targets, name+":"+smtpPort)
 	}
 	var domains []string
 	for _, d := range relayDomains {
 		domains = append(domains, string(d))
 	}
 	letters := letter.New(letter.Options{Seed: w.seed, Domains: domains, Sizes: letter.ShapesOfMail, BigAt: -1})
-	host := w.network.Host(senderName)
-	record := w.record
-	if record == nil {
-		record = w.ledger
+	o.Letter = letters.Letter
+	o.Record = w.record
+	if o.Record == nil {
+		o.Record = w.ledger
 	}
-	s, err := sender.New(sender.Options{
-		Targets: targets, Letter: letters.Letter, Count: count, Sessions: sessions, PerConnection: 2, Pause: pause,
-		GiveUp: 24 * time.Hour, Record: record, Dial: host.Dial, Seed: w.seed, Hello: "sender.test",
-	})
+	o.PerConnection, o.GiveUp = 2, 24*time.Hour
+	if o.Dial == nil {
+		o.Dial = w.network.Host(senderName).Dial
+	}
+	o.Seed, o.Hello = w.seed, "sender.test"
+	s, err := sender.New(o)
 	if err != nil {
 		return sender.Stats{}, err
 	}
