@@ -285,6 +285,8 @@ func partToProto(view *fsm.State, part fsm.Part) *adminpb.Part {
 		p.Waiting = "its next hop, which is down: " + text(hop.Detail)
 	case p.RetryInMs > 0:
 		p.Waiting = fmt.Sprintf("a retry in %s", logSpan(p.RetryInMs))
+	case part.Slow():
+		p.Waiting = "its turn in the slow lane, since its next hop has put it off so often"
 	default:
 		p.Waiting = "its turn"
 	}

@@ -205,6 +205,20 @@ func TestShowMessage(t *testing.T) {
 	if w := waiting(); !strings.HasPrefix(w, "a retry in ") {
 		t.Errorf("deferred: waits for %q", w)
 	}
+	for range 3 {
+		c.apply(t, "mx1", fsm.FlushDomain{Name: "example.test"})
+		if w := waiting(); w != "its turn" {
+			t.Errorf("flushed: waits for %q", w)
+		}
+		c.apply(t, "mx2", fsm.GrantLeases{Holder: "mx2", Domain: "example.test", Messages: []mail.QueueID{m}})
+		c.apply(t, "mx2", fsm.RecordOutcomes{Holder: "mx2", Token: fsm.Token(c.index), Messages: []fsm.MessageOutcomes{{
+			ID: m, Recipients: []fsm.RecipientOutcome{{Outcome: fsm.Deferred, Tried: true, Reply: mail.Reply{Code: 451, Text: "later"}}},
+		}}})
+	}
+	c.apply(t, "mx1", fsm.FlushDomain{Name: "example.test"})
+	if w := waiting(); !strings.HasPrefix(w, "its turn in the slow lane") {
+		t.Errorf("put off four times: waits for %q", w)
+	}
 	c.apply(t, "mx2", fsm.ReportNextHop{Node: "mx2", Domain: "example.test", Detail: "refused"})
 	c.apply(t, "mx3", fsm.ReportNextHop{Node: "mx3", Domain: "example.test", Detail: "refused"})
 	if w := waiting(); w != "its next hop, which is down: refused" {

@@ -72,31 +72,18 @@ var ErrNotLeading = errors.New("not leading")
 type Dispatcher struct {
 	config Config
 	// turn lets one pull plan and commit at a time: two plans made from the
-	// same view would name the same messages. Who has it may use ramps.
+	// same view would name the same messages. Who has it may use ramps and lanes.
 	turn  chan struct{}
 	ramps map[mail.Domain]*ramp
+	lanes map[mail.Domain]Lanes
 }
 
 // New returns a Dispatcher.
 func New(c Config) *Dispatcher {
-	return &Dispatcher{config: c, turn: make(chan struct{}, 1), ramps: make(map[mail.Domain]*ramp)}
-}
-
-// Plan picks the messages to grant: the oldest that are due, at most
-// limit of them; none of a domain that is stopped. It is pure.
-func Plan(view *fsm.State, r Request, limit int) []mail.QueueID {
-	n := min(r.Max, limit)
-	if n <= 0 || view.NextHop(r.Domain).Stopped {
-		return nil
+	return &Dispatcher{
+		config: c, turn: make(chan struct{}, 1),
+		ramps: make(map[mail.Domain]*ramp), lanes: make(map[mail.Domain]Lanes),
 	}
-	planned := make([]mail.QueueID, 0, n)
-	for id := range view.Due(r.Domain) {
-		planned = append(planned, id)
-		if len(planned) == n {
-			break
-		}
-	}
-	return planned
 }
 
 // Pull plans and commits a grant, as the ramp of the next hop allows. The answer
@@ -112,13 +99,15 @@ func (d *Dispatcher) Pull(ctx context.Context, r Request) (Grant, error) {
 	domain, ok := view.Domain(r.Domain)
 	if !ok {
 		delete(d.ramps, r.Domain)
+		delete(d.lanes, r.Domain)
 		return Grant{}, nil
 	}
 	ceiling := domain.ConnectionsMax
 	if ceiling == 0 {
 		ceiling = fsm.ConnectionsMaxDefault
 	}
-	ramp := d.ramp(r.Domain, view.NextHop(r.Domain))
+	hop := view.NextHop(r.Domain)
+	ramp := d.ramp(r.Domain, hop)
 	ramp.note(r.Seen, ceiling)
 	if r.Max <= 0 {
 		ramp.closed(r.Holder, r.Connections)
@@ -130,7 +119,14 @@ func (d *Dispatcher) Pull(ctx context.Context, r Request) (Grant, error) {
 		messages, grant.Connections = ramp.grant(r.Holder, r.Connections, time.Now(), d.config.LeaseDuration, ceiling)
 		r.Max = min(r.Max, messages)
 	}
-	planned := Plan(view, r, d.config.LeaseBatchMax)
+	lanes := d.lanes[r.Domain]
+	// The few that a next hop which is back gets first are of the oldest: what it does
+	// with one that it has always put off says nothing of the others.
+	trying := hop.Guarded || r.Connections > 0 && !ramp.proven
+	if trying {
+		lanes.place = 0
+	}
+	planned, next := Plan(view, r, d.config.LeaseBatchMax, lanes)
 	if len(planned) == 0 {
 		ramp.closed(r.Holder, r.Connections-1) // who gets nothing closes
 		return grant, nil
@@ -142,6 +138,12 @@ func (d *Dispatcher) Pull(ctx context.Context, r Request) (Grant, error) {
 	if len(result.Messages) > 0 {
 		grant.Token, grant.Messages = fsm.Token(index), result.Messages
 		ramp.last = grant.Token
+	}
+	if len(grant.Messages) == len(planned) { // else the same ones have their turn again
+		if trying {
+			next.place = d.lanes[r.Domain].place
+		}
+		d.lanes[r.Domain] = next
 	}
 	return grant, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -31,14 +30,14 @@ type queue struct {
 	commitTime time.Duration
 }
 
-func newQueue(t *testing.T) *queue {
+func newQueue(t testing.TB) *queue {
 	t.Helper()
 	q := &queue{state: fsm.New()}
 	q.apply(t, fsm.PutDomain{Domain: fsm.Domain{Name: domain, Targets: []fsm.Target{{Host: "192.0.2.1", Port: 25}}}})
 	return q
 }
 
-func (q *queue) apply(t *testing.T, a fsm.Action) fsm.Result {
+func (q *queue) apply(t testing.TB, a fsm.Action) fsm.Result {
 	t.Helper()
 	_, r, err := q.Propose(t.Context(), a)
 	if err != nil || r.Verdict != fsm.Done {
@@ -73,7 +72,7 @@ func (q *queue) Propose(_ context.Context, a fsm.Action) (fsm.Index, fsm.Result,
 
 // accept puts a message into the queue. Ids descend with n, so that the order of
 // the queue is seen not to be that of the ids.
-func (q *queue) accept(t *testing.T, n int) mail.QueueID {
+func (q *queue) accept(t testing.TB, n int) mail.QueueID {
 	t.Helper()
 	body := new(mail.Body)
 	fmt.Fprintf(body, "body %d\r\n", n)
@@ -84,32 +83,6 @@ func (q *queue) accept(t *testing.T, n int) mail.QueueID {
 	}
 	q.apply(t, fsm.Accept{Body: body.Ref(id), Envelope: mail.Envelope{Recipients: []mail.Recipient{{Path: path, Domain: domain}}}})
 	return id
-}
-
-func TestPlanIsOldestFirstAndBounded(t *testing.T) {
-	q := newQueue(t)
-	var all []mail.QueueID
-	for n := range 10 {
-		all = append(all, q.accept(t, n))
-	}
-	for _, c := range []struct{ wanted, limit, planned int }{
-		{4, 64, 4}, {64, 4, 4}, {64, 64, 10}, {0, 64, 0}, {-1, 64, 0}, {64, 0, 0}, {64, -1, 0}, {1 << 40, 3, 3},
-	} {
-		got := Plan(q.View(), Request{Holder: "n1", Domain: domain, Max: c.wanted}, c.limit)
-		if !slices.Equal(got, all[:c.planned]) {
-			t.Errorf("%d wanted, at most %d: planned %v, want the oldest %d of %v", c.wanted, c.limit, got, c.planned, all)
-		}
-	}
-	if got := Plan(q.View(), Request{Holder: "n1", Domain: "other.example", Max: 5}, 5); len(got) != 0 {
-		t.Errorf("planned %v for a domain without mail", got)
-	}
-	// What is held or leased is passed over.
-	q.apply(t, fsm.Hold{ID: all[0]})
-	q.apply(t, fsm.GrantLeases{Holder: "n2", Domain: domain, Messages: all[2:4]})
-	want := []mail.QueueID{all[1], all[4], all[5]}
-	if got := Plan(q.View(), Request{Holder: "n1", Domain: domain, Max: 3}, 64); !slices.Equal(got, want) {
-		t.Errorf("planned %v, want %v", got, want)
-	}
 }
 
 // Nodes that ask at the same time, while commits take their time, get different
