@@ -21,7 +21,11 @@ import (
 )
 
 // single has one connection take all mail, in leases as large as there are.
-func single(config *Config) { config.ConnectionsMax = 1 }
+func single(config *Config) {
+	n := config.Queue.(node)
+	n.nodes = 1 // of several only one would have it, and lease before it connects
+	config.Queue, config.ConnectionsMax = n, 1
+}
 
 // saidMailFor counts how often MAIL was said for message n.
 func saidMailFor(p *deliverytest.Primary, n int) (times int) {
