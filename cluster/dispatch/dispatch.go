@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/fsm"
@@ -201,8 +202,26 @@ func (d *Dispatcher) Lead(ctx context.Context) {
 			// Also where it failed: the entry may yet be committed, and time
 			// counted twice would end waits early. Time lost only lengthens them.
 			lastTick = now
+			d.forget(view)
 		}
 	}
+}
+
+// forget drops what is kept for domains that are no more: those that reports go to
+// come and go. Whoever has the turn now leaves it for the next time.
+func (d *Dispatcher) forget(view *fsm.State) {
+	select {
+	case d.turn <- struct{}{}:
+	default:
+		return
+	}
+	gone := func(n mail.Domain) bool {
+		_, ok := view.Domain(n)
+		return !ok
+	}
+	maps.DeleteFunc(d.ramps, func(n mail.Domain, _ *ramp) bool { return gone(n) })
+	maps.DeleteFunc(d.lanes, func(n mail.Domain, _ Lanes) bool { return gone(n) })
+	<-d.turn
 }
 
 // A leaseClock knows since when, by this leader's own monotonic clock, each

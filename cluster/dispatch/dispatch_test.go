@@ -370,3 +370,29 @@ func TestLogTimeNeverRunsAhead(t *testing.T) {
 		})
 	}
 }
+
+// TestNothingIsKeptForDomainsThatAreGone: a leader may lead for years, and domains come
+// and go.
+func TestNothingIsKeptForDomainsThatAreGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t)
+		d := New(Config{Queue: q, LeaseDuration: time.Minute, LeaseBatchMax: 8, TickEvery: time.Minute, Log: slog.New(slog.DiscardHandler)})
+		ctx, cancel := context.WithCancel(t.Context())
+		go d.Lead(ctx)
+		synctest.Wait()
+		const other mail.Domain = "other.test"
+		q.apply(t, fsm.PutDomain{Domain: fsm.Domain{Name: other, MX: true}})
+		for _, n := range []mail.Domain{domain, other} {
+			if _, err := d.Pull(ctx, Request{Holder: "n1", Domain: n, Max: 1, Connections: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		q.apply(t, fsm.RemoveDomain{Name: other})
+		time.Sleep(3 * time.Minute)
+		cancel()
+		synctest.Wait()
+		if _, kept := d.ramps[other]; kept || len(d.ramps) != 1 {
+			t.Errorf("ramps %v", d.ramps)
+		}
+	})
+}
