@@ -376,7 +376,7 @@ func (f stageFault) bubble(t *testing.T, way string, test func(*cluster, *Agent,
 	w := &witness{first: map[mail.QueueID]fsm.MessageOutcomes{}, at: map[mail.QueueID]time.Duration{}}
 	dialled := f.answer()
 	change := func(config *Config) {
-		single(config)
+		config.ConnectionsMax = 3 // one for each node
 		w.Queue = config.Queue
 		config.Queue = w
 		dial := config.Dial
@@ -522,7 +522,7 @@ func (f stageFault) test(t *testing.T, way string) {
 // is then repaired. Meanwhile it is not called at all the time, and nothing fails
 // but by its 5yz to a message or recipient; afterwards everything else arrives.
 func TestFaultsThatStand(t *testing.T) {
-	const connectionsMax = 30 * 60 / 7 // one node alone probes every 8 s
+	const connectionsMax = 30 * 60 / 15 // one in 15 s, probes and fallbacks included
 	for _, f := range stageFaults() {
 		if f.nth > 0 || f.times > 0 || f.dot != "" {
 			continue
