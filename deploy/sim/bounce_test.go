@@ -132,6 +132,7 @@ func TestSendersAreTold(t *testing.T) {
 			leader, _ := s.leader()
 			s.Kill(leader)
 			s.start(leader)
+			s.awaitReady(nodeNames...)
 		}
 		for _, id := range ids {
 			s.awaitState(id, 30*time.Minute, fsm.RecipientFailed) // one in doubt waits
