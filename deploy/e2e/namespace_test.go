@@ -22,6 +22,7 @@ const (
 	addressDNS     = "127.0.0.53"
 	addressSender  = "127.0.0.10"
 	addressPrimary = "127.0.0.20"
+	addressSigned  = "127.0.0.23" // of the Postfix among other makes
 )
 
 func addressNode(i int) string { return fmt.Sprintf("127.0.0.%d", 11+i) }
@@ -90,7 +91,7 @@ func loopbackUp() error {
 	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request); err != nil {
 		return err
 	}
-	for i, address := range []string{addressSender, addressPrimary} {
+	for i, address := range []string{addressSender, addressPrimary, addressSigned} {
 		request, err := unix.NewIfreq(fmt.Sprintf("lo:%d", i+1))
 		if err != nil {
 			return err

@@ -33,7 +33,9 @@ var makes = []struct {
 	// and keeps it in the maildir.
 	server func(t *testing.T, dir, name, address, maildir string) mailServer
 }{
-	{"postfix", addressPrimary, newPostfixPrimary},
+	// Not addressPrimary: a process of a Postfix that was stopped may listen for a
+	// while yet, and takes nothing.
+	{"postfix", addressSigned, newPostfixPrimary},
 	{"exim", "127.0.0.21", newEximPrimary},
 	{"opensmtpd", "127.0.0.22", newOpenSMTPDPrimary},
 }
