@@ -136,7 +136,7 @@ func (m *leaseModel) run(steps int) error {
 		m.pass, m.pass, m.pull, m.pull, m.renew, m.renew, m.attempt, m.attempt, m.pausedDot, m.reply, m.reply, m.giveBack, m.reportAgain,
 		m.commit, m.commit, m.commit, m.hear, m.hear, m.hear, m.lose,
 		m.look, m.tick, m.move, m.crash, m.operate,
-		m.atOnce(m.pull), m.atOnce(m.renew), m.atOnce(m.renew), m.atOnce(m.reply), m.straight, m.straight, m.renewTwice, m.takeover, m.takeover, m.minutes,
+		m.atOnce(m.pull), m.atOnce(m.renew), m.atOnce(m.renew), m.atOnce(m.reply), m.straight, m.straight, m.doubtful, m.renewTwice, m.takeover, m.takeover, m.minutes,
 	}
 	for range steps {
 		if err := inOrder([]func() error{m.receive, acts[m.source.Choose("act", len(acts))], m.check}); err != nil {
@@ -587,6 +587,11 @@ func (m *leaseModel) attempt() error {
 // straight is a holder that goes straight for the dot.
 func (m *leaseModel) straight() error {
 	return inOrder([]func() error{m.atOnce(m.pull), m.atOnce(m.renew), m.attempt})
+}
+
+// doubtful is a holder that is not heard of again behind its dot, and others that go on.
+func (m *leaseModel) doubtful() error {
+	return inOrder([]func() error{m.straight, m.takeover, m.minutes, m.minutes})
 }
 
 // pausedDot is a host that goes on.
