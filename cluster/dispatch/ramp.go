@@ -28,6 +28,10 @@ const (
 	slowLeast  = 500 * time.Millisecond
 	// meanSampleMin is how many answers make a mean that says something.
 	meanSampleMin = 3
+	// cohortMessages is the most that a lease has while the window may still double: the
+	// window grows when a lease is over, so what takes a turn a message would otherwise
+	// take hundreds of turns to reach a ceiling of 20.
+	cohortMessages = 8
 )
 
 // A ramp is how many connections the whole cluster has to one next hop, so that one
@@ -104,6 +108,9 @@ func (r *ramp) grant(holder fsm.NodeName, open int, now time.Time, stale time.Du
 	r.active[holder] = activity{open, now}
 	if !r.proven {
 		return 1, connections // the canary
+	}
+	if !r.steady && r.window < float64(ceiling) {
+		return cohortMessages, connections
 	}
 	return leaseUnbounded, connections
 }

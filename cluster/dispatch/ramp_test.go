@@ -37,8 +37,14 @@ func TestRampBeginsWithOneMessage(t *testing.T) {
 	r = newRamp(0)
 	for n, want := range []int{2, 3, 4, 4, 4} {
 		r.note(clean(fsm.Token(n+1)), 4)
-		if _, connections := r.grant("a", 1, now, time.Minute, 4); connections != want {
+		messages, connections := r.grant("a", 1, now, time.Minute, 4)
+		if connections != want {
 			t.Errorf("%d connections after %d clean leases, want %d", connections, n+1, want)
+		}
+		// Short leases until the ceiling is reached: what was learnt in a long one
+		// would come late.
+		if short := messages == cohortMessages; short != (want < 4) || messages < cohortMessages {
+			t.Errorf("%d messages over %d connections", messages, connections)
 		}
 	}
 	if _, connections := r.grant("a", 1, now, time.Minute, 2); connections != 2 {
