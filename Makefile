@@ -5,7 +5,7 @@ SEEDS   ?= 20
 SEED    ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build rig demo run test lint proto e2e sim kills bench bench-postfix bench-slow-disk bench-jetstream bench-million bench-drain bench-go clean
+.PHONY: help build rig demo run test lint proto e2e sim kills bench bench-postfix bench-slow-disk bench-jetstream bench-million bench-drain bench-flap bench-go clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench-million: build ## a million messages queued on three nodes: memory, disk, 
 
 bench-drain: build ## a long queue delivered by three nodes, and by one Postfix (root; FULL=1: four cells, ROUNDS=n, CELLS=4k:5000,..., DELAY=50ms)
 	@bin/holdfast-bench drain --bin bin --rounds $(or $(ROUNDS),3) $(if $(FULL),--full) $(if $(CELLS),--cells $(CELLS)) $(if $(DELAY),--delay $(DELAY)) --json bin/drain.json
+
+bench-flap: build ## 100,000 messages delivered to a primary that comes and goes (a quarter of an hour; MESSAGES=n)
+	@bin/holdfast-bench flap --bin bin $(if $(MESSAGES),--messages $(MESSAGES)) --json bin/flap.json
 
 bench: build rig ## what a message costs three nodes: disk, wire, memory (about 4 minutes, 20 GiB free; root: on a loop device of its own)
 	@bin/holdfast-bench costs --bin bin --json bin/costs.json

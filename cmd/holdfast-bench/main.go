@@ -122,7 +122,7 @@ finished; 64 wrong usage; 130 interrupted.`,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.demoCommand(), a.runCommand(), a.killsCommand(), a.sendCommand(), a.sinkCommand(), a.checkCommand(), a.acceptCommand(), a.versusCommand(), a.slowDiskCommand(), a.costsCommand(), a.jetStreamCommand(), a.millionCommand(), a.drainCommand())
+	root.AddCommand(a.demoCommand(), a.runCommand(), a.killsCommand(), a.sendCommand(), a.sinkCommand(), a.checkCommand(), a.acceptCommand(), a.versusCommand(), a.slowDiskCommand(), a.costsCommand(), a.jetStreamCommand(), a.millionCommand(), a.drainCommand(), a.flapCommand())
 	return root
 }
 
