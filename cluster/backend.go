@@ -133,6 +133,15 @@ func (b *Backend) Scrub(from string, a peer.ScrubAction) (peer.Scrub, error) {
 	return m.Scrub("node "+from, a), nil
 }
 
+// Digest tells a peer the digest of this node's copy of the queue.
+func (b *Backend) Digest(ctx context.Context, after uint64) (peer.Digest, error) {
+	m, ok := b.attached()
+	if !ok {
+		return peer.Digest{}, errNotRunning
+	}
+	return m.digest(ctx, fsm.Index(after))
+}
+
 // ChangeServers changes the cluster's servers, as leader, for a peer.
 func (b *Backend) ChangeServers(ctx context.Context, from string, c peer.Membership) (refusal string, err error) {
 	m, ok := b.attached()

@@ -99,7 +99,8 @@ type Member struct {
 	caughtUp flight
 	changing sync.Mutex // held while the servers of the cluster are changed
 
-	unwritten byteBudget // of what was submitted here
+	unwritten byteBudget    // of what was submitted here
+	digesting chan struct{} // holds one value while the queue is encoded for its digest
 
 	stopping chan struct{}
 	life     context.Context // ends with Close
@@ -122,7 +123,8 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 		spool: c.Spool, peers: c.Peers, directory: c.Directory, starts: c.Starts, space: c.Space,
 		replica:         newReplica(c.Log),
 		bootstrapExpect: c.BootstrapExpect, orphanAge: c.OrphanAge, now: c.Now, entropy: c.Entropy,
-		stopping: make(chan struct{}), life: life, stop: stop, failed: make(chan struct{}),
+		digesting: make(chan struct{}, 1),
+		stopping:  make(chan struct{}), life: life, stop: stop, failed: make(chan struct{}),
 	}
 	m.unwritten.max = unwrittenBytesMax
 	m.bodies = newBodies(life, c.Spool, c.Peers, c.ID.Name(), m.othersFrom(c.Directory), c.Space.Full, c.Log)

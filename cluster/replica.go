@@ -6,6 +6,7 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -34,6 +35,15 @@ type replica struct {
 	state   *fsm.State
 	stopped error // why this replica applies nothing more
 	halted  chan struct{}
+	marks   []mark
+}
+
+// A mark is where somebody wants to look at the state.
+type mark struct {
+	at fsm.Index
+	// got, which has room for one, is given the state as the first entry from at on
+	// left it, or nil where that was not seen.
+	got chan<- *fsm.State
 }
 
 // An applied is what consensus hands back to a local proposer.
@@ -75,6 +85,7 @@ func (r *replica) Apply(index uint64, data []byte, body *mail.BodyRef) any {
 		command = fsm.Command{Node: command.Node, Action: fsm.Settle{}}
 	}
 	result, effects := r.state.Apply(fsm.Index(index), command)
+	r.markedLocked(false)
 	r.mu.Unlock()
 	if errors.Is(err, errBodyMismatch) {
 		result = fsm.Result{Verdict: fsm.Invalid, Text: err.Error()}
@@ -171,6 +182,7 @@ func (r *replica) Restore(from io.Reader) error {
 	// and this second knows of the snapshot.
 	r.restores.Add(1)
 	r.state = state
+	r.markedLocked(true)
 	r.mu.Unlock()
 	r.changed.signal()
 	r.progressed.signal()
@@ -182,6 +194,40 @@ func (r *replica) Messages() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.state.Totals().Messages
+}
+
+// mark asks for the state as the first entry from at on leaves it. It reports whether
+// that is still to come. Whoever asked gives it back with unmark.
+func (r *replica) mark(at fsm.Index, got chan<- *fsm.State) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state.Applied() >= at {
+		return false
+	}
+	r.marks = append(r.marks, mark{at, got})
+	return true
+}
+
+func (r *replica) unmark(got chan<- *fsm.State) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.marks = slices.DeleteFunc(r.marks, func(m mark) bool { return m.got == got })
+}
+
+// markedLocked gives out the state to who waits for it. From a snapshot nobody knows
+// which entry was the first.
+func (r *replica) markedLocked(restored bool) {
+	r.marks = slices.DeleteFunc(r.marks, func(m mark) bool {
+		switch {
+		case r.state.Applied() < m.at:
+			return false
+		case restored:
+			m.got <- nil
+		default:
+			m.got <- r.state.Snapshot()
+		}
+		return true
+	})
 }
 
 // view returns a snapshot that stays as it is while the queue goes on.

@@ -65,6 +65,14 @@ func TestSnapshotsAreLossless(t *testing.T) {
 		if !bytes.Equal(first, encoded(t, copied)) {
 			t.Fatalf("seed %d: the decoded state encodes otherwise", seed)
 		}
+		if s.Digest() != copied.Digest() {
+			t.Fatalf("seed %d: the decoded state has another digest", seed)
+		}
+		ahead := copied.Snapshot()
+		ahead.Apply(ahead.Applied()+1, fsm.Command{Action: fsm.Tick{Elapsed: 1}})
+		if s.Digest() == ahead.Digest() {
+			t.Fatalf("seed %d: a state that has seen more has the same digest", seed)
+		}
 		for i := range fsm.Index(80) {
 			c := fsm.Command{Action: fsm.Tick{Elapsed: 60_000}}
 			s.Apply(s.Applied()+i+1, c)

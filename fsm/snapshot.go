@@ -3,6 +3,7 @@ package fsm
 import (
 	"bufio"
 	"compress/flate"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -41,7 +42,17 @@ const snapshotRecordBytesMax = 4 << 20
 //
 // Only messages, their origins, aliases, domains and leases are written; every
 // index follows from them.
-func (s *State) Encode(w io.Writer) error {
+func (s *State) Encode(w io.Writer) error { return s.encode(w, true) }
+
+// Digest is the SHA-256 of what Encode writes, before it is compressed. States that
+// have applied the same entries have the same one, on nodes of one version.
+func (s *State) Digest() [sha256.Size]byte {
+	h := sha256.New()
+	_ = s.encode(h, false) // a hash takes everything
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+func (s *State) encode(w io.Writer, compress bool) error {
 	version := uint32(1)
 	switch {
 	case s.reporting():
@@ -81,7 +92,7 @@ func (s *State) Encode(w io.Writer) error {
 			ReportsDropped:      t.ReportsDropped,
 		},
 	}}})
-	if version >= snapshotCompressed {
+	if compress && version >= snapshotCompressed {
 		plain := e.w
 		compressor, err := flate.NewWriter(plain, flate.BestSpeed)
 		if err != nil {

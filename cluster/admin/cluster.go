@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"time"
 
@@ -10,7 +11,7 @@ import (
 )
 
 // A Cluster is the node that the service speaks for. All methods are safe for
-// concurrent use, and none but Do, Scrub and ChangeMember waits for another node.
+// concurrent use, and none but Do, Scrub, Compare and ChangeMember waits for another node.
 type Cluster interface {
 	// View returns a snapshot of the queue as this node has applied it, which
 	// stays as it is while the queue goes on.
@@ -34,6 +35,9 @@ type Cluster interface {
 	// Scrub begins a scrub on the named node, or ends it, and tells how far it is.
 	// The error is ErrNoSuchNode, ErrUnreachable, or what the node said.
 	Scrub(ctx context.Context, node fsm.NodeName, a ScrubAction) (Scrub, error)
+	// Compare asks every server for the digest of its copy of the queue at the same
+	// entry of the log.
+	Compare(context.Context) []Copy
 	// ChangeMember changes the cluster's servers. The refusal says why it must not
 	// be done; errors are as Do's.
 	ChangeMember(ctx context.Context, c MemberChange) (refusal string, err error)
@@ -65,6 +69,15 @@ type MemberChange struct {
 	Remove bool // otherwise it is added
 	// Force removes it also where that may lose messages.
 	Force bool
+}
+
+// A Copy is one server's copy of the queue.
+type Copy struct {
+	Server   fsm.NodeName
+	Index    fsm.Index // of the last entry applied to it
+	Sum      [sha256.Size]byte
+	Messages uint64
+	Silent   error // why it told nothing
 }
 
 // A ScrubAction is what is to be done about a scrub.

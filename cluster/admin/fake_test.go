@@ -33,6 +33,7 @@ type fakeCluster struct {
 	fail     error // what Do answers instead
 	proposed []fsm.Action
 	scrub    Scrub
+	copies   []Copy
 	scrubs   []string
 	changes  []MemberChange
 	onView   func()
@@ -139,6 +140,8 @@ func (c *fakeCluster) Scrub(_ context.Context, node fsm.NodeName, a ScrubAction)
 	c.scrubs = append(c.scrubs, fmt.Sprintf("%d on %s", a, node))
 	return c.scrub, nil
 }
+
+func (c *fakeCluster) Compare(context.Context) []Copy { return c.copies }
 
 func (c *fakeCluster) ChangeMember(_ context.Context, m MemberChange) (string, error) {
 	c.mu.Lock()

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"time"
@@ -19,6 +20,9 @@ var (
 	// ErrTooLarge: the command, the entry made of it, or the body is over a
 	// limit. Of a command it is as certain as ErrNotAppended, and comes with it.
 	ErrTooLarge = errors.New("too large")
+	// ErrPassed: the entry at which a queue was to be looked at was applied before, or
+	// came in a snapshot.
+	ErrPassed = errors.New("that entry is past")
 	// ErrNotHeld: the peer does not hold the body.
 	ErrNotHeld = errors.New("body not held")
 	// ErrMismatch: the octets do not have the size and digest of the reference.
@@ -59,6 +63,10 @@ type Backend interface {
 	// the node called from, and tells how far it is. Doing what is done already is
 	// no error.
 	Scrub(from string, a ScrubAction) (Scrub, error)
+	// Digest returns the digest of this node's copy of the queue as the first entry
+	// from after on leaves it, for which it waits. The error wraps ErrPassed where it
+	// waits for nothing.
+	Digest(ctx context.Context, after uint64) (Digest, error)
 	// ChangeServers changes the cluster's servers as leader, for the node called
 	// from. The refusal says why it must not be done. An error that wraps
 	// ErrNotAppended means that certainly nothing was changed; any other leaves the
@@ -183,6 +191,13 @@ type Scrub struct {
 	Repaired   uint64 // of those, fetched again
 	Unread     uint64 // could not be looked at
 	Problem    string // why
+}
+
+// A Digest is that of a node's copy of the queue.
+type Digest struct {
+	Index    uint64 // of the last entry applied
+	Sum      [sha256.Size]byte
+	Messages uint64
 }
 
 // A ScrubAction is what a node is asked to do about its scrub.

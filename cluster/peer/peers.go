@@ -423,6 +423,27 @@ func (p *Peers) Scrub(ctx context.Context, name string, a ScrubAction) (Scrub, e
 	return scrubFromProto(r), nil
 }
 
+// Digest asks the named node for the digest of its copy of the queue as the first entry
+// from after on leaves it. The error wraps ErrPassed where it has applied that before.
+func (p *Peers) Digest(ctx context.Context, name string, after uint64) (Digest, error) {
+	client, err := p.ready(ctx, name)
+	if err != nil {
+		return Digest{}, fmt.Errorf("digest of %s: %w", name, err)
+	}
+	r, err := client.Digest(ctx, &pb.DigestRequest{After: after})
+	switch {
+	case status.Code(err) == codes.OutOfRange:
+		return Digest{}, fmt.Errorf("digest of %s: %w", name, ErrPassed)
+	case err != nil:
+		return Digest{}, fmt.Errorf("digest of %s: %w", name, err)
+	}
+	d := Digest{Index: r.GetIndex(), Messages: r.GetMessages()}
+	if copy(d.Sum[:], r.GetSum()) != len(d.Sum) {
+		return Digest{}, fmt.Errorf("digest of %s: %d octets", name, len(r.GetSum()))
+	}
+	return d, nil
+}
+
 // octets is n for the wire, which has nothing negative.
 func octets(n mail.ByteSize) uint64 { return uint64(max(n, 0)) }
 

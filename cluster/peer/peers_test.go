@@ -174,6 +174,15 @@ func TestPullAndHealth(t *testing.T) {
 		if h, err := a.peers.Health(t.Context(), "b", Inquiry{ServerID: "b/1"}); err == nil {
 			t.Errorf("told what was seen of somebody else: %+v", h)
 		}
+		if d, err := a.peers.Digest(t.Context(), "b", testDigest.Index); err != nil || d != testDigest {
+			t.Errorf("%+v, %v", d, err)
+		}
+		if d, err := a.peers.Digest(t.Context(), "b", testDigest.Index-1); !errors.Is(err, ErrPassed) {
+			t.Errorf("of a past entry: %+v, %v", d, err)
+		}
+		if d, err := a.peers.Digest(t.Context(), "b", testDigest.Index+1); err == nil || errors.Is(err, ErrPassed) {
+			t.Errorf("of one that never comes: %+v, %v", d, err)
+		}
 		if !a.peers.Ready("b") || a.peers.Ready("dead") {
 			t.Error("Ready does not tell who is there")
 		}

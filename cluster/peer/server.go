@@ -240,6 +240,17 @@ func (v service) Scrub(ctx context.Context, r *pb.ScrubRequest) (*pb.ScrubReport
 	return nil, status.Errorf(codes.InvalidArgument, "action %d", r.GetAction())
 }
 
+func (v service) Digest(ctx context.Context, r *pb.DigestRequest) (*pb.DigestReply, error) {
+	got, err := v.s.backend.Digest(ctx, r.GetAfter())
+	switch {
+	case errors.Is(err, ErrPassed):
+		return nil, status.Error(codes.OutOfRange, reason(err))
+	case err != nil:
+		return nil, status.Error(codes.FailedPrecondition, reason(err))
+	}
+	return &pb.DigestReply{Index: got.Index, Sum: got.Sum[:], Messages: got.Messages}, nil
+}
+
 func (v service) Fetch(r *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.FetchFrame]) error {
 	ref, err := mail.DecodeBodyRef(r.GetRef())
 	if err != nil {

@@ -243,6 +243,19 @@ func (b *backend) Health(q Inquiry) Health {
 
 var testScrub = Scrub{Running: true, Stopped: true, BeganUnix: 1, EndedUnix: 2, Bodies: 3, Bytes: 4, Total: 5, TotalBytes: 6, Bad: 7, Repaired: 8, Unread: 9, Problem: "none"}
 
+// Digest knows one entry that is still to come.
+func (b *backend) Digest(_ context.Context, after uint64) (Digest, error) {
+	switch {
+	case after < testDigest.Index:
+		return Digest{}, ErrPassed
+	case after > testDigest.Index:
+		return Digest{}, errors.New("nothing comes")
+	}
+	return testDigest, nil
+}
+
+var testDigest = Digest{Index: 12, Sum: [32]byte{1, 2, 31: 3}, Messages: 4}
+
 func (b *backend) ChangeServers(_ context.Context, from string, m Membership) (string, error) {
 	if b.servers == nil {
 		return "", errors.New("no change of servers expected")

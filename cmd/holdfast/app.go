@@ -142,7 +142,7 @@ changed, worth trying again; 130 interrupted; 1 anything else.`,
 	flags.DurationVar(&a.timeout, "timeout", timeoutDefault, "how long to wait for the daemon")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
 	root.CompletionOptions.HiddenDefaultCmd = true
-	group(root, a.statusCommand(), a.membersCommand(), a.domainCommand(), a.queueCommand(), a.scrubCommand(), a.caCommand(), a.gossipKeyCommand())
+	group(root, a.statusCommand(), a.membersCommand(), a.domainCommand(), a.queueCommand(), a.scrubCommand(), a.compareCommand(), a.caCommand(), a.gossipKeyCommand())
 	return root
 }
 

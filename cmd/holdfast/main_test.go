@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -226,6 +227,25 @@ func (d *fakeDaemon) members() []*adminpb.Member {
 		}},
 		{Name: "mx5", ServerId: "mx5/eee", GossipStatus: "alive"},
 	}
+}
+
+// Compare has three copies, of which one may be silent or differ.
+func (d *fakeDaemon) Compare(context.Context, *adminpb.CompareRequest) (*adminpb.CompareReply, error) {
+	sum := bytes.Repeat([]byte{0xab}, 32)
+	r := &adminpb.CompareReply{Copies: []*adminpb.Copy{
+		{Node: "mx1", Index: 17, Sum: sum, Messages: 4}, {Node: "mx2", Index: 17, Sum: sum, Messages: 4}, {Node: "mx3", Index: 17, Sum: sum, Messages: 4},
+	}}
+	switch {
+	case d.is("empty"):
+		r.Copies = nil
+	case d.is("silent"):
+		r.Copies[1] = &adminpb.Copy{Node: "mx2", Silent: "connection refused\x1b[31m"}
+	case d.is("differ"):
+		r.Copies[2].Sum = bytes.Repeat([]byte{0xcd}, 32)
+	case d.is("apart"):
+		r.Copies[2].Index++
+	}
+	return r, nil
 }
 
 // Scrub has a scrub of four bodies that ends at the third look, or never did.

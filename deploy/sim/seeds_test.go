@@ -68,7 +68,8 @@ func runSeed(t *testing.T, seed uint64) {
 	}()
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		w, err := NewWorld(seed, dir, slog.New(slog.NewTextHandler(tail, nil)))
+		led := new(reigns)
+		w, err := NewWorld(seed, dir, slog.New(led.handler(slog.NewTextHandler(tail, nil))))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,10 +110,13 @@ func runSeed(t *testing.T, seed uint64) {
 		if err := w.PrimaryUp(); err != nil {
 			t.Fatal(err)
 		}
+		w.resumes(ctx, t)
 		if err := <-sent; err != nil {
 			t.Fatal(err)
 		}
 		w.drain(ctx, t)
+		w.atRest(ctx, t)
+		led.check(t)
 		report := w.ledger.Check()
 		t.Logf("seed=%d %s unanswered=%d virtual=%s", seed, report, report.Unanswered, time.Since(began).Round(time.Second))
 		if !report.OK() || report.Accepted == 0 || report.NotAccepted > 0 {

@@ -489,8 +489,9 @@ func (w *World) sendWith(ctx context.Context, o sender.Options) (sender.Stats, e
 	for _, d := range relayDomains {
 		domains = append(domains, string(d))
 	}
-	letters := letter.New(letter.Options{Seed: w.seed, Domains: domains, Sizes: letter.ShapesOfMail, BigAt: -1})
-	o.Letter = letters.Letter
+	if o.Letter == nil {
+		o.Letter = letter.New(letter.Options{Seed: w.seed, Domains: domains, Sizes: letter.ShapesOfMail, BigAt: -1}).Letter
+	}
 	o.Record = w.record
 	if o.Record == nil {
 		o.Record = w.ledger

@@ -43,6 +43,7 @@ const (
 	AdminService_Status_FullMethodName         = "/holdfast.admin.v1.AdminService/Status"
 	AdminService_Members_FullMethodName        = "/holdfast.admin.v1.AdminService/Members"
 	AdminService_Scrub_FullMethodName          = "/holdfast.admin.v1.AdminService/Scrub"
+	AdminService_Compare_FullMethodName        = "/holdfast.admin.v1.AdminService/Compare"
 	AdminService_AddMember_FullMethodName      = "/holdfast.admin.v1.AdminService/AddMember"
 	AdminService_RemoveMember_FullMethodName   = "/holdfast.admin.v1.AdminService/RemoveMember"
 	AdminService_PutDomain_FullMethodName      = "/holdfast.admin.v1.AdminService/PutDomain"
@@ -70,6 +71,9 @@ type AdminServiceClient interface {
 	// stops it, or asks how far it is. It is answered at once. Starting one that
 	// runs, and stopping one that does not, change nothing.
 	Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubReply, error)
+	// Compare asks every server for the digest of its copy of the queue at one and the
+	// same entry of the log. It takes some seconds.
+	Compare(ctx context.Context, in *CompareRequest, opts ...grpc.CallOption) (*CompareReply, error)
 	// AddMember makes a node that is seen by gossip a server of the cluster: first
 	// without a vote, and with one as soon as it holds every queued message. It is
 	// answered once the node receives the log. In the place of a server of the same
@@ -143,6 +147,16 @@ func (c *adminServiceClient) Scrub(ctx context.Context, in *ScrubRequest, opts .
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ScrubReply)
 	err := c.cc.Invoke(ctx, AdminService_Scrub_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Compare(ctx context.Context, in *CompareRequest, opts ...grpc.CallOption) (*CompareReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CompareReply)
+	err := c.cc.Invoke(ctx, AdminService_Compare_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -291,6 +305,9 @@ type AdminServiceServer interface {
 	// stops it, or asks how far it is. It is answered at once. Starting one that
 	// runs, and stopping one that does not, change nothing.
 	Scrub(context.Context, *ScrubRequest) (*ScrubReply, error)
+	// Compare asks every server for the digest of its copy of the queue at one and the
+	// same entry of the log. It takes some seconds.
+	Compare(context.Context, *CompareRequest) (*CompareReply, error)
 	// AddMember makes a node that is seen by gossip a server of the cluster: first
 	// without a vote, and with one as soon as it holds every queued message. It is
 	// answered once the node receives the log. In the place of a server of the same
@@ -348,6 +365,9 @@ func (UnimplementedAdminServiceServer) Members(context.Context, *MembersRequest)
 }
 func (UnimplementedAdminServiceServer) Scrub(context.Context, *ScrubRequest) (*ScrubReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Scrub not implemented")
+}
+func (UnimplementedAdminServiceServer) Compare(context.Context, *CompareRequest) (*CompareReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Compare not implemented")
 }
 func (UnimplementedAdminServiceServer) AddMember(context.Context, *AddMemberRequest) (*AddMemberReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddMember not implemented")
@@ -459,6 +479,24 @@ func _AdminService_Scrub_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).Scrub(ctx, req.(*ScrubRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Compare_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CompareRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Compare(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Compare_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Compare(ctx, req.(*CompareRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -715,6 +753,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Scrub",
 			Handler:    _AdminService_Scrub_Handler,
+		},
+		{
+			MethodName: "Compare",
+			Handler:    _AdminService_Compare_Handler,
 		},
 		{
 			MethodName: "AddMember",

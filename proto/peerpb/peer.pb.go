@@ -1779,6 +1779,112 @@ func (x *ScrubRequest) GetAction() ScrubRequest_Action {
 	return ScrubRequest_ACTION_UNSPECIFIED
 }
 
+type DigestRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first entry from here on, for which the node waits.
+	After         uint64 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestRequest) Reset() {
+	*x = DigestRequest{}
+	mi := &file_proto_peerpb_peer_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestRequest) ProtoMessage() {}
+
+func (x *DigestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_peerpb_peer_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
+func (*DigestRequest) Descriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DigestRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+type DigestReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Index uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // of that entry
+	// The SHA-256 of the whole queue, without the bodies, as that entry left it.
+	Sum           []byte `protobuf:"bytes,2,opt,name=sum,proto3" json:"sum,omitempty"`
+	Messages      uint64 `protobuf:"varint,3,opt,name=messages,proto3" json:"messages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestReply) Reset() {
+	*x = DigestReply{}
+	mi := &file_proto_peerpb_peer_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestReply) ProtoMessage() {}
+
+func (x *DigestReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_peerpb_peer_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestReply.ProtoReflect.Descriptor instead.
+func (*DigestReply) Descriptor() ([]byte, []int) {
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *DigestReply) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *DigestReply) GetSum() []byte {
+	if x != nil {
+		return x.Sum
+	}
+	return nil
+}
+
+func (x *DigestReply) GetMessages() uint64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
 // A ScrubReport is how far a scrub is, or what came of it.
 type ScrubReport struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1804,7 +1910,7 @@ type ScrubReport struct {
 
 func (x *ScrubReport) Reset() {
 	*x = ScrubReport{}
-	mi := &file_proto_peerpb_peer_proto_msgTypes[22]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1922,7 @@ func (x *ScrubReport) String() string {
 func (*ScrubReport) ProtoMessage() {}
 
 func (x *ScrubReport) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_peerpb_peer_proto_msgTypes[22]
+	mi := &file_proto_peerpb_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1935,7 @@ func (x *ScrubReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubReport.ProtoReflect.Descriptor instead.
 func (*ScrubReport) Descriptor() ([]byte, []int) {
-	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{22}
+	return file_proto_peerpb_peer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ScrubReport) GetRunning() bool {
@@ -2054,7 +2160,13 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05START\x10\x01\x12\b\n" +
 	"\x04STOP\x10\x02\x12\b\n" +
-	"\x04LOOK\x10\x03\"\xd1\x02\n" +
+	"\x04LOOK\x10\x03\"%\n" +
+	"\rDigestRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\x04R\x05after\"Q\n" +
+	"\vDigestReply\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
+	"\x03sum\x18\x02 \x01(\fR\x03sum\x12\x1a\n" +
+	"\bmessages\x18\x03 \x01(\x04R\bmessages\"\xd1\x02\n" +
 	"\vScrubReport\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\bR\arunning\x12\x18\n" +
 	"\astopped\x18\x02 \x01(\bR\astopped\x12\x1d\n" +
@@ -2071,14 +2183,15 @@ const file_proto_peerpb_peer_proto_rawDesc = "" +
 	"\brepaired\x18\n" +
 	" \x01(\x04R\brepaired\x12\x16\n" +
 	"\x06unread\x18\v \x01(\x04R\x06unread\x12\x18\n" +
-	"\aproblem\x18\f \x01(\tR\aproblem2\x97\x04\n" +
+	"\aproblem\x18\f \x01(\tR\aproblem2\xe1\x04\n" +
 	"\x04Peer\x12D\n" +
 	"\x04Push\x12\x1c.holdfast.peer.v1.PushFrames\x1a\x1a.holdfast.peer.v1.PushAcks(\x010\x01\x12G\n" +
 	"\x05Fetch\x12\x1e.holdfast.peer.v1.FetchRequest\x1a\x1c.holdfast.peer.v1.FetchFrame0\x01\x12K\n" +
 	"\aPropose\x12 .holdfast.peer.v1.ProposeRequest\x1a\x1e.holdfast.peer.v1.ProposeReply\x12B\n" +
 	"\x04Pull\x12\x1d.holdfast.peer.v1.PullRequest\x1a\x1b.holdfast.peer.v1.PullReply\x12H\n" +
 	"\x06Health\x12\x1f.holdfast.peer.v1.HealthRequest\x1a\x1d.holdfast.peer.v1.HealthReply\x12F\n" +
-	"\x05Scrub\x12\x1e.holdfast.peer.v1.ScrubRequest\x1a\x1d.holdfast.peer.v1.ScrubReport\x12]\n" +
+	"\x05Scrub\x12\x1e.holdfast.peer.v1.ScrubRequest\x1a\x1d.holdfast.peer.v1.ScrubReport\x12H\n" +
+	"\x06Digest\x12\x1f.holdfast.peer.v1.DigestRequest\x1a\x1d.holdfast.peer.v1.DigestReply\x12]\n" +
 	"\rChangeServers\x12&.holdfast.peer.v1.ChangeServersRequest\x1a$.holdfast.peer.v1.ChangeServersReplyB.Z,github.com/holdfast-mx/holdfast/proto/peerpbb\x06proto3"
 
 var (
@@ -2094,7 +2207,7 @@ func file_proto_peerpb_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_peerpb_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_proto_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_proto_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_proto_peerpb_peer_proto_goTypes = []any{
 	(PushAck_Code)(0),                // 0: holdfast.peer.v1.PushAck.Code
 	(ChangeServersRequest_Action)(0), // 1: holdfast.peer.v1.ChangeServersRequest.Action
@@ -2121,7 +2234,9 @@ var file_proto_peerpb_peer_proto_goTypes = []any{
 	(*ChangeServersRequest)(nil),     // 22: holdfast.peer.v1.ChangeServersRequest
 	(*ChangeServersReply)(nil),       // 23: holdfast.peer.v1.ChangeServersReply
 	(*ScrubRequest)(nil),             // 24: holdfast.peer.v1.ScrubRequest
-	(*ScrubReport)(nil),              // 25: holdfast.peer.v1.ScrubReport
+	(*DigestRequest)(nil),            // 25: holdfast.peer.v1.DigestRequest
+	(*DigestReply)(nil),              // 26: holdfast.peer.v1.DigestReply
+	(*ScrubReport)(nil),              // 27: holdfast.peer.v1.ScrubReport
 }
 var file_proto_peerpb_peer_proto_depIdxs = []int32{
 	4,  // 0: holdfast.peer.v1.PushFrames.frames:type_name -> holdfast.peer.v1.PushFrame
@@ -2134,7 +2249,7 @@ var file_proto_peerpb_peer_proto_depIdxs = []int32{
 	16, // 7: holdfast.peer.v1.PullRequest.seen:type_name -> holdfast.peer.v1.Feedback
 	20, // 8: holdfast.peer.v1.HealthReply.seen:type_name -> holdfast.peer.v1.Seen
 	21, // 9: holdfast.peer.v1.HealthReply.hydration:type_name -> holdfast.peer.v1.HydrationReport
-	25, // 10: holdfast.peer.v1.HealthReply.scrub:type_name -> holdfast.peer.v1.ScrubReport
+	27, // 10: holdfast.peer.v1.HealthReply.scrub:type_name -> holdfast.peer.v1.ScrubReport
 	1,  // 11: holdfast.peer.v1.ChangeServersRequest.action:type_name -> holdfast.peer.v1.ChangeServersRequest.Action
 	13, // 12: holdfast.peer.v1.ChangeServersReply.not_appended:type_name -> holdfast.peer.v1.NotAppended
 	2,  // 13: holdfast.peer.v1.ScrubRequest.action:type_name -> holdfast.peer.v1.ScrubRequest.Action
@@ -2144,16 +2259,18 @@ var file_proto_peerpb_peer_proto_depIdxs = []int32{
 	15, // 17: holdfast.peer.v1.Peer.Pull:input_type -> holdfast.peer.v1.PullRequest
 	18, // 18: holdfast.peer.v1.Peer.Health:input_type -> holdfast.peer.v1.HealthRequest
 	24, // 19: holdfast.peer.v1.Peer.Scrub:input_type -> holdfast.peer.v1.ScrubRequest
-	22, // 20: holdfast.peer.v1.Peer.ChangeServers:input_type -> holdfast.peer.v1.ChangeServersRequest
-	5,  // 21: holdfast.peer.v1.Peer.Push:output_type -> holdfast.peer.v1.PushAcks
-	8,  // 22: holdfast.peer.v1.Peer.Fetch:output_type -> holdfast.peer.v1.FetchFrame
-	11, // 23: holdfast.peer.v1.Peer.Propose:output_type -> holdfast.peer.v1.ProposeReply
-	17, // 24: holdfast.peer.v1.Peer.Pull:output_type -> holdfast.peer.v1.PullReply
-	19, // 25: holdfast.peer.v1.Peer.Health:output_type -> holdfast.peer.v1.HealthReply
-	25, // 26: holdfast.peer.v1.Peer.Scrub:output_type -> holdfast.peer.v1.ScrubReport
-	23, // 27: holdfast.peer.v1.Peer.ChangeServers:output_type -> holdfast.peer.v1.ChangeServersReply
-	21, // [21:28] is the sub-list for method output_type
-	14, // [14:21] is the sub-list for method input_type
+	25, // 20: holdfast.peer.v1.Peer.Digest:input_type -> holdfast.peer.v1.DigestRequest
+	22, // 21: holdfast.peer.v1.Peer.ChangeServers:input_type -> holdfast.peer.v1.ChangeServersRequest
+	5,  // 22: holdfast.peer.v1.Peer.Push:output_type -> holdfast.peer.v1.PushAcks
+	8,  // 23: holdfast.peer.v1.Peer.Fetch:output_type -> holdfast.peer.v1.FetchFrame
+	11, // 24: holdfast.peer.v1.Peer.Propose:output_type -> holdfast.peer.v1.ProposeReply
+	17, // 25: holdfast.peer.v1.Peer.Pull:output_type -> holdfast.peer.v1.PullReply
+	19, // 26: holdfast.peer.v1.Peer.Health:output_type -> holdfast.peer.v1.HealthReply
+	27, // 27: holdfast.peer.v1.Peer.Scrub:output_type -> holdfast.peer.v1.ScrubReport
+	26, // 28: holdfast.peer.v1.Peer.Digest:output_type -> holdfast.peer.v1.DigestReply
+	23, // 29: holdfast.peer.v1.Peer.ChangeServers:output_type -> holdfast.peer.v1.ChangeServersReply
+	22, // [22:30] is the sub-list for method output_type
+	14, // [14:22] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
 	14, // [14:14] is the sub-list for extension extendee
 	0,  // [0:14] is the sub-list for field type_name
@@ -2182,7 +2299,7 @@ func file_proto_peerpb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_peerpb_peer_proto_rawDesc), len(file_proto_peerpb_peer_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -40,6 +40,7 @@ const (
 	Peer_Pull_FullMethodName          = "/holdfast.peer.v1.Peer/Pull"
 	Peer_Health_FullMethodName        = "/holdfast.peer.v1.Peer/Health"
 	Peer_Scrub_FullMethodName         = "/holdfast.peer.v1.Peer/Scrub"
+	Peer_Digest_FullMethodName        = "/holdfast.peer.v1.Peer/Digest"
 	Peer_ChangeServers_FullMethodName = "/holdfast.peer.v1.Peer/ChangeServers"
 )
 
@@ -73,6 +74,9 @@ type PeerClient interface {
 	// Scrub has the node read all live bodies that it holds, or stop doing so. It is
 	// answered at once, and tells how far the node is.
 	Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubReport, error)
+	// Digest tells the digest of the node's copy of the queue at an entry that it has
+	// not applied yet. OUT_OF_RANGE where it has.
+	Digest(ctx context.Context, in *DigestRequest, opts ...grpc.CallOption) (*DigestReply, error)
 	// ChangeServers has the leader add a node to the cluster's servers, or remove
 	// one. A call that fails leaves the outcome unknown.
 	ChangeServers(ctx context.Context, in *ChangeServersRequest, opts ...grpc.CallOption) (*ChangeServersReply, error)
@@ -158,6 +162,16 @@ func (c *peerClient) Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *peerClient) Digest(ctx context.Context, in *DigestRequest, opts ...grpc.CallOption) (*DigestReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DigestReply)
+	err := c.cc.Invoke(ctx, Peer_Digest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerClient) ChangeServers(ctx context.Context, in *ChangeServersRequest, opts ...grpc.CallOption) (*ChangeServersReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ChangeServersReply)
@@ -198,6 +212,9 @@ type PeerServer interface {
 	// Scrub has the node read all live bodies that it holds, or stop doing so. It is
 	// answered at once, and tells how far the node is.
 	Scrub(context.Context, *ScrubRequest) (*ScrubReport, error)
+	// Digest tells the digest of the node's copy of the queue at an entry that it has
+	// not applied yet. OUT_OF_RANGE where it has.
+	Digest(context.Context, *DigestRequest) (*DigestReply, error)
 	// ChangeServers has the leader add a node to the cluster's servers, or remove
 	// one. A call that fails leaves the outcome unknown.
 	ChangeServers(context.Context, *ChangeServersRequest) (*ChangeServersReply, error)
@@ -228,6 +245,9 @@ func (UnimplementedPeerServer) Health(context.Context, *HealthRequest) (*HealthR
 }
 func (UnimplementedPeerServer) Scrub(context.Context, *ScrubRequest) (*ScrubReport, error) {
 	return nil, status.Error(codes.Unimplemented, "method Scrub not implemented")
+}
+func (UnimplementedPeerServer) Digest(context.Context, *DigestRequest) (*DigestReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Digest not implemented")
 }
 func (UnimplementedPeerServer) ChangeServers(context.Context, *ChangeServersRequest) (*ChangeServersReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ChangeServers not implemented")
@@ -343,6 +363,24 @@ func _Peer_Scrub_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_Digest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DigestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Digest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Digest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Digest(ctx, req.(*DigestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Peer_ChangeServers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ChangeServersRequest)
 	if err := dec(in); err != nil {
@@ -383,6 +421,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Scrub",
 			Handler:    _Peer_Scrub_Handler,
+		},
+		{
+			MethodName: "Digest",
+			Handler:    _Peer_Digest_Handler,
 		},
 		{
 			MethodName: "ChangeServers",

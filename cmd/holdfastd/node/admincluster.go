@@ -143,6 +143,14 @@ func (a adminCluster) Scrub(ctx context.Context, name fsm.NodeName, what admin.S
 	return scrubOf(got), nil
 }
 
+func (a adminCluster) Compare(ctx context.Context) []admin.Copy {
+	var all []admin.Copy
+	for _, c := range a.n.member.Compare(ctx) {
+		all = append(all, admin.Copy{Server: c.Server, Index: fsm.Index(c.Index), Sum: c.Sum, Messages: c.Messages, Silent: c.Err})
+	}
+	return all
+}
+
 func (a adminCluster) ChangeMember(ctx context.Context, c admin.MemberChange) (string, error) {
 	action := peer.MemberAdd
 	if c.Remove {
