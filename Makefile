@@ -5,7 +5,7 @@ SEEDS   ?= 20
 SEED    ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build rig demo run test lint proto e2e sim kills bench bench-postfix bench-slow-disk bench-jetstream bench-million bench-drain bench-flap bench-go clean
+.PHONY: help build rig demo run test lint proto e2e sim model kills bench bench-postfix bench-slow-disk bench-jetstream bench-million bench-drain bench-flap bench-go clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ e2e: build ## real Postfix as sender, real Postfix, Exim and OpenSMTPD as primar
 
 sim: ## whole clusters in simulated time: make sim SEEDS=n [SEED=first] [DAYS=n: the primary is away that long]
 	@.ci/sim $(SEEDS) $(SEED) $(DAYS)
+
+model: ## the queue's state machine against its rules, a million commands: make model [STEPS=n]
+	@$(GO) test -count=1 -timeout 60m ./fsm -run '^TestModel$$' -v -args -steps $(or $(STEPS),1000000) | grep -E '^(model |---|ok|FAIL|    )'
 
 kills: build ## 2,000 messages, 20 SIGKILLs, nothing lost (about 4 minutes)
 	@bin/holdfast-bench kills --bin bin --messages 2000 --kills 20 --seed $(SEED)

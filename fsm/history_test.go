@@ -2,8 +2,11 @@ package fsm_test
 
 import (
 	"bytes"
+	"flag"
+	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -46,6 +49,40 @@ func TestLongHistories(t *testing.T) {
 			t.Fatalf("seed %d:\n%s\n\n%v", seed, h.Log(), err)
 		}
 	}
+}
+
+var modelSteps = flag.Uint64("steps", 200_000, "how many commands TestModel applies")
+
+const (
+	// modelCheck is after how many of its commands TestModel checks everything.
+	modelCheck = 256
+	// modelHistory is how long each of its histories is: the queue stays short.
+	modelHistory = 2_000
+	// modelTwin is which share of them the twin follows, too.
+	modelTwin = 16
+)
+
+// TestModel runs as many histories as make so many commands, most of which are not
+// looked at one by one. A seed that fails is run again step by step.
+func TestModel(t *testing.T) {
+	steps, began := uint64(0), time.Now()
+	seed := uint64(1_000)
+	for ; steps < *modelSteps; seed++ {
+		var twin *fsmtest.Twin // it takes longer than all the rest
+		if seed%modelTwin == 0 {
+			twin = fsmtest.NewTwin()
+		}
+		h := fsmtest.NewHistory(fsm.New(), twin, newSeeded(seed)).Sparsely(modelCheck)
+		err := h.Run(modelHistory)
+		steps += h.Steps()
+		if err == nil {
+			continue
+		}
+		closer := fsmtest.NewHistory(fsm.New(), fsmtest.NewTwin(), newSeeded(seed))
+		again := closer.Run(modelHistory)
+		t.Fatalf("seed %d: %v\nstep by step:\n%s\n\n%v", seed, err, closer.Log(), again)
+	}
+	fmt.Printf("model seeds=%d steps=%d steps_per_s=%.0f\n", seed-1_000, steps, float64(steps)/time.Since(began).Seconds())
 }
 
 // TestSnapshotsAreLossless: a State that was encoded and decoded goes on
