@@ -30,8 +30,16 @@ func newConns(n *Network, a, b *Host, atA, atB net.Addr) (*Conn, *Conn) {
 
 // A direction is the bytes on their way from one end to the other.
 type direction struct {
-	mu            sync.Mutex
-	changed       chan struct{} // closed and replaced at each change
+	mu      sync.Mutex
+	changed chan struct{} // closed at the next change but an arrival; nil if nobody waits
+	// reading is held by the one Read that waits, if any. Alarm wakes it, at
+	// alarmAt where that is set.
+	reading chan struct{}
+	alarm   *time.Timer
+	waits   bool
+	alarmAt time.Time
+	writers int // who wait for room
+
 	segments      []segment
 	bytes         int
 	ended         bool  // the writer has closed: EOF behind the last segment
@@ -46,30 +54,87 @@ type segment struct {
 	data []byte
 }
 
-func newDirection() *direction { return &direction{changed: make(chan struct{})} }
+func newDirection() *direction {
+	d := &direction{reading: make(chan struct{}, 1), alarm: time.NewTimer(0)}
+	d.alarm.Stop()
+	return d
+}
 
 // change does something and wakes who waits.
 func (d *direction) change(do func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	do()
-	close(d.changed)
-	d.changed = make(chan struct{})
+	d.wake()
 }
 
-// await waits for a change, or until the earlier of two times that are set.
-func await(changed <-chan struct{}, times ...time.Time) {
-	var first time.Time
-	for _, t := range times {
-		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
-			first = t
-		}
+// wake ends all waits. The caller holds the lock.
+func (d *direction) wake() {
+	if d.changed != nil {
+		close(d.changed)
+		d.changed = nil
 	}
-	if first.IsZero() {
+}
+
+// wakeWriters ends the waits if a Write is among them. The caller holds the lock.
+func (d *direction) wakeWriters() {
+	if d.writers > 0 {
+		d.wake()
+	}
+}
+
+// news returns a channel that ends with the next wake. The caller holds the lock.
+func (d *direction) news() <-chan struct{} {
+	if d.changed == nil {
+		d.changed = make(chan struct{})
+	}
+	return d.changed
+}
+
+// by has the Read that waits look again at t, if not before. So one that waits
+// when something is sent wakes once, when that has arrived. The caller holds the
+// lock.
+func (d *direction) by(t time.Time) {
+	if d.waits && !t.IsZero() && (d.alarmAt.IsZero() || t.Before(d.alarmAt)) {
+		d.alarmAt = t
+		d.alarm.Reset(time.Until(t))
+	}
+}
+
+// await lets a Read wait for a wake or an alarm. The caller holds the lock, and
+// again when await returns.
+func (d *direction) await() {
+	d.waits, d.alarmAt = true, time.Time{}
+	d.by(d.readDeadline)
+	if len(d.segments) > 0 {
+		d.by(d.segments[0].at)
+	}
+	changed := d.news()
+	d.mu.Unlock()
+	select {
+	case <-changed:
+	case <-d.alarm.C:
+	}
+	d.mu.Lock()
+	d.waits = false
+	d.alarm.Stop()
+}
+
+// awaitRoom lets a Write wait until something changes, or its deadline. The
+// caller holds the lock, and again when awaitRoom returns.
+func (d *direction) awaitRoom() {
+	changed, deadline := d.news(), d.writeDeadline
+	d.writers++
+	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		d.writers--
+	}()
+	if deadline.IsZero() {
 		<-changed
 		return
 	}
-	timer := time.NewTimer(time.Until(first))
+	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
 	select {
 	case <-changed:
@@ -82,15 +147,15 @@ func passed(deadline time.Time) bool { return !deadline.IsZero() && !time.Now().
 // Read reads what has arrived.
 func (c *Conn) Read(p []byte) (int, error) {
 	d := c.in
+	d.reading <- struct{}{}
+	defer func() { <-d.reading }()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for {
-		d.mu.Lock()
 		switch {
 		case d.broken != nil:
-			err := d.broken
-			d.mu.Unlock()
-			return 0, err
+			return 0, d.broken
 		case passed(d.readDeadline):
-			d.mu.Unlock()
 			return 0, os.ErrDeadlineExceeded
 		case len(d.segments) > 0 && !d.segments[0].at.After(time.Now()):
 			n := copy(p, d.segments[0].data)
@@ -100,21 +165,12 @@ func (c *Conn) Read(p []byte) (int, error) {
 				d.segments[0].data = d.segments[0].data[n:]
 			}
 			d.bytes -= n
-			close(d.changed)
-			d.changed = make(chan struct{})
-			d.mu.Unlock()
+			d.wakeWriters()
 			return n, nil
 		case len(d.segments) == 0 && d.ended && !d.lost:
-			d.mu.Unlock()
 			return 0, io.EOF
 		}
-		changed, deadline := d.changed, d.readDeadline
-		var arrival time.Time
-		if len(d.segments) > 0 {
-			arrival = d.segments[0].at
-		}
-		d.mu.Unlock()
-		await(changed, deadline, arrival)
+		d.await()
 	}
 }
 
@@ -154,13 +210,11 @@ func (c *Conn) Write(p []byte) (int, error) {
 			d.bytes += n
 			p = p[n:]
 			sent += n
-			close(d.changed)
-			d.changed = make(chan struct{})
+			d.by(at)
 			d.mu.Unlock()
 		default:
-			changed, deadline := d.changed, d.writeDeadline
+			d.awaitRoom()
 			d.mu.Unlock()
-			await(changed, deadline)
 		}
 	}
 	return sent, nil
@@ -240,12 +294,20 @@ func (c *Conn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline sets when Read gives up; zero is never.
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	c.in.change(func() { c.in.readDeadline = t })
+	d := c.in
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.readDeadline = t
+	d.by(t) // a later one than before is noticed when the earlier one passes
 	return nil
 }
 
 // SetWriteDeadline sets when Write gives up; zero is never.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	c.out.change(func() { c.out.writeDeadline = t })
+	d := c.out
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.writeDeadline = t
+	d.wakeWriters()
 	return nil
 }
