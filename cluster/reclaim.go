@@ -29,6 +29,9 @@ const (
 	// reclaimStrollMax is the same if the round before found none. A million take
 	// half an hour, and little of the processor.
 	reclaimStrollMax = 2500
+	// reclaimRest is how long no walk begins after one that found nothing: where
+	// few bodies are held, a walk ends in one round.
+	reclaimRest = 5 * time.Minute
 	// finishedMax bounds the ids of finished messages that wait for a round. What
 	// goes beyond it is found by the walk.
 	finishedMax = 200_000
@@ -93,6 +96,10 @@ type reclaimer struct {
 	owed []mail.QueueID
 	// found says that the walk found something in the last round: there will be more.
 	found bool
+	// fruitless says that the walk under way, or the last one, has found nothing so
+	// far; walked is when a walk last came to its end.
+	fruitless bool
+	walked    time.Time
 	// next goes on with the walk, stop ends it; nil between two walks.
 	next func() (spool.Held, bool)
 	stop func()
@@ -204,10 +211,15 @@ func (r *reclaimer) spare(refs []mail.BodyRef) {
 // walk goes on with the walk over all bodies, and returns those that nobody needs
 // by this view, limit at the most.
 func (r *reclaimer) walk(view *fsm.State, limit int) (ids []mail.QueueID) {
-	if r.next == nil {
-		r.next, r.stop = iter.Pull(r.bodies.Walk())
-	}
 	now, looks := r.now(), reclaimStrollMax
+	if r.next == nil {
+		// A clock that was set back ends the rest.
+		if rested := now.Sub(r.walked); r.fruitless && rested >= 0 && rested < reclaimRest {
+			return nil
+		}
+		r.next, r.stop = iter.Pull(r.bodies.Walk())
+		r.fruitless = true
+	}
 	if r.found {
 		looks = reclaimWalkMax
 	}
@@ -218,6 +230,7 @@ func (r *reclaimer) walk(view *fsm.State, limit int) (ids []mail.QueueID) {
 		b, ok := r.next()
 		if !ok {
 			r.close()
+			r.walked = now
 			break
 		}
 		if unneeded(view, b.Ref.ID, now.Sub(b.Since) >= r.orphanAge) {
@@ -225,6 +238,7 @@ func (r *reclaimer) walk(view *fsm.State, limit int) (ids []mail.QueueID) {
 		}
 	}
 	r.found = len(ids) > 0
+	r.fruitless = r.fruitless && !r.found
 	return ids
 }
 

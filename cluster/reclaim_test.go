@@ -261,7 +261,7 @@ func TestReclaimWalks(t *testing.T) {
 	w.clock = w.clock.Add(testOrphanAge - time.Second)
 	w.round(a, orphan)
 	w.named = []mail.BodyRef{orphan}
-	w.clock = w.clock.Add(2 * time.Second)
+	w.clock = w.clock.Add(reclaimRest)
 	w.round(a, orphan)
 	w.named = nil
 	w.round(a)
@@ -278,6 +278,7 @@ func TestReclaimIsBounded(t *testing.T) {
 	if got := len(w.replica.finished.ids); got != 5 {
 		t.Errorf("%d of the finished ids are left to the next round", got)
 	}
+	w.clock = w.clock.Add(reclaimRest)
 	w.r.bodies = manyBodies{w, reclaimStrollMax + reclaimBatchMax + 5, testOrphanAge}
 	for _, want := range []int{reclaimStrollMax, reclaimStrollMax + reclaimBatchMax} {
 		w.round()
@@ -303,6 +304,23 @@ func TestReclaimIsBounded(t *testing.T) {
 	}
 	if got := len(q.take(2 * finishedMax)); got != finishedMax {
 		t.Errorf("%d finished ids are kept", got)
+	}
+}
+
+// TestReclaimRests: after a walk that found nothing no other begins for a while,
+// by a clock that may be set.
+func TestReclaimRests(t *testing.T) {
+	w := newReclaimWorld(t)
+	a := w.accept(1)
+	for _, step := range []struct {
+		passed time.Duration
+		looked int
+	}{{0, 1}, {reclaimEvery, 1}, {reclaimRest - reclaimEvery, 2}, {reclaimRest - time.Second, 2}, {-24 * time.Hour, 3}, {reclaimEvery, 3}} {
+		w.clock = w.clock.Add(step.passed)
+		w.round(a)
+		if w.looked != step.looked {
+			t.Errorf("%s later %d bodies were looked at, want %d", step.passed, w.looked, step.looked)
+		}
 	}
 }
 

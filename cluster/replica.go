@@ -31,8 +31,12 @@ type replica struct {
 	// finished is whose bodies nobody needs any more, for the reclaimer.
 	finished finishedQueue
 
-	mu      sync.Mutex
-	state   *fsm.State
+	mu    sync.Mutex
+	state *fsm.State
+	// viewed is the snapshot that view has given out since the last change, if any:
+	// many look again and again while nothing happens. It is dropped with the next
+	// entry, since a snapshot keeps what changes after it.
+	viewed  *fsm.State
 	stopped error // why this replica applies nothing more
 	halted  chan struct{}
 	marks   []mark
@@ -84,6 +88,7 @@ func (r *replica) Apply(index uint64, data []byte, body *mail.BodyRef) any {
 		r.log.Error("entry skipped", "index", index, "cause", err)
 		command = fsm.Command{Node: command.Node, Action: fsm.Settle{}}
 	}
+	r.viewed = nil
 	result, effects := r.state.Apply(fsm.Index(index), command)
 	r.markedLocked(false)
 	r.mu.Unlock()
@@ -181,7 +186,7 @@ func (r *replica) Restore(from io.Reader) error {
 	// Before anybody can see the new state's applied index: who reads that first
 	// and this second knows of the snapshot.
 	r.restores.Add(1)
-	r.state = state
+	r.state, r.viewed = state, nil
 	r.markedLocked(true)
 	r.mu.Unlock()
 	r.changed.signal()
@@ -230,11 +235,15 @@ func (r *replica) markedLocked(restored bool) {
 	})
 }
 
-// view returns a snapshot that stays as it is while the queue goes on.
+// view returns a snapshot that stays as it is while the queue goes on. Others may
+// have the same one: it is for reading.
 func (r *replica) view() *fsm.State {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.state.Snapshot()
+	if r.viewed == nil {
+		r.viewed = r.state.Snapshot()
+	}
+	return r.viewed
 }
 
 // liveWindow is how many bodies liveBodies looks up in one snapshot of the queue.
