@@ -12,8 +12,9 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-// followEvery is how often a node looks whether it still follows a leader.
-const followEvery = 50 * time.Millisecond
+// followRetry is how long a node waits before it tries again to catch up with a
+// leader.
+const followRetry = 50 * time.Millisecond
 
 // confirmTimeout bounds one question to the leader, and what follows from it.
 const confirmTimeout = 2 * time.Second
@@ -33,8 +34,6 @@ type leadership struct {
 // known of none. That makes it useful, not right: what may be refused for good
 // only on the newest state asks anew (RelayDomain).
 func (m *Member) followLoop(ctx context.Context) {
-	tick := time.NewTicker(followEvery)
-	defer tick.Stop()
 	var confirmed leadership
 	for {
 		leader, ok := m.node.Leader()
@@ -47,10 +46,15 @@ func (m *Member) followLoop(ctx context.Context) {
 			confirmed = now
 			m.current.Store(true)
 		}
+		var retry <-chan time.Time
+		if ok && confirmed == (leadership{}) {
+			retry = time.After(followRetry)
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-m.node.LeaderChanged():
+		case <-retry:
 		}
 	}
 }

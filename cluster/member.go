@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,8 +46,12 @@ type Config struct {
 	// closed by it.
 	Stores consensus.Stores
 	Stream consensus.StreamLayer
-	// HeartbeatTimeout is as in consensus.Config.
+	// HeartbeatTimeout and CommitInterval are as in consensus.Config.
 	HeartbeatTimeout time.Duration
+	CommitInterval   time.Duration
+	// RollEvery is how often the other servers are asked how they are, less than
+	// rollLife; 0 is defaultRollEvery.
+	RollEvery time.Duration
 	// DiskStalled is as in consensus.Config; it may be nil.
 	DiskStalled func(limit time.Duration) bool
 	// Founding are the settings of a cluster that this node founds.
@@ -90,6 +95,7 @@ type Member struct {
 	bootstrapExpect int
 	orphanAge       time.Duration
 	now             func() time.Time
+	rollEvery       time.Duration
 
 	entropyLock sync.Mutex
 	entropy     io.Reader
@@ -124,8 +130,10 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 		replica:         newReplica(c.Log),
 		bootstrapExpect: c.BootstrapExpect, orphanAge: c.OrphanAge, now: c.Now, entropy: c.Entropy,
 		digesting: make(chan struct{}, 1),
+		rollEvery: cmp.Or(c.RollEvery, defaultRollEvery),
 		stopping:  make(chan struct{}), life: life, stop: stop, failed: make(chan struct{}),
 	}
+	m.settled.fresh = make(chan struct{}, 1)
 	m.unwritten.max = unwrittenBytesMax
 	m.bodies = newBodies(life, c.Spool, c.Peers, c.ID.Name(), m.othersFrom(c.Directory), c.Space.Full, c.Log)
 	acknowledged, err := m.checkOutdated(ctx, c)
@@ -136,7 +144,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	}
 	node, err := consensus.Start(ctx, consensus.Config{
 		ID: c.ID, Stores: c.Stores, Stream: c.Stream, Observe: m.starts.observe,
-		Bodies: m.bodies, FSM: m.replica, HeartbeatTimeout: c.HeartbeatTimeout, DiskStalled: c.DiskStalled, Logger: c.Log,
+		Bodies: m.bodies, FSM: m.replica, HeartbeatTimeout: c.HeartbeatTimeout, CommitInterval: c.CommitInterval, DiskStalled: c.DiskStalled, Logger: c.Log,
 		Acknowledged: acknowledged,
 	})
 	if err != nil {
@@ -384,20 +392,24 @@ func (m *Member) othersFrom(d Directory) func() []string {
 func (m *Member) bootstrapLoop(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	look := tick.C
 	for {
 		changed := m.directory.Changed()
 		seen := m.directory.Sightings()
-		m.directory.Announce(m.node.HasState(), SightingsDigest(seen))
-		if !m.node.HasState() {
+		hasState := m.node.HasState()
+		m.directory.Announce(hasState, SightingsDigest(seen))
+		if !hasState {
 			if founders := DecideBootstrap(string(m.name), m.bootstrapExpect, seen); founders != nil {
 				m.bootstrap(founders)
 			}
+		} else {
+			look = nil // it keeps its state: only what is seen can change
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
-		case <-tick.C:
+		case <-look:
 		}
 	}
 }

@@ -191,7 +191,7 @@ func (m *Member) take(ctx context.Context, s step) error {
 // tendServers makes voters of the servers that join, while this node leads, and
 // keeps the settings' number of voters.
 func (m *Member) tendServers(ctx context.Context) {
-	tick := time.NewTicker(rollEvery)
+	tick := time.NewTicker(m.rollEvery)
 	defer tick.Stop()
 	for {
 		select {

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// rollEvery is how often the other servers are asked how they are.
-	rollEvery = 2 * time.Second
+	// defaultRollEvery is how often the other servers are asked how they are.
+	defaultRollEvery = 2 * time.Second
 	// rollLife is how long an answer counts. Who is silent for longer is down,
 	// which is Raft's to judge.
 	rollLife = 10 * time.Second
@@ -60,7 +60,7 @@ func (r *roll) note(h peer.Health) {
 // callRoll asks the other servers of the configuration, and whoever else is seen,
 // again and again.
 func (m *Member) callRoll(ctx context.Context) {
-	tick := time.NewTicker(rollEvery)
+	tick := time.NewTicker(m.rollEvery)
 	defer tick.Stop()
 	var asking sync.WaitGroup
 	defer asking.Wait()
@@ -79,7 +79,7 @@ func (m *Member) callRoll(ctx context.Context) {
 			}
 			index := m.conditions.asking(name, m.replica.appliedIndex())
 			asking.Go(func() {
-				bounded, cancel := context.WithTimeout(ctx, rollEvery)
+				bounded, cancel := context.WithTimeout(ctx, m.rollEvery)
 				defer cancel()
 				h, err := m.peers.Health(bounded, name, peer.Inquiry{Brief: true})
 				if err == nil {

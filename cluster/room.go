@@ -61,7 +61,7 @@ func (m *Member) saidLow(id consensus.ServerID) bool {
 // makeWay hands leadership over, once in each, when this node is low on space
 // and a voter is not: mail that needs its disk would be refused by all nodes.
 func (m *Member) makeWay(ctx context.Context) {
-	tick := time.NewTicker(rollEvery)
+	tick := time.NewTicker(m.rollEvery)
 	defer tick.Stop()
 	var handed uint64 // the term in which it was done
 	for {

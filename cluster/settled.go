@@ -28,6 +28,8 @@ const (
 type settledSet struct {
 	mu      sync.Mutex
 	waiting []mail.QueueID // oldest first
+	// fresh, if not nil, carries a value when ids wait that had not been looked for.
+	fresh chan struct{}
 }
 
 // add remembers id, dropping the oldest when there are too many.
@@ -38,6 +40,10 @@ func (s *settledSet) add(id mail.QueueID) {
 		s.waiting = slices.Delete(s.waiting, 0, 1)
 	}
 	s.waiting = append(s.waiting, id)
+	select {
+	case s.fresh <- struct{}{}:
+	default:
+	}
 }
 
 // oldest returns the ids that were added first, up to settledPerCommand, and

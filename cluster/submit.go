@@ -278,21 +278,29 @@ func (m *Member) Settle(id mail.QueueID) {
 	m.settled.add(id)
 }
 
-// settleIdle proposes settled ids that no other proposal has carried for a
-// second.
+// settleIdle proposes settled ids that no other proposal has carried for
+// settlePause.
 func (m *Member) settleIdle(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-m.settled.fresh:
 		}
 		for !m.settled.empty() {
-			if _, err := m.proposer.do(ctx, nil, nil); err != nil {
-				break
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(settlePause):
+			}
+			for !m.settled.empty() {
+				if _, err := m.proposer.do(ctx, nil, nil); err != nil {
+					break
+				}
 			}
 		}
 	}
 }
+
+// settlePause is how long settled ids wait for a proposal to go with.
+const settlePause = time.Second

@@ -116,6 +116,10 @@ const (
 	HeartbeatTimeoutWAN = 5 * time.Second
 )
 
+// DefaultCommitInterval is how often followers learn the commit index when
+// nothing else is sent to them.
+const DefaultCommitInterval = 50 * time.Millisecond
+
 // DefaultSnapshotThreshold is how many entries there are between two snapshots,
 // at the least.
 const DefaultSnapshotThreshold = 8192
@@ -151,9 +155,6 @@ const (
 	proposalsMax = 4096
 	// enqueueMax is how long a proposal waits for Raft to take it.
 	enqueueMax = 5 * time.Second
-	// commitInterval is how often followers learn the commit index when
-	// nothing else is sent to them.
-	commitInterval = 50 * time.Millisecond
 	// A write may take so many heartbeat timeouts, and at most so long, before
 	// this node stops leading. With what the others need to notice it, a disk
 	// that hangs costs the leader its leadership within ten seconds.
@@ -186,6 +187,9 @@ type Config struct {
 	// stands for election, and how long a leader goes on without a majority.
 	// Default: HeartbeatTimeoutLAN.
 	HeartbeatTimeout time.Duration
+	// CommitInterval is how often a follower is told the commit index when
+	// nothing else is sent to it. Default: DefaultCommitInterval.
+	CommitInterval time.Duration
 	// StoreStallMax is how long one write to the disk may take before this node
 	// gives up leadership, and does not stand for election. Default: four
 	// heartbeat timeouts, at most six seconds.
@@ -244,6 +248,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.HeartbeatTimeout == 0 {
 		c.HeartbeatTimeout = HeartbeatTimeoutLAN
 	}
+	if c.CommitInterval == 0 {
+		c.CommitInterval = DefaultCommitInterval
+	}
 	if c.StoreStallMax == 0 {
 		c.StoreStallMax = min(storeStallHeartbeats*c.HeartbeatTimeout, storeStallMax)
 	}
@@ -275,7 +282,7 @@ func (c Config) raftConfig(notify chan<- bool) *raft.Config {
 	r.ElectionTimeout = c.HeartbeatTimeout
 	// As long as a heartbeat may wait behind a follower's fsync.
 	r.LeaderLeaseTimeout = c.HeartbeatTimeout
-	r.CommitTimeout = commitInterval
+	r.CommitTimeout = c.CommitInterval
 	r.MaxAppendEntries = appendEntriesMax
 	r.TrailingLogs = c.TrailingLogs
 	// Raft takes snapshots when it is asked to, see snapshotter: it would count

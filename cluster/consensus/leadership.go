@@ -89,6 +89,23 @@ func (n *Node) settle(ctx context.Context) bool {
 	}
 }
 
+// observeLeader is shown all that Raft tells its observers, and passes on that
+// the leader has changed.
+func (n *Node) observeLeader(o *raft.Observation) bool {
+	if _, ok := o.Data.(raft.LeaderObservation); ok {
+		select {
+		case n.leaderNews <- struct{}{}:
+		default:
+		}
+	}
+	return false // nobody else is to be shown it
+}
+
+// LeaderChanged returns a channel that carries a value once Leader, or the Term
+// that it leads in, may differ from what it was: Raft knows of no leader in
+// between, even if the same one wins again. Only one goroutine may receive.
+func (n *Node) LeaderChanged() <-chan struct{} { return n.leaderNews }
+
 // VerifyLeader returns nil when a majority of the voters has confirmed, since
 // the call, that this node leads. What the FSM had applied before the call is
 // then no older than anything that any leader has answered before the call.

@@ -31,6 +31,7 @@ type Node struct {
 	fsm        *fsmAdapter
 	leadership leadership
 	notify     chan bool
+	leaderNews chan struct{} // see LeaderChanged
 	proposals  chan struct{} // one token per pending
 
 	closing chan struct{} // closed when Shutdown begins
@@ -85,6 +86,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 		witness:    new(witness),
 		leadership: leadership{changed: make(chan struct{})},
 		notify:     make(chan bool),
+		leaderNews: make(chan struct{}, 1),
 		proposals:  make(chan struct{}, proposalsMax),
 		closing:    make(chan struct{}),
 		ended:      make(chan struct{}),
@@ -118,6 +120,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 		}
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
+	n.raft.RegisterObserver(raft.NewObserver(nil, false, n.observeLeader))
 	l.running.Store(true)
 	t.serve()
 	n.rot.committed = n.CommitIndex

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 	pb "github.com/holdfast-mx/holdfast/proto/peerpb"
@@ -32,6 +33,9 @@ type Config struct {
 	// each body in line, or laggingBytesMax bounds it: where those who wait have a
 	// budget, give that, or bodies are refused for which there is memory.
 	LineBytesMax mail.ByteSize
+	// ReconnectMax is how long at most to wait before another attempt to connect to
+	// a node that was not reached; a second.
+	ReconnectMax time.Duration
 	Log          *slog.Logger
 }
 
@@ -65,6 +69,9 @@ func NewPeers(c Config) *Peers {
 	}
 	if c.LineBytesMax == 0 {
 		c.LineBytesMax = lineBytesMax
+	}
+	if c.ReconnectMax == 0 {
+		c.ReconnectMax = reconnectMax
 	}
 	p := &Peers{config: c, buffers: newBuffers(), byName: make(map[string]*remote)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
@@ -137,7 +144,7 @@ func (p *Peers) client(name string) (*grpc.ClientConn, error) {
 		grpc.WithDisableRetry(), // Whether a proposal may be sent twice is not for a library to say.
 		grpc.WithIdleTimeout(0),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: reconnectMin, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMax},
+			Backoff:           backoff.Config{BaseDelay: reconnectMin, Multiplier: 1.6, Jitter: 0.2, MaxDelay: p.config.ReconnectMax},
 			MinConnectTimeout: connectMax,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveIdle, Timeout: keepaliveAnswer, PermitWithoutStream: true}),

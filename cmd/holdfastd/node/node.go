@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -222,7 +223,7 @@ func (n *Node) openDirectory(context.Context) error {
 	n.closers.add(func(context.Context) error { return n.directory.Close() })
 	n.peers = peer.NewPeers(peer.Config{
 		Dial: n.port.DialPeer, Address: n.directory.Address, Log: n.log.With("room", "peer"),
-		LineBytesMax: n.config.BytesInFlight,
+		LineBytesMax: n.config.BytesInFlight, ReconnectMax: n.seams.Pace.Reconnect,
 	})
 	n.closers.add(func(context.Context) error { return n.peers.Close() })
 	return nil
@@ -248,11 +249,12 @@ func (n *Node) startMember(ctx context.Context) error {
 	n.member, err = cluster.Start(ctx, cluster.Config{
 		ID: n.serverID, Log: n.log.With("room", "cluster"), Spool: n.spool, Peers: n.peers, Directory: n.directory,
 		Starts: n.starts, Start: n.start, Space: n.space,
-		Stores: stores, Stream: raftStream{n.port.Raft(), n.starts}, HeartbeatTimeout: heartbeat, DiskStalled: n.disk.stalled,
+		Stores: stores, Stream: raftStream{n.port.Raft(), n.starts}, HeartbeatTimeout: heartbeat,
+		CommitInterval: n.seams.Pace.Commit, RollEvery: n.seams.Pace.Roll, DiskStalled: n.disk.stalled,
 		Founding:        fsm.Settings{DoubtWait: fsm.Millis(n.config.DoubtWait.Milliseconds())},
 		BootstrapExpect: n.config.BootstrapExpect,
 		LeaseDuration:   n.config.LeaseDuration, LeaseBatchMax: n.config.LeaseBatch,
-		TickEvery: tickEvery, OrphanAge: orphanAge,
+		TickEvery: cmp.Or(n.seams.Pace.Tick, tickEvery), OrphanAge: orphanAge,
 		HydrationRate: n.config.HydrationRate, ScrubRate: n.config.ScrubRate,
 		Now: n.seams.Now, Entropy: n.seams.Entropy,
 	})

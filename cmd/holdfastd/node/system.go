@@ -49,8 +49,27 @@ type Seams struct {
 	Now func() time.Time
 	// Boot is CLOCK_BOOTTIME, which goes on in suspend.
 	Boot func() time.Duration
+	// Pace is the rhythm of what a node does with nobody asking for it. The zero
+	// value is the daemon's.
+	Pace Pace
 	// Entropy yields random bytes. It is read concurrently.
 	Entropy io.Reader
+}
+
+// A Pace says how often a node does what it does again and again. A slower one
+// makes what follows from it later, never wrong. Zero is the daemon's own.
+type Pace struct {
+	// Commit is how often followers learn what is committed while nothing else is
+	// said, see consensus.Config.CommitInterval.
+	Commit time.Duration
+	// Tick is how often log time advances, see tickEvery.
+	Tick time.Duration
+	// Roll is how often a node asks the others how they are, see
+	// cluster.Config.RollEvery.
+	Roll time.Duration
+	// Reconnect is how long a node waits at most before it tries again to connect
+	// to one that it cannot reach, see peer.Config.ReconnectMax.
+	Reconnect time.Duration
 }
 
 // System returns the seams of a real host.
