@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sender"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 	"github.com/holdfast-mx/holdfast/cmd/holdfastd/config"
+	"github.com/holdfast-mx/holdfast/cmd/holdfastd/node"
 	"github.com/holdfast-mx/holdfast/fsm"
 )
 
@@ -64,8 +65,9 @@ func runDays(t *testing.T, seed uint64, away time.Duration, sum *tally) {
 	tell(t, seed, func(t *testing.T, s *story) {
 		began := time.Now()
 		s.segments = true
-		// With these timeouts an idle cluster says less.
+		// For most of the time nothing happens, and this is what it costs.
 		s.adjust = func(c *config.Config) { c.Latency = config.WAN }
+		s.rhythm = node.Pace{Commit: time.Second, Tick: 30 * time.Second, Roll: 8 * time.Second, Reconnect: 10 * time.Second}
 		book := newAccount(s.ledger)
 		s.record, s.arriving = book, book.see
 		s.begin()

@@ -70,6 +70,8 @@ type World struct {
 	ledger   *ledger.Ledger
 	faults   *sink.Faults
 	zone     zone
+	// rhythm is that of the nodes that are started.
+	rhythm node.Pace
 	// adjust, if not nil, changes the configuration of nodes that are started.
 	adjust func(*config.Config)
 	// record, if not nil, takes the place of the ledger for what Send records.
@@ -213,6 +215,7 @@ func (w *World) Start(ctx context.Context, name string) error {
 			}}, nil
 		},
 		FreeSpace:   freeSpace,
+		Pace:        w.rhythm,
 		Descriptors: func() (uint64, error) { return 1 << 16, nil },
 		Now:         time.Now,
 		Boot:        func() time.Duration { return time.Since(time.Time{}.AddDate(1990, 0, 0)) },
