@@ -5,7 +5,7 @@ SEEDS   ?= 20
 SEED    ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build rig demo run test lint proto e2e sim model kills bench bench-postfix bench-slow-disk bench-jetstream bench-million bench-drain bench-flap bench-go clean
+.PHONY: help build rig demo run test lint proto e2e sim model kills torture-controls bench bench-postfix bench-slow-disk bench-jetstream bench-million bench-drain bench-flap bench-go clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ model: ## the queue's state machine against its rules, a million commands: make 
 
 kills: build ## 2,000 messages, 20 SIGKILLs, nothing lost (about 4 minutes)
 	@bin/holdfast-bench kills --bin bin --messages 2000 --kills 20 --seed $(SEED)
+
+torture-controls: ## each rule is broken on purpose, and a test must notice (2 minutes)
+	@$(GO) run ./.ci/controls
 
 bench-postfix: build ## three nodes against one Postfix (root; FULL=1: the whole table, ROUNDS=n, CELLS=4k:100,...)
 	@bin/holdfast-bench versus-postfix --bin bin --rounds $(or $(ROUNDS),5) $(if $(FULL),--full) $(if $(CELLS),--cells $(CELLS)) --json bin/versus-postfix.json

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cluster/dispatch"
 	"github.com/holdfast-mx/holdfast/cluster/peer"
 	"github.com/holdfast-mx/holdfast/cluster/spool"
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -70,6 +71,8 @@ type Config struct {
 	ScrubRate     mail.ByteSize
 	Now           func() time.Time // wall clock, for queue ids, ages of orphans and the time of scrubs
 	Entropy       io.Reader        // random bytes for queue ids
+	// Controls breaks single rules, in builds with the tag controls alone.
+	Controls controls.Set
 }
 
 // A Member is one running member of the cluster. It is safe for concurrent use.
@@ -99,6 +102,7 @@ type Member struct {
 
 	entropyLock sync.Mutex
 	entropy     io.Reader
+	controls    controls.Set
 
 	leading  atomic.Bool // this node leads, and has applied what was committed before
 	current  atomic.Bool // followLoop has caught up
@@ -128,7 +132,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 		name: fsm.NodeName(c.ID.Name()), log: c.Log, founding: c.Founding,
 		spool: c.Spool, peers: c.Peers, directory: c.Directory, starts: c.Starts, space: c.Space,
 		replica:         newReplica(c.Log),
-		bootstrapExpect: c.BootstrapExpect, orphanAge: c.OrphanAge, now: c.Now, entropy: c.Entropy,
+		bootstrapExpect: c.BootstrapExpect, orphanAge: c.OrphanAge, now: c.Now, entropy: c.Entropy, controls: c.Controls,
 		digesting: make(chan struct{}, 1),
 		rollEvery: cmp.Or(c.RollEvery, defaultRollEvery),
 		stopping:  make(chan struct{}), life: life, stop: stop, failed: make(chan struct{}),
@@ -145,7 +149,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	node, err := consensus.Start(ctx, consensus.Config{
 		ID: c.ID, Stores: c.Stores, Stream: c.Stream, Observe: m.starts.observe,
 		Bodies: m.bodies, FSM: m.replica, HeartbeatTimeout: c.HeartbeatTimeout, CommitInterval: c.CommitInterval, DiskStalled: c.DiskStalled, Logger: c.Log,
-		Acknowledged: acknowledged,
+		Acknowledged: acknowledged, Controls: c.Controls,
 	})
 	if err != nil {
 		stop()
@@ -158,6 +162,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	m.dispatcher = dispatch.New(dispatch.Config{
 		Queue: leaderQueue{m}, Log: c.Log,
 		LeaseDuration: c.LeaseDuration, LeaseMargin: leaseMargin, LeaseBatchMax: c.LeaseBatchMax, TickEvery: c.TickEvery,
+		Controls: c.Controls, WallClock: c.Now,
 	})
 	m.hydrator = &hydrator{
 		log: c.Log, bodies: m.bodies, replica: m.replica, ready: m.upToDate, signs: m.signs, full: c.Space.Full, servers: m.otherServers, hold: m.holdLost,

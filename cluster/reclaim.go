@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
 	"github.com/holdfast-mx/holdfast/cluster/spool"
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -90,6 +91,7 @@ type reclaimer struct {
 	view      func() *fsm.State
 	now       func() time.Time
 	orphanAge time.Duration
+	controls  controls.Set
 
 	// owed have finished and could not be freed yet: they are pinned, or named by
 	// an entry that is not applied.
@@ -108,7 +110,7 @@ type reclaimer struct {
 // reclaimLoop frees bodies until ctx ends.
 func (m *Member) reclaimLoop(ctx context.Context) {
 	r := &reclaimer{
-		bodies: m.spool, node: m.node, finished: &m.replica.finished, view: m.View, now: m.now, orphanAge: m.orphanAge,
+		bodies: m.spool, node: m.node, finished: &m.replica.finished, view: m.View, now: m.now, orphanAge: m.orphanAge, controls: m.controls,
 	}
 	defer r.close()
 	tick := time.NewTicker(reclaimEvery)
@@ -275,6 +277,9 @@ func unneeded(view *fsm.State, id mail.QueueID, old bool) bool {
 
 func (r *reclaimer) namedAbove(at fsm.Index) map[mail.QueueID]bool {
 	named := map[mail.QueueID]bool{}
+	if r.controls.Has(controls.EarlyDelete) {
+		return named
+	}
 	for _, ref := range r.node.BodiesNamedAbove(uint64(at)) {
 		named[ref.ID] = true
 	}

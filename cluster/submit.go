@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
 	"github.com/holdfast-mx/holdfast/cluster/peer"
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -57,13 +58,18 @@ func (m *Member) Submit(ctx context.Context, e mail.Envelope, body *mail.Body) (
 	}
 	defer release()
 	accept := fsm.Command{Node: m.name, Action: fsm.Accept{Envelope: e, Body: ref}}
-	return acceptance{
+	a := acceptance{
 		id:       id,
 		attempt:  func(ctx context.Context) (applied, error) { return m.attempt(ctx, accept, &ref) },
 		answered: func() (mail.QueueID, bool) { return m.answered(id) },
 		progress: m.replica.progressed.wait,
 		stopping: m.stopping,
-	}.ask(ctx)
+	}
+	if m.controls.Has(controls.EarlyReply) {
+		go func() { _, _ = a.ask(m.life) }()
+		return id, nil
+	}
+	return a.ask(ctx)
 }
 
 // spread gives a body to the spool here and pushes it to the others. It returns when

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-mx/holdfast/delivery/route"
 	"github.com/holdfast-mx/holdfast/delivery/smtpclient"
 	"github.com/holdfast-mx/holdfast/delivery/tlspolicy"
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -81,6 +82,8 @@ type Config struct {
 	// cluster; each node takes its share, and at least one.
 	ConnectionsMax int
 	Timeouts       smtpclient.Timeouts
+	// Controls breaks single rules, in builds with the tag controls alone.
+	Controls controls.Set
 }
 
 // The defaults of Config.

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -112,6 +113,9 @@ func (l *heldLease) mayLocked(id mail.QueueID) error {
 // token, and the last committed renewal was sent less than D/2 ago. It is called
 // right before the dot.
 func (l *heldLease) permit(ctx context.Context, id mail.QueueID) error {
+	if l.a.c.Controls.Has(controls.LeaseUnchecked) {
+		return nil
+	}
 	for {
 		l.mu.Lock()
 		if err := l.mayLocked(id); err != nil {

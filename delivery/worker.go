@@ -2,10 +2,12 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/delivery/route"
 	"github.com/holdfast-mx/holdfast/delivery/smtpclient"
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm"
 )
 
@@ -41,6 +43,9 @@ func (h *hop) deliver(w Work) {
 			return
 		}
 		h.a.c.Log.Warn("next hop not reached", "domain", h.name, "error", err)
+		if h.a.c.Controls.Has(controls.UnknownNameBounced) && errors.Is(err, route.ErrNotFound) {
+			h.bounce()
+		}
 		h.failed()
 		h.reportFailed(err.Error())
 		return

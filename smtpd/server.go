@@ -13,6 +13,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 	"github.com/holdfast-mx/holdfast/smtpd/gate"
 )
@@ -48,6 +49,8 @@ type Config struct {
 
 	Now    func() time.Time // wall clock, for the trace field only
 	Logger *slog.Logger
+	// Controls breaks single rules, in builds with the tag controls alone.
+	Controls controls.Set
 }
 
 // stopPatience bounds the wait for handlers whose connections were closed: a
@@ -124,7 +127,7 @@ func New(c Config) (*Server, error) {
 		Refuse: s.refuse,
 		Limits: c.Limits,
 		Exempt: c.ExemptNetworks,
-		Logger: c.Logger,
+		Logger: c.Logger, Controls: c.Controls,
 	})
 	s.smtp = smtp.NewServer(smtp.BackendFunc(s.newSession))
 	s.smtp.Domain = c.Hostname

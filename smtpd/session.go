@@ -11,6 +11,7 @@ import (
 
 	"github.com/emersion/go-smtp"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 	"github.com/holdfast-mx/holdfast/smtpd/gate"
 )
@@ -233,6 +234,9 @@ func (s *session) submit(t *turn, e mail.Envelope, body *mail.Body) mail.Reply {
 		return replyQueued(id)
 	}
 	r, certain := replySubmit(err)
+	if s.server.config.Controls.Has(controls.UnknownRefused) && !certain {
+		r, certain = replyTryAgain(), true
+	}
 	if !certain {
 		s.unknown(err)
 		return replyAborted()

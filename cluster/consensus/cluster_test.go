@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -51,7 +52,7 @@ type testCluster struct {
 
 type clusterOptions struct {
 	seed         uint64
-	controls     controls
+	controls     controls.Set
 	trailing     uint64
 	threshold    uint64
 	interval     time.Duration
@@ -65,7 +66,7 @@ type testMember struct {
 	name     string
 	disk     *clustertest.RaftDisk
 	bodyDisk *clustertest.BodyDisk
-	controls controls
+	controls controls.Set
 	// heartbeat is the member's HeartbeatTimeout, the default where it is zero.
 	heartbeat time.Duration
 	// logger is where it logs to; nil is testLogger.
@@ -208,8 +209,6 @@ func (m *testMember) startWithin(ctx context.Context) error {
 	if logger == nil {
 		logger = testLogger(m.name)
 	}
-	controls := m.controls
-	controls.stored = func(logs []*raft.Log) { c.oracle.storing(m, p.bodies, logs) }
 	p.node, err = Start(ctx, Config{
 		ID: m.id(), FSM: p.fsm, Bodies: testBodies{p.bodies},
 		Stream:            testStream{listener, c.net.Host(m.name)},
@@ -221,7 +220,8 @@ func (m *testMember) startWithin(ctx context.Context) error {
 		SnapshotInterval:  c.options.interval,
 		StoreStallMax:     c.options.stallMax,
 		DiskStalled:       m.stalled,
-		controls:          &controls,
+		Controls:          m.controls,
+		stored:            func(logs []*raft.Log) { c.oracle.storing(m, p.bodies, logs) },
 	})
 	if err != nil {
 		p.bodies.Crash()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -215,24 +216,11 @@ type Config struct {
 	// size. Default: 5 seconds.
 	SnapshotInterval time.Duration
 
-	// controls breaks single rules on purpose, so that tests can show that
-	// they would notice. Nil outside of tests.
-	controls *controls
-}
-
-// controls are the negative controls of the tests.
-type controls struct {
-	ruleOff           bool // the gate lets everything pass, the leader proposes without the body
-	floorOff          bool // the floor is never written
-	liveFloor         bool // the sender raises with the live floor
-	nonvotersSpared   bool // the gate lets everything pass while this node has no vote
-	heartbeatFastPath bool // Raft's own handling of heartbeats
-	latchOff          bool // a failed write does not end the node
-	startCheckOff     bool // start with whatever the log names
-	pipelined         bool // Raft's pipelining
-	writtenCounts     bool // what is not durable yet counts as if it were
-	cutsAll           bool // the start-up check cuts off every entry whose body is missing
-	// stored is told of each write of entries to the log before it happens.
+	// Controls breaks single rules on purpose, so that tests can show that they
+	// would notice.
+	Controls controls.Set
+	// stored is told of each write of entries to the log before it happens. Nil
+	// outside of tests.
 	stored func([]*raft.Log)
 }
 
@@ -262,9 +250,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.SnapshotInterval == 0 {
 		c.SnapshotInterval = 5 * time.Second
-	}
-	if c.controls == nil {
-		c.controls = &controls{}
 	}
 	return c, nil
 }

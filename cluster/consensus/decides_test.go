@@ -336,7 +336,7 @@ func TestCoveredSnapshotIsAnsweredWhenSettled(t *testing.T) {
 		if err := s.StoreLogs(namingBodies(1, 2, 1)); err != nil {
 			t.Fatal(err)
 		}
-		g := newGate(Config{controls: &controls{}}, &floor{latch: newLatch()}, s)
+		g := newGate(Config{}, &floor{latch: newLatch()}, s)
 		g.applied = func() uint64 { return 0 }
 		req := &raft.InstallSnapshotRequest{Term: 1, LastLogIndex: 2, LastLogTerm: 1}
 		if !g.covers(req) {
@@ -435,7 +435,7 @@ func TestSnapshotAttests(t *testing.T) {
 			if _, err := s.names.scan(store, 0, nil); err != nil {
 				t.Fatal(err)
 			}
-			c := Config{Bodies: heldUpTo(2), Logger: testLogger("a"), Stores: Stores{Snapshots: store}, Acknowledged: test.acknowledged, controls: &controls{}}
+			c := Config{Bodies: heldUpTo(2), Logger: testLogger("a"), Stores: Stores{Snapshots: store}, Acknowledged: test.acknowledged}
 			if err := cutUnsettled(c, s, s.floor); err != nil {
 				t.Fatal(err)
 			}

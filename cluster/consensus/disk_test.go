@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
+	"github.com/holdfast-mx/holdfast/deploy/controls"
+	"github.com/holdfast-mx/holdfast/deploy/controls/trial"
 )
 
 // TestLeaderWithAHangingDisk holds us to hashicorp/raft#503: heartbeats alone
@@ -235,7 +237,7 @@ func TestTermThatCannotBeWritten(t *testing.T) {
 // Raft's pipelining it can stay behind for ever (hashicorp/raft#612). Failed
 // writes end our nodes, so here the latch is off.
 func TestFailuresInBurstsDoNotWedgeReplication(t *testing.T) {
-	inCluster(t, 3, clusterOptions{controls: controls{latchOff: true}}, func(t *testing.T, c *testCluster) {
+	inCluster(t, 3, clusterOptions{controls: trial.On(t, controls.LatchOff)}, func(t *testing.T, c *testCluster) {
 		wedged := burstsUnderLoad(t, c)
 		if wedged {
 			t.Error("a follower stays behind")
@@ -245,7 +247,7 @@ func TestFailuresInBurstsDoNotWedgeReplication(t *testing.T) {
 	t.Run("control: with pipelining", func(t *testing.T) {
 		for seed := range uint64(10) {
 			found := false
-			inCluster(t, 3, clusterOptions{seed: seed, controls: controls{latchOff: true, pipelined: true}}, func(t *testing.T, c *testCluster) {
+			inCluster(t, 3, clusterOptions{seed: seed, controls: trial.On(t, controls.LatchOff, controls.Pipelined)}, func(t *testing.T, c *testCluster) {
 				found = burstsUnderLoad(t, c)
 			})
 			if found {

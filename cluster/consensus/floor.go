@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 )
 
 // floorKey is where the floor lies, beside term and vote: it has to live and
@@ -16,9 +18,9 @@ var floorKey = []byte("HoldfastFloor")
 // Invariant: every entry at or below the floor is committed.
 // Invariant: value is what is on the disk, or less.
 type floor struct {
-	store raft.StableStore
-	latch *latch
-	off   bool
+	store    raft.StableStore
+	latch    *latch
+	controls controls.Set
 	// atStart is the floor as it was read before Raft started. Only this value
 	// may be told to followers. The live one must not: the gate raises it
 	// before Raft has judged the request's term, so
@@ -53,7 +55,7 @@ func openFloor(store raft.StableStore, l *latch) (*floor, error) {
 
 // raise makes the floor at least index, durably, before it returns.
 func (f *floor) raise(index uint64) error {
-	if f.off || f.value.Load() >= index {
+	if f.controls.Has(controls.FloorOff) || f.value.Load() >= index {
 		return nil
 	}
 	f.writing <- struct{}{}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
+	"github.com/holdfast-mx/holdfast/deploy/controls/trial"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -35,14 +37,14 @@ func (c *testCluster) goesOn(limit time.Duration) bool {
 func TestFullRestartAfterBodiesAreGone(t *testing.T) {
 	for _, test := range []struct {
 		name     string
-		controls controls
+		controls []controls.Switch
 		goesOn   bool
 	}{
-		{"with the floor", controls{}, true},
-		{"control: without the floor", controls{floorOff: true, startCheckOff: true}, false},
+		{"with the floor", nil, true},
+		{"control: without the floor", []controls.Switch{controls.FloorOff, controls.StartCheckOff}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			inCluster(t, 3, clusterOptions{controls: test.controls}, func(t *testing.T, c *testCluster) {
+			inCluster(t, 3, clusterOptions{controls: trial.On(t, test.controls...)}, func(t *testing.T, c *testCluster) {
 				c.up()
 				c.bootstrap()
 				a := c.leader()
@@ -87,14 +89,14 @@ func TestFullRestartAfterBodiesAreGone(t *testing.T) {
 func TestExemptMemberLeadsAfterRestart(t *testing.T) {
 	for _, test := range []struct {
 		name     string
-		controls controls
+		controls []controls.Switch
 		goesOn   bool
 	}{
-		{"with the floor", controls{}, true},
-		{"control: without the floor", controls{floorOff: true, startCheckOff: true}, false},
+		{"with the floor", nil, true},
+		{"control: without the floor", []controls.Switch{controls.FloorOff, controls.StartCheckOff}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			inCluster(t, 5, clusterOptions{controls: test.controls}, func(t *testing.T, c *testCluster) {
+			inCluster(t, 5, clusterOptions{controls: trial.On(t, test.controls...)}, func(t *testing.T, c *testCluster) {
 				c.up()
 				c.bootstrap()
 				a := c.leader()
@@ -145,15 +147,15 @@ func TestExemptMemberLeadsAfterRestart(t *testing.T) {
 func TestDeposedLeaderMustNotTellTheLiveFloor(t *testing.T) {
 	for _, test := range []struct {
 		name     string
-		controls controls
+		controls []controls.Switch
 		judge    func(*oracle)
 	}{
-		{"floor of the start", controls{}, (*oracle).clean},
-		{"control: live floor", controls{liveFloor: true}, func(o *oracle) { o.caught("applied term") }},
+		{"floor of the start", nil, (*oracle).clean},
+		{"control: live floor", []controls.Switch{controls.LiveFloor}, func(o *oracle) { o.caught("applied term") }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			// A hanging write must not stop the deposed leader's sender here.
-			inCluster(t, 5, clusterOptions{controls: test.controls, stallMax: time.Hour}, func(t *testing.T, c *testCluster) {
+			inCluster(t, 5, clusterOptions{controls: trial.On(t, test.controls...), stallMax: time.Hour}, func(t *testing.T, c *testCluster) {
 				c.up()
 				c.bootstrap()
 				a := c.leader()
@@ -219,7 +221,7 @@ func TestDeposedLeaderMustNotTellTheLiveFloor(t *testing.T) {
 				if b.node().Term() >= next.node().Term() {
 					t.Fatal("b heard of the new term")
 				}
-				if test.controls.liveFloor {
+				if len(test.controls) > 0 {
 					test.judge(c.oracle)
 					c.down()
 					<-answered

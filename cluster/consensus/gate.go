@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -41,7 +42,7 @@ type gate struct {
 	passed   chan raft.RPC
 	waiting  chan struct{} // one token per request at the gate
 	stop     <-chan struct{}
-	controls *controls
+	controls controls.Set
 	hasVote  func() bool // for a control only
 	logger   *slog.Logger
 	stats    gateStats
@@ -73,7 +74,7 @@ func newGate(c Config, f *floor, log *logStore) *gate {
 		log:      log,
 		passed:   make(chan raft.RPC),
 		waiting:  make(chan struct{}, gateRequestsMax),
-		controls: c.controls,
+		controls: c.Controls,
 		logger:   c.Logger,
 	}
 }
@@ -204,7 +205,7 @@ func (g *gate) hold(req *raft.AppendEntriesRequest) (release func(), err error) 
 		}
 		missing = append(missing, *ref)
 	}
-	if g.controls.ruleOff || g.controls.nonvotersSpared && !g.hasVote() {
+	if g.controls.Has(controls.RuleOff) || g.controls.Has(controls.NonvotersSpared) && !g.hasVote() {
 		return release, nil
 	}
 	if exempt {

@@ -255,7 +255,7 @@ func (f *fakeBodies) pinned() int {
 
 func testGate(b Bodies) (*gate, chan struct{}) {
 	stop := make(chan struct{})
-	g := newGate(Config{Bodies: b, controls: &controls{}}, &floor{latch: newLatch(), writing: make(chan struct{}, 1)}, &logStore{store: raft.NewInmemStore(), latch: newLatch()})
+	g := newGate(Config{Bodies: b}, &floor{latch: newLatch(), writing: make(chan struct{}, 1)}, &logStore{store: raft.NewInmemStore(), latch: newLatch()})
 	g.applied = func() uint64 { return 0 }
 	g.floor.store = raft.NewInmemStore()
 	g.stop = stop

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
+	"github.com/holdfast-mx/holdfast/deploy/controls/trial"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -305,18 +307,18 @@ func (h *history) restartMajority() {
 }
 
 // run lives one history and judges it.
-func runHistory(t *testing.T, size int, seed uint64, controls controls, judge func(*oracle)) *history {
-	return newHistory(size, seed).run(t, seed, controls, judge)
+func runHistory(t *testing.T, size int, seed uint64, on controls.Set, judge func(*oracle)) *history {
+	return newHistory(size, seed).run(t, seed, on, judge)
 }
 
 func newHistory(size int, seed uint64) *history {
 	return &history{size: size, rand: rand.New(rand.NewPCG(seed, 1))}
 }
 
-func (h *history) run(t *testing.T, seed uint64, controls controls, judge func(*oracle)) *history {
+func (h *history) run(t *testing.T, seed uint64, on controls.Set, judge func(*oracle)) *history {
 	size := h.size
 	inCluster(t, size, clusterOptions{
-		seed: seed, controls: controls, housekeeping: true,
+		seed: seed, controls: on, housekeeping: true,
 		trailing: 8, threshold: 30, interval: 5 * time.Second,
 	}, func(t *testing.T, c *testCluster) {
 		h.c, h.calm = c, make(chan struct{}) // made inside the bubble
@@ -379,7 +381,7 @@ func TestRandomHistories(t *testing.T) {
 			size = 5
 		}
 		t.Run(fmt.Sprintf("%d nodes seed %d", size, seed), func(t *testing.T) {
-			t.Log(runHistory(t, size, seed, controls{}, (*oracle).clean))
+			t.Log(runHistory(t, size, seed, controls.Set{}, (*oracle).clean))
 		})
 	}
 }
@@ -392,29 +394,42 @@ func TestRandomHistoriesOfChangingVoters(t *testing.T) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			h := newHistory(4, seed)
 			h.changing = true
-			t.Log(h.run(t, seed, controls{}, (*oracle).clean))
+			t.Log(h.run(t, seed, controls.Set{}, (*oracle).clean))
 		})
 	}
+}
+
+// TestControlRuleOff: a random history, in which every committed entry has its body
+// at a majority.
+func TestControlRuleOff(t *testing.T) {
+	trial.Run(t, controls.RuleOff, func(t *testing.T, on controls.Set) (broken error) {
+		runHistory(t, 3, *seedFlag, on, func(o *oracle) {
+			if found := o.found(); len(found) > 0 {
+				broken = errors.New(found[0])
+			}
+		})
+		return broken
+	})
 }
 
 // TestRandomHistoriesFindABrokenRule shows that the histories would notice.
 func TestRandomHistoriesFindABrokenRule(t *testing.T) {
 	for _, test := range []struct {
 		name     string
-		controls controls
+		controls []controls.Switch
 		what     string
 	}{
-		{"rule off", controls{ruleOff: true, startCheckOff: true}, "committed with"},
-		{"rule off", controls{ruleOff: true, startCheckOff: true}, "I1"},
-		{"without floor", controls{floorOff: true, startCheckOff: true}, "I1"},
+		{"rule off", []controls.Switch{controls.RuleOff, controls.StartCheckOff}, "committed with"},
+		{"rule off", []controls.Switch{controls.RuleOff, controls.StartCheckOff}, "I1"},
+		{"without floor", []controls.Switch{controls.FloorOff, controls.StartCheckOff}, "I1"},
 	} {
 		t.Run(test.name+", "+test.what, func(t *testing.T) {
-			t.Log(runHistory(t, 3, *seedFlag, test.controls, func(o *oracle) { o.caught(test.what) }))
+			t.Log(runHistory(t, 3, *seedFlag, trial.On(t, test.controls...), func(o *oracle) { o.caught(test.what) }))
 		})
 	}
 	t.Run("nonvoters spared, I1", func(t *testing.T) {
 		h := newHistory(4, *seedFlag)
 		h.changing = true
-		t.Log(h.run(t, *seedFlag, controls{nonvotersSpared: true, startCheckOff: true}, func(o *oracle) { o.caught("I1") }))
+		t.Log(h.run(t, *seedFlag, trial.On(t, controls.NonvotersSpared, controls.StartCheckOff), func(o *oracle) { o.caught("I1") }))
 	})
 }

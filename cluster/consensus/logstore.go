@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 )
 
 // logStore is the log as Raft sees it: the store below, an index of the bodies
@@ -37,7 +39,7 @@ import (
 type logStore struct {
 	store    raft.LogStore
 	latch    *latch
-	latchOff bool
+	controls controls.Set
 	// leads reports whether this node leads: then Raft's main goroutine, the only
 	// one that stores, stores what the node itself proposed.
 	leads  func() bool
@@ -45,8 +47,6 @@ type logStore struct {
 	bodies Bodies
 	floor  *floor // what it covers is settled without its body
 	stored func([]*raft.Log)
-	// writtenCounts is a control.
-	writtenCounts bool
 
 	// cut is how many entries the start-up check cut off.
 	cut uint64
@@ -160,7 +160,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if s.stored != nil {
 		s.stored(logs)
 	}
-	if s.leads != nil && s.leads() && !s.latchOff && !slices.ContainsFunc(logs, decides) {
+	if s.leads != nil && s.leads() && !s.controls.Has(controls.LatchOff) && !slices.ContainsFunc(logs, decides) {
 		err = s.extend(logs)
 	} else if err = s.awaitAll(); err == nil { // what this node proposed when it led
 		err = s.write(logs)
@@ -302,7 +302,7 @@ func (s *logStore) settle() error {
 	s.mu.Lock()
 	named := s.unsettled
 	s.mu.Unlock()
-	if len(named) == 0 || s.writtenCounts {
+	if len(named) == 0 || s.controls.Has(controls.WrittenCounts) {
 		return nil
 	}
 	for _, b := range named {
@@ -323,7 +323,7 @@ func (s *logStore) settle() error {
 func (s *logStore) settled(index uint64) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.writtenCounts {
+	if s.controls.Has(controls.WrittenCounts) {
 		return index
 	}
 	if len(s.tail) > 0 {
@@ -340,7 +340,7 @@ func (s *logStore) settled(index uint64) uint64 {
 func (s *logStore) await(index uint64) error {
 	for {
 		s.mu.Lock()
-		if len(s.tail) == 0 || s.tail[0].Index > index || s.writtenCounts {
+		if len(s.tail) == 0 || s.tail[0].Index > index || s.controls.Has(controls.WrittenCounts) {
 			named := len(s.unsettled) > 0 && s.unsettled[0].index <= index
 			s.mu.Unlock()
 			if named {
@@ -401,7 +401,7 @@ func (s *logStore) DeleteRange(lowest, highest uint64) error {
 }
 
 func (s *logStore) failed(err error) error {
-	if s.latchOff {
+	if s.controls.Has(controls.LatchOff) {
 		return err
 	}
 	return s.latch.fail(fmt.Errorf("%w: %w", ErrDisk, err))

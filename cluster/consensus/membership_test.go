@@ -9,6 +9,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
+	"github.com/holdfast-mx/holdfast/deploy/controls/trial"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -35,15 +37,15 @@ func (c *testCluster) addNonvoter(leader, m *testMember) {
 func TestNonvotersKeepTheRule(t *testing.T) {
 	for _, test := range []struct {
 		name     string
-		controls controls
+		controls []controls.Switch
 		acked    bool
 		judge    func(*oracle)
 	}{
-		{"not spared", controls{}, false, (*oracle).clean},
-		{"control: spared", controls{nonvotersSpared: true}, true, func(o *oracle) { o.caught("acknowledged with") }},
+		{"not spared", nil, false, (*oracle).clean},
+		{"control: spared", []controls.Switch{controls.NonvotersSpared}, true, func(o *oracle) { o.caught("acknowledged with") }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			inCluster(t, 3, clusterOptions{controls: test.controls}, func(t *testing.T, c *testCluster) {
+			inCluster(t, 3, clusterOptions{controls: trial.On(t, test.controls...)}, func(t *testing.T, c *testCluster) {
 				// a is the only voter, b becomes one, c votes but is away when it
 				// matters.
 				c.up()

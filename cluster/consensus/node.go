@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -76,10 +77,10 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	f.off = c.controls.floorOff
+	f.controls = c.Controls
 	n := &Node{
 		config:     c,
-		log:        &logStore{store: c.Stores.Log, latch: l, bodies: c.Bodies, floor: f, latchOff: c.controls.latchOff, stored: c.controls.stored, writtenCounts: c.controls.writtenCounts},
+		log:        &logStore{store: c.Stores.Log, latch: l, bodies: c.Bodies, floor: f, stored: c.stored, controls: c.Controls},
 		stable:     &stableStore{store: c.Stores.Stable, latch: l},
 		floor:      f,
 		latch:      l,
@@ -98,7 +99,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 		return nil, fmt.Errorf("read the log: %w", err)
 	}
 	n.log.octets.Store(octets)
-	if !c.controls.startCheckOff {
+	if !c.Controls.Has(controls.StartCheckOff) {
 		if err := checkBodies(ctx, c, n.log, f); err != nil {
 			return nil, err
 		}
@@ -106,7 +107,7 @@ func Start(ctx context.Context, c Config) (_ *Node, err error) {
 	n.rot = newRotWatch(c, n.log, f, l)
 	n.gate = newGate(c, f, n.log)
 	n.gate.hasVote, n.gate.applied = n.hasVote, func() uint64 { return n.raft.AppliedIndex() }
-	n.sender = &sender{floor: f, settled: n.log.settled, latch: l, stalled: n.Stalled, live: c.controls.liveFloor, refused: n.suspect, witness: n.witness}
+	n.sender = &sender{floor: f, settled: n.log.settled, latch: l, stalled: n.Stalled, controls: c.Controls, refused: n.suspect, witness: n.witness}
 	t = newTransport(c, n.gate, n.sender)
 	n.transport = t
 	n.fsm = &fsmAdapter{fsm: c.FSM, latch: l, log: n.log, snapshots: n.snapshots}

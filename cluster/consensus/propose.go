@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -121,7 +122,7 @@ func (b *batch) add(position int, p Proposal, several bool) error {
 	if bytes := len(e.entry.Data) + len(e.entry.Extensions); bytes > EntryBytesMax {
 		return fmt.Errorf("%w: %d octets, at most %d", ErrTooLarge, bytes, EntryBytesMax)
 	}
-	if p.Body != nil && !b.node.config.controls.ruleOff {
+	if p.Body != nil && !b.node.config.Controls.Has(controls.RuleOff) {
 		unpin, held := b.node.config.Bodies.Pin(*p.Body)
 		if !held {
 			return fmt.Errorf("%w: %s", ErrBodyNotHeld, p.Body)

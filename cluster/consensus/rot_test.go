@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
+	"github.com/holdfast-mx/holdfast/deploy/controls/trial"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -53,7 +55,7 @@ func TestStartUpCheck(t *testing.T) {
 		})
 	})
 	t.Run("control: without the check", func(t *testing.T) {
-		inCluster(t, 3, clusterOptions{controls: controls{startCheckOff: true}}, func(t *testing.T, c *testCluster) {
+		inCluster(t, 3, clusterOptions{controls: trial.On(t, controls.StartCheckOff)}, func(t *testing.T, c *testCluster) {
 			a, ref := lonely(t, c)
 			a.bodyDisk.Rot(ref)
 			for _, name := range c.others(a.name) {

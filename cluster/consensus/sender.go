@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 )
 
 // A sender does what has to be done to a leader's requests on their way out:
@@ -13,12 +15,12 @@ import (
 // that counts what is not settled here, and sends nothing at all while the
 // log cannot be written.
 type sender struct {
-	floor   *floor
-	settled func(index uint64) uint64 // of logStore
-	latch   *latch
-	stalled func() bool // a write of this node hangs
-	live    bool        // control: raise with the live floor
-	send    func(raft.ServerID, raft.ServerAddress, *raft.AppendEntriesRequest, *raft.AppendEntriesResponse) error
+	floor    *floor
+	settled  func(index uint64) uint64 // of logStore
+	latch    *latch
+	stalled  func() bool // a write of this node hangs
+	controls controls.Set
+	send     func(raft.ServerID, raft.ServerAddress, *raft.AppendEntriesRequest, *raft.AppendEntriesResponse) error
 	// refused is told of requests that a follower's gate refused.
 	refused func(*raft.AppendEntriesRequest)
 	witness *witness
@@ -88,7 +90,7 @@ func (s *sender) withSettled(args *raft.AppendEntriesRequest) *raft.AppendEntrie
 // The request is copied: Raft goes on using the one it gave us.
 func (s *sender) withFloor(args *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
 	known := s.floor.atStart
-	if s.live {
+	if s.controls.Has(controls.LiveFloor) {
 		known = s.floor.value.Load()
 	}
 	known = min(known, args.PrevLogEntry+uint64(len(args.Entries)))

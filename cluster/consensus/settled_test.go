@@ -11,6 +11,8 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
+	"github.com/holdfast-mx/holdfast/deploy/controls"
+	"github.com/holdfast-mx/holdfast/deploy/controls/trial"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -187,7 +189,7 @@ func TestLeaderWritesBesideTheFollowers(t *testing.T) {
 // and the leader dies before its own copy is on its disk. The other follower and
 // it go on without the entry. So nobody must have seen it.
 func TestLeaderDiesBeforeItsWrite(t *testing.T) {
-	run := func(t *testing.T, o controls, check func(c *testCluster)) {
+	run := func(t *testing.T, o controls.Set, check func(c *testCluster)) {
 		inCluster(t, 3, clusterOptions{stallMax: time.Hour, controls: o}, func(t *testing.T, c *testCluster) {
 			c.up()
 			c.bootstrap()
@@ -216,9 +218,9 @@ func TestLeaderDiesBeforeItsWrite(t *testing.T) {
 			check(c)
 		})
 	}
-	run(t, controls{}, func(c *testCluster) { c.oracle.clean() })
+	run(t, controls.Set{}, func(c *testCluster) { c.oracle.clean() })
 	t.Run("control: what is not durable counts", func(t *testing.T) {
-		run(t, controls{writtenCounts: true}, func(c *testCluster) { c.oracle.caught("has not got it on its disk") })
+		run(t, trial.On(t, controls.WrittenCounts), func(c *testCluster) { c.oracle.caught("has not got it on its disk") })
 	})
 }
 
@@ -233,7 +235,7 @@ func TestDeposedLeaderAnswersWhenItHasWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		stop := make(chan struct{})
-		g := newGate(Config{controls: &controls{}}, &floor{latch: newLatch()}, s)
+		g := newGate(Config{}, &floor{latch: newLatch()}, s)
 		g.applied = func() uint64 { return 0 }
 		g.stop = stop
 		answer := make(chan raft.RPCResponse, 1)
@@ -308,7 +310,7 @@ func acceptAtOnce(c *testCluster, leader *testMember) (ref mail.BodyRef, index u
 // TestBodyAndEntryAreWrittenAtOnce: the entry does not wait for the body that it
 // names, and nobody hears of it before a majority has both.
 func TestBodyAndEntryAreWrittenAtOnce(t *testing.T) {
-	run := func(t *testing.T, o controls, check func(c *testCluster)) {
+	run := func(t *testing.T, o controls.Set, check func(c *testCluster)) {
 		inCluster(t, 3, clusterOptions{controls: o}, func(t *testing.T, c *testCluster) {
 			slowBodies(c)
 			c.up()
@@ -326,12 +328,12 @@ func TestBodyAndEntryAreWrittenAtOnce(t *testing.T) {
 			check(c)
 		})
 	}
-	run(t, controls{}, func(c *testCluster) {
+	run(t, controls.Set{}, func(c *testCluster) {
 		c.oracle.conclude()
 		c.oracle.clean()
 	})
 	t.Run("control: what is not durable counts", func(t *testing.T) {
-		run(t, controls{writtenCounts: true}, func(c *testCluster) { c.oracle.caught("committed with") })
+		run(t, trial.On(t, controls.WrittenCounts), func(c *testCluster) { c.oracle.caught("committed with") })
 	})
 }
 
@@ -395,7 +397,7 @@ func TestCrashBetweenEntryAndBody(t *testing.T) {
 // TestCutsOnlyWhatNobodyWasToldOf: an entry that was acknowledged here keeps the
 // member from starting when its body is lost, unless somebody has it.
 func TestCutsOnlyWhatNobodyWasToldOf(t *testing.T) {
-	run := func(t *testing.T, o controls, judge func(t *testing.T, c *testCluster, start error), conclude func(*oracle)) {
+	run := func(t *testing.T, o controls.Set, judge func(t *testing.T, c *testCluster, start error), conclude func(*oracle)) {
 		inCluster(t, 3, clusterOptions{controls: o, housekeeping: true}, func(t *testing.T, c *testCluster) {
 			c.up()
 			c.bootstrap()
@@ -427,13 +429,13 @@ func TestCutsOnlyWhatNobodyWasToldOf(t *testing.T) {
 			conclude(c.oracle)
 		})
 	}
-	run(t, controls{}, func(t *testing.T, c *testCluster, err error) {
+	run(t, controls.Set{}, func(t *testing.T, c *testCluster, err error) {
 		if !errors.Is(err, ErrBodyLost) {
 			t.Errorf("start: %v", err)
 		}
 	}, (*oracle).clean)
 	t.Run("control: cut off all the same", func(t *testing.T) {
-		run(t, controls{cutsAll: true}, func(t *testing.T, c *testCluster, err error) {
+		run(t, trial.On(t, controls.CutsAll), func(t *testing.T, c *testCluster, err error) {
 			if err != nil {
 				t.Errorf("start: %v", err)
 			}

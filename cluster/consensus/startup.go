@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 )
 
 const (
@@ -92,7 +94,7 @@ func cutUnsettled(c Config, s *logStore, f *floor) error {
 		return nil
 	}
 	attested := log.Attested()
-	if c.controls.cutsAll {
+	if c.Controls.Has(controls.CutsAll) {
 		attested = 0
 	}
 	// A snapshot was taken of what was settled, and the log must not end before it.

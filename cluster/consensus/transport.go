@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 )
 
 // transport is Raft's network transport with the append rule around it: the
@@ -20,8 +22,8 @@ type transport struct {
 	gate   *gate
 	sender *sender
 
-	heartbeatFastPath bool
-	pipelines         *pipelines // nil outside of a control
+	controls  controls.Set
+	pipelines *pipelines // nil outside of a control
 
 	stop     chan struct{} // closed by Close
 	stopOnce sync.Once
@@ -39,7 +41,7 @@ func newTransport(c Config, g *gate, s *sender) *transport {
 	// (hashicorp/raft#612).
 	inFlight := 1
 	var open *pipelines
-	if c.controls.pipelined {
+	if c.Controls.Has(controls.Pipelined) {
 		inFlight, open = raft.DefaultMaxRPCsInFlight, &pipelines{}
 	}
 	st := newStream(c.Stream)
@@ -53,13 +55,13 @@ func newTransport(c Config, g *gate, s *sender) *transport {
 			// Only how the times of entries are written; the same everywhere.
 			MsgpackUseNewTimeFormat: true,
 		}),
-		id:                c.ID,
-		stream:            st,
-		gate:              g,
-		sender:            s,
-		heartbeatFastPath: c.controls.heartbeatFastPath,
-		pipelines:         open,
-		stop:              make(chan struct{}),
+		id:        c.ID,
+		stream:    st,
+		gate:      g,
+		sender:    s,
+		controls:  c.Controls,
+		pipelines: open,
+		stop:      make(chan struct{}),
 	}
 	g.stop, s.send = t.stop, t.NetworkTransport.AppendEntries
 	return t
@@ -87,7 +89,7 @@ func (t *transport) LocalAddr() raft.ServerAddress { return raft.ServerAddress(t
 // leader appends next is written with the new leader's term, and logs diverge
 // (hashicorp/raft#695).
 func (t *transport) SetHeartbeatHandler(handler func(raft.RPC)) {
-	if t.heartbeatFastPath {
+	if t.controls.Has(controls.HeartbeatFastPath) {
 		t.NetworkTransport.SetHeartbeatHandler(handler)
 	}
 }
@@ -139,7 +141,7 @@ func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 
 // AppendEntriesPipeline says that there is no pipelining.
 func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
-	if t.pipelines == nil {
+	if !t.controls.Has(controls.Pipelined) {
 		return nil, raft.ErrPipelineReplicationNotSupported
 	}
 	p, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
@@ -156,7 +158,7 @@ func (t *transport) Close() error {
 	t.stopOnce.Do(func() {
 		close(t.stop)
 		err = t.NetworkTransport.Close()
-		if t.pipelines != nil {
+		if t.controls.Has(controls.Pipelined) {
 			t.pipelines.close()
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -39,6 +40,10 @@ type Config struct {
 	LeaseBatchMax int
 	// TickEvery is how often log time advances.
 	TickEvery time.Duration
+	// Controls breaks single rules, in builds with the tag controls alone.
+	Controls controls.Set
+	// WallClock is what a control asks; nothing else does. It may be nil.
+	WallClock func() time.Time
 }
 
 // A Request is a node's wish for messages to one next hop. The node has just
@@ -180,6 +185,7 @@ func (d *Dispatcher) Lead(ctx context.Context) {
 	// A leader's first tick counts from when it became leader: what went before
 	// is the old leader's, or nobody's.
 	lastTick := time.Now()
+	var lastWall time.Time
 	leases := leaseClock{after: d.config.LeaseDuration + d.config.LeaseMargin}
 	for {
 		select {
@@ -194,6 +200,9 @@ func (d *Dispatcher) Lead(ctx context.Context) {
 				d.config.Log.Info("lease not expired", "token", e.Token, "cause", err)
 				break
 			}
+		}
+		if d.config.Controls.Has(controls.WallClockExpiry) {
+			lastWall = d.followWallClock(ctx, lastWall)
 		}
 		if elapsed := now.Sub(lastTick); elapsed >= d.config.TickEvery {
 			if _, _, err := d.config.Queue.Propose(ctx, fsm.Tick{Elapsed: fsm.Millis(elapsed.Milliseconds())}); err != nil {

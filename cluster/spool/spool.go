@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cluster/segment"
 	"github.com/holdfast-mx/holdfast/cluster/vfs"
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -56,6 +57,8 @@ type Options struct {
 	Random io.Reader
 	// Log gets what is found damaged; nil discards.
 	Log *slog.Logger
+	// Controls breaks single rules, in builds with the tag controls alone.
+	Controls controls.Set
 }
 
 // A Spool is an open directory of bodies.
@@ -66,6 +69,7 @@ type Spool struct {
 	now      func() time.Time
 	spacious func() bool
 	log      *slog.Logger
+	controls controls.Set
 	opened   time.Time
 
 	line   *line
@@ -210,6 +214,7 @@ func Open(fs vfs.FS, dir string, o Options) (_ *Spool, err error) {
 		now:      o.Now,
 		spacious: o.Spacious,
 		log:      o.Log,
+		controls: o.Controls,
 		line:     newLine(),
 		stop:     make(chan struct{}),
 		failed:   make(chan struct{}),

@@ -28,6 +28,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cmd/holdfastd/config"
 	"github.com/holdfast-mx/holdfast/cmd/holdfastd/node"
 	"github.com/holdfast-mx/holdfast/delivery/route"
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -79,6 +80,8 @@ type World struct {
 	// arriving, if not nil, is told of each message that the primary takes,
 	// before the primary says so.
 	arriving func(ledger.Arrival)
+	// controls are the switches of nodes that are started.
+	controls controls.Set
 
 	// nodes are those that run. Written by the goroutine that owns the world,
 	// read by any through node.
@@ -220,6 +223,7 @@ func (w *World) Start(ctx context.Context, name string) error {
 		Now:         time.Now,
 		Boot:        func() time.Duration { return time.Since(time.Time{}.AddDate(1990, 0, 0)) },
 		Entropy:     &randomReader{random: rand.New(rand.NewPCG(w.random.Uint64(), w.random.Uint64()))},
+		Controls:    w.controls,
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", name, err)

@@ -267,7 +267,7 @@ func (c *Conn) replied(code int, lines []replyLine) error {
 	case c.verb == "DATA" && code == replyGoAhead.Code:
 		// Held back until the session asks for the body: it may still refuse.
 		c.phase = phaseContent
-		c.lines = lineEnds{lineMax: c.gate.limits.BodyLineMax}
+		c.lines = lineEnds{lineMax: c.gate.limits.BodyLineMax, controls: c.gate.config.Controls}
 		c.held, c.ended, c.lf, c.cut, c.broken = true, false, false, false, nil
 		c.waited, c.received = 0, 0
 		return nil

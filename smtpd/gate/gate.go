@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -29,6 +30,8 @@ type Config struct {
 	// Exempt networks are not counted per client. Loopback never is.
 	Exempt []netip.Prefix
 	Logger *slog.Logger
+	// Controls breaks single rules, in builds with the tag controls alone.
+	Controls controls.Set
 }
 
 // Stats counts what the gate did since it was made.

@@ -1,6 +1,10 @@
 package gate
 
-import "bytes"
+import (
+	"bytes"
+
+	"github.com/holdfast-mx/holdfast/deploy/controls"
+)
 
 // lineEnds turns the octets of a DATA command into those of the message: it
 // finds the end mark, takes the dot of RFC 5321 section 4.5.2 off, and
@@ -17,6 +21,8 @@ type lineEnds struct {
 	inLine  bool // the line has begun: a dot is text
 	lineLen int  // octets of it so far
 	tooLong bool // a line was longer than lineMax
+
+	controls controls.Set
 }
 
 // next works on b, which begins where the last call stopped. It returns a
@@ -78,7 +84,9 @@ func (s *lineEnds) text(t []byte) {
 		if cr < 0 {
 			return
 		}
-		t[cr] = ' '
+		if !s.controls.Has(controls.StrayCRPassed) {
+			t[cr] = ' '
+		}
 		t = t[cr+1:]
 	}
 }

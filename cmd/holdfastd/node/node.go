@@ -162,7 +162,7 @@ func (n *Node) openSpool(context.Context) error {
 	}
 	n.spool, err = spool.Open(n.disk, filepath.Join(n.config.DataDir, spoolDir), spool.Options{
 		SegmentBytes: n.seams.SpoolSegment, PoolFiles: n.seams.SpoolPool, Spacious: n.space.ample,
-		Now: n.seams.Now, Random: n.seams.Entropy, Log: n.log.With("room", "spool"),
+		Now: n.seams.Now, Random: n.seams.Entropy, Log: n.log.With("room", "spool"), Controls: n.seams.Controls,
 	})
 	if err != nil {
 		return fmt.Errorf("open the spool: %w", err)
@@ -256,7 +256,7 @@ func (n *Node) startMember(ctx context.Context) error {
 		LeaseDuration:   n.config.LeaseDuration, LeaseBatchMax: n.config.LeaseBatch,
 		TickEvery: cmp.Or(n.seams.Pace.Tick, tickEvery), OrphanAge: orphanAge,
 		HydrationRate: n.config.HydrationRate, ScrubRate: n.config.ScrubRate,
-		Now: n.seams.Now, Entropy: n.seams.Entropy,
+		Now: n.seams.Now, Entropy: n.seams.Entropy, Controls: n.seams.Controls,
 	})
 	if err != nil {
 		return err
@@ -296,6 +296,7 @@ func (n *Node) startDelivery(context.Context) error {
 		Boot: n.seams.Boot, BootID: n.bootID,
 		Log:           n.log.With("room", "delivery"),
 		LeaseDuration: n.config.LeaseDuration, LeaseBatch: n.config.LeaseBatch, ConnectionsMax: n.config.DeliveryConnectionsMax,
+		Controls:  n.seams.Controls,
 		TLSPolicy: n.tlsPolicy, TLSCounts: &n.tlsCounts,
 		TLSAlarm: func(d mail.Domain, f *tlspolicy.Failure) {
 			switch news := n.tlsAlarms.note(d, f, n.seams.Now()); {
@@ -336,7 +337,7 @@ func (n *Node) startSMTP(certificate *tls.Config) error {
 		CommitPatience: n.config.CommitPatience, BytesInFlight: n.config.BytesInFlight, Memory: n.memory,
 		Limits:         gate.Limits{ConnectionsMax: n.crowd, ConnectionsPerClient: n.config.ConnectionsPerClient},
 		ExemptNetworks: n.config.ExemptNetworks,
-		Now:            n.seams.Now, Logger: n.log.With("room", "smtpd"),
+		Now:            n.seams.Now, Logger: n.log.With("room", "smtpd"), Controls: n.seams.Controls,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cluster/transport"
 	"github.com/holdfast-mx/holdfast/cluster/vfs"
 	"github.com/holdfast-mx/holdfast/delivery/route"
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -54,6 +55,8 @@ type Seams struct {
 	Pace Pace
 	// Entropy yields random bytes. It is read concurrently.
 	Entropy io.Reader
+	// Controls breaks single rules, in builds with the tag controls alone.
+	Controls controls.Set
 }
 
 // A Pace says how often a node does what it does again and again. A slower one
