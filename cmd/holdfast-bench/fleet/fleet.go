@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -41,8 +42,36 @@ type Options struct {
 	// Arguments come before holdfastd's own, to run it under another program;
 	// for example {"strace", "-f"}. The program must pass signals on.
 	Arguments []string
+	// Hosts gives each node a host of its own; without it all are on this one's
+	// loopback interface.
+	Hosts []Host
 	// Environment is added to holdfastd's own: NAME=value.
 	Environment []string
+}
+
+// A Host is where a node runs: its address, and the program that runs it there.
+type Host struct {
+	Address   string
+	Arguments []string // before Options.Arguments
+}
+
+// The ports of a node that has a host of its own.
+const (
+	hostPortSMTP    = 2525
+	hostPortCluster = 7420
+	hostPortGossip  = 7421
+)
+
+// hosts gives every node its address and ports.
+func (o *Options) hosts() (hosts []Host, ports []int, err error) {
+	if o.Hosts == nil {
+		ports, err = freePorts(3 * o.Nodes)
+		return slices.Repeat([]Host{{Address: "127.0.0.1"}}, o.Nodes), ports, err
+	}
+	if len(o.Hosts) != o.Nodes {
+		return nil, nil, fmt.Errorf("%d hosts for %d nodes", len(o.Hosts), o.Nodes)
+	}
+	return o.Hosts, slices.Repeat([]int{hostPortSMTP, hostPortCluster, hostPortGossip}, o.Nodes), nil
 }
 
 // A Fleet is a number of nodes that form one cluster.
@@ -76,17 +105,19 @@ func New(ctx context.Context, o Options) (*Fleet, error) {
 	if _, err := f.command(ctx, "ca", "create", "--cluster", o.Cluster, "--out", ca); err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(3 * o.Nodes)
+	hosts, ports, err := o.hosts()
 	if err != nil {
 		return nil, err
 	}
 	for i := range o.Nodes {
+		host := hosts[i]
 		n := &Node{
-			Name: fmt.Sprintf("node-%d", i+1), bin: filepath.Join(o.Bin, "holdfastd"), arguments: o.Arguments, environment: o.Environment,
-			Dir:     filepath.Join(o.Dir, fmt.Sprintf("node-%d", i+1)),
-			SMTP:    fmt.Sprintf("127.0.0.1:%d", ports[3*i]),
-			Cluster: fmt.Sprintf("127.0.0.1:%d", ports[3*i+1]),
-			Gossip:  fmt.Sprintf("127.0.0.1:%d", ports[3*i+2]),
+			Name: fmt.Sprintf("node-%d", i+1), bin: filepath.Join(o.Bin, "holdfastd"), environment: o.Environment,
+			arguments: slices.Concat(host.Arguments, o.Arguments),
+			Dir:       filepath.Join(o.Dir, fmt.Sprintf("node-%d", i+1)),
+			SMTP:      fmt.Sprintf("%s:%d", host.Address, ports[3*i]),
+			Cluster:   fmt.Sprintf("%s:%d", host.Address, ports[3*i+1]),
+			Gossip:    fmt.Sprintf("%s:%d", host.Address, ports[3*i+2]),
 		}
 		if o.SMTP != nil {
 			n.SMTP = o.SMTP[i]
@@ -95,7 +126,7 @@ func New(ctx context.Context, o Options) (*Fleet, error) {
 		n.Log = filepath.Join(n.Dir, "log")
 		n.Config = filepath.Join(n.Dir, "holdfast.toml")
 		f.Nodes = append(f.Nodes, n)
-		if _, err := f.command(ctx, "ca", "issue", "--ca", ca, "--node", n.Name, "--address", "127.0.0.1", "--out", n.Dir); err != nil {
+		if _, err := f.command(ctx, "ca", "issue", "--ca", ca, "--node", n.Name, "--address", host.Address, "--out", n.Dir); err != nil {
 			return nil, err
 		}
 		if o.STARTTLS {

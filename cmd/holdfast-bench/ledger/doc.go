@@ -23,7 +23,11 @@
 //     is altered;
 //   - a pair whose every attempt was refused never arrives (RFC 5321 section
 //     4.2.5): else it was delivered though refused;
-//   - copies beyond the first are counted as duplicates, and are no fault.
+//   - copies beyond the first are counted as duplicates, and are no fault of
+//     themselves: CheckCopies judges them by what happened to each pair, where
+//     that is known;
+//   - 250s are given again within a time once a majority is healthy: Pauses finds
+//     where they were not, where it is known who was harmed when.
 //
 // A Ledger lives in memory and, when it was opened on a file, appends each
 // record to it as one JSON line before the call returns. It is safe for

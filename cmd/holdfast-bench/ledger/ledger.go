@@ -23,6 +23,7 @@ type pair struct {
 	ok          []string         // the queue ids of the 250s
 	fail        int              // attempts that were refused
 	unknown     map[int]struct{} // attempts with an intent and no certain outcome
+	unread      int              // copies whose 250 nobody may have read
 	arrivals    []Arrival
 }
 
@@ -166,6 +167,9 @@ func (l *Ledger) Outcome(o Outcome) error { return l.add(record{Outcome: &o}) }
 // must not answer 250.
 func (l *Ledger) Arrival(a Arrival) error { return l.add(record{Arrival: &a}) }
 
+// Unread records that the 250 for an arrival may not have been read.
+func (l *Ledger) Unread(u Unread) error { return l.add(record{Unread: &u}) }
+
 func (l *Ledger) add(rec record) error {
 	line, err := json.Marshal(rec)
 	if err != nil {
@@ -224,6 +228,8 @@ func (l *Ledger) enter(rec record) {
 	case rec.Arrival != nil:
 		p := l.pair(rec.Arrival.Recipient)
 		p.arrivals = append(p.arrivals, *rec.Arrival)
+	case rec.Unread != nil:
+		l.pair(rec.Unread.Recipient).unread++
 	}
 	close(l.changed)
 	l.changed = make(chan struct{})

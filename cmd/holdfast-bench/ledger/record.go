@@ -117,8 +117,18 @@ type Arrival struct {
 	At      time.Time `json:"at"`
 }
 
-// A record is one line of the file: exactly one of the three is set.
+// An Unread says that a primary took a message for a recipient and that nothing
+// more came on that connection: nobody can know whether the 250 was read, and the
+// recipient may get another copy (RFC 1047).
+type Unread struct {
+	Recipient string    `json:"recipient"`
+	QueueID   string    `json:"queue_id,omitempty"`
+	At        time.Time `json:"at"`
+}
+
+// A record is one line of the file: exactly one of the four is set.
 type record struct {
+	Unread  *Unread  `json:"unread,omitempty"`
 	Intent  *Intent  `json:"intent,omitempty"`
 	Outcome *Outcome `json:"outcome,omitempty"`
 	Arrival *Arrival `json:"arrival,omitempty"`

@@ -30,11 +30,12 @@ func (r reply) class() int { return r.code / 100 }
 
 // A conversation is a connection on which EHLO succeeded.
 type conversation struct {
-	conn    net.Conn
-	in      *bufio.Reader
-	out     *bufio.Writer
-	offers  map[string]bool
-	unwatch func() bool
+	conn     net.Conn
+	in       *bufio.Reader
+	out      *bufio.Writer
+	offers   map[string]bool
+	unwatch  func() bool
+	patience time.Duration // for each reply but that to the final dot
 }
 
 // dial opens a conversation: connection, banner, EHLO, and STARTTLS if wanted
@@ -46,7 +47,7 @@ func dial(ctx context.Context, o *Options, address string) (*conversation, error
 	if err != nil {
 		return nil, err
 	}
-	c := &conversation{conn: conn, in: bufio.NewReader(conn), out: bufio.NewWriterSize(conn, 64<<10)}
+	c := &conversation{conn: conn, in: bufio.NewReader(conn), out: bufio.NewWriterSize(conn, 64<<10), patience: o.CommandTime}
 	c.unwatch = context.AfterFunc(ctx, func() { conn.Close() })
 	if err := c.greet(o); err != nil {
 		c.close()
@@ -56,7 +57,7 @@ func dial(ctx context.Context, o *Options, address string) (*conversation, error
 }
 
 func (c *conversation) greet(o *Options) error {
-	c.conn.SetDeadline(time.Now().Add(commandTime))
+	c.conn.SetDeadline(time.Now().Add(c.patience))
 	r, err := c.read()
 	if err != nil {
 		return fmt.Errorf("banner: %w", err)
@@ -103,7 +104,7 @@ func (c *conversation) ehlo(name string) error {
 }
 
 func (c *conversation) command(line string) (reply, error) {
-	c.conn.SetDeadline(time.Now().Add(commandTime))
+	c.conn.SetDeadline(time.Now().Add(c.patience))
 	c.out.WriteString(line + "\r\n")
 	if err := c.out.Flush(); err != nil {
 		return reply{}, err

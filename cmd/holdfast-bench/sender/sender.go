@@ -19,7 +19,7 @@ import (
 
 const (
 	dialTime        = 10 * time.Second
-	commandTime     = 5 * time.Minute  // RFC 5321 section 4.5.3.2
+	commandTimeMax  = 5 * time.Minute  // RFC 5321 section 4.5.3.2
 	contentTime     = 10 * time.Minute // for writing a whole content
 	replyTimeMax    = 10 * time.Minute // RFC 5321 section 4.5.3.2.6
 	backoffMin      = 100 * time.Millisecond
@@ -56,8 +56,9 @@ type Options struct {
 	Pause time.Duration
 	// GiveUp is the time after which a letter that nobody takes is given up.
 	GiveUp time.Duration
-	// ReplyTime bounds the wait for the reply to the final dot.
-	ReplyTime time.Duration
+	// ReplyTime bounds the wait for the reply to the final dot, CommandTime that
+	// for any other.
+	ReplyTime, CommandTime time.Duration
 	// Record is told everything. An error ends the run.
 	Record Recorder
 	// Dial opens a connection; nil for TCP.
@@ -104,6 +105,7 @@ func New(o Options) (*Sender, error) {
 	orDefault(&o.PerConnection, perConnDefault)
 	orDefault(&o.GiveUp, giveUpDefault)
 	orDefault(&o.ReplyTime, replyTimeMax)
+	orDefault(&o.CommandTime, commandTimeMax)
 	return &Sender{o: o, stats: Stats{Accepted: make(map[string]int)}}, nil
 }
 

@@ -140,7 +140,7 @@ func (t *transaction) envelope() (taken, left []string, err error) {
 
 // batch says lines and reads a reply for each.
 func (c *conversation) batch(lines []string) ([]reply, error) {
-	c.conn.SetDeadline(time.Now().Add(commandTime))
+	c.conn.SetDeadline(time.Now().Add(c.patience))
 	replies := make([]reply, 0, len(lines))
 	for i, line := range lines {
 		c.out.WriteString(line + "\r\n")

@@ -31,6 +31,8 @@ type Options struct {
 	// Arrival is called for each recipient of each message taken, before
 	// the 250. When it fails the message is refused with a 451.
 	Arrival func(ledger.Arrival) error
+	// Unread, when not nil, is told of each recipient that Stats.Unread counts.
+	Unread func(ledger.Unread)
 	// Faults is the plan of misbehaviour; nil for none.
 	Faults *Faults
 	// TLS, when not nil, makes the server offer STARTTLS.

@@ -31,7 +31,7 @@ type session struct {
 	mailGiven       bool
 	reversePath     string
 	recipients      []string
-	owed            int64 // recipients of the message taken last, until more comes
+	owed            []ledger.Arrival // of the message taken last, until more comes
 }
 
 func newSession(s *Server, conn net.Conn) *session {
@@ -39,7 +39,7 @@ func newSession(s *Server, conn net.Conn) *session {
 }
 
 func (s *session) run() {
-	defer func() { s.srv.unread.Add(s.owed) }()
+	defer s.leaveUnread()
 	err := s.reply(Banner, "220 "+s.srv.o.Hostname+" ESMTP holdfast-bench sink")
 	for err == nil {
 		err = s.command()
@@ -49,6 +49,17 @@ func (s *session) run() {
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		s.srv.log.Debug("session ended", "peer", s.conn.RemoteAddr(), "cause", err)
+	}
+}
+
+// leaveUnread counts what was taken last, when nothing more came.
+func (s *session) leaveUnread() {
+	s.srv.unread.Add(int64(len(s.owed)))
+	if s.srv.o.Unread == nil {
+		return
+	}
+	for _, a := range s.owed {
+		s.srv.o.Unread(ledger.Unread{Recipient: a.Recipient, QueueID: a.QueueID, At: time.Now()})
 	}
 }
 
@@ -162,7 +173,7 @@ func (s *session) line() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.owed = 0
+	s.owed = nil
 	if len(line) > lineMax || !bytes.HasSuffix(line, []byte("\r\n")) || bytes.IndexByte(line, '\r') != len(line)-2 {
 		s.violation("command line", errLineEnding)
 		s.say("500 5.5.2 a command line ends in CRLF")
@@ -380,16 +391,16 @@ func (s *session) dot(c content) error {
 	if err := s.fault(Dot); err != nil {
 		return err
 	}
-	s.owed = int64(len(s.recipients))
 	now := time.Now()
 	cuts, id := c.cutter.Finish(), c.cutter.QueueID()
 	for _, r := range s.recipients {
-		err := s.srv.o.Arrival(ledger.Arrival{
+		arrival := ledger.Arrival{
 			Recipient: r, ReversePath: s.reversePath, Cuts: cuts, QueueID: id,
 			Peer: s.conn.RemoteAddr().String(), At: now,
-		})
-		if err != nil {
-			s.owed = 0
+		}
+		s.owed = append(s.owed, arrival)
+		if err := s.srv.o.Arrival(arrival); err != nil {
+			s.owed = nil
 			s.srv.log.Error("record arrival", "cause", err)
 			s.say("451 4.3.0 the ledger cannot be written")
 			return nil

@@ -1,0 +1,96 @@
+package ledger
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestPauses(t *testing.T) {
+	zero := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	at := func(second int) time.Time { return zero.Add(time.Duration(second) * time.Second) }
+	span := func(from, to int) Span { return Span{at(from), at(to)} }
+	every := func(from, to, step int) (all []time.Time) {
+		for s := from; s <= to; s += step {
+			all = append(all, at(s))
+		}
+		return all
+	}
+	for _, c := range []struct {
+		name     string
+		harms    []Harm
+		accepted []time.Time
+		want     []Span
+	}{
+		{"mail all the time", nil, every(1, 99, 5), nil},
+		{"no mail, and nothing was broken", nil, nil, []Span{span(0, 100)}},
+		{"a pause in the middle", nil, append(every(1, 31, 5), every(66, 99, 5)...), []Span{span(31, 66)}},
+		{"a pause that a majority's fault explains", []Harm{{0, span(30, 70)}, {1, span(30, 60)}}, append(every(1, 31, 5), every(66, 99, 5)...), nil},
+		{"a pause that one node's fault does not explain", []Harm{{0, span(30, 70)}}, append(every(1, 31, 5), every(66, 99, 5)...), []Span{span(31, 66)}},
+		// No two were unharmed for more than 30 s, though at each moment two were.
+		{"faults that go round", []Harm{{0, span(10, 35)}, {1, span(35, 60)}, {2, span(60, 85)}}, append(every(1, 9, 2), every(86, 99, 2)...), nil},
+		{"it does not come back at the end", []Harm{{0, span(10, 50)}, {1, span(10, 50)}}, every(1, 9, 2), []Span{span(50, 100)}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := Pauses(3, span(0, 100), c.harms, c.accepted, 30*time.Second)
+			if !slices.Equal(got, c.want) {
+				t.Errorf("got  %v\nwant %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestCheckCopies(t *testing.T) {
+	never := func(Arrival) bool { return false }
+	for _, c := range []struct {
+		name        string
+		play        func(story)
+		interrupted func(Arrival) bool
+		want        Copies
+	}{
+		{"one copy", func(s story) { s.try(1, OK); s.arrive(recipient, "s@x.test", trace+body) }, never, Copies{Histogram: []int{0, 1}}},
+		{"a copy that nothing excuses", func(s story) {
+			s.try(1, OK)
+			s.arrive(recipient, "s@x.test", trace+body)
+			s.arrive(recipient, "s@x.test", trace+body)
+		}, never, Copies{Histogram: []int{0, 0, 1}, Extra: 1, TooMany: 1}},
+		{"a dot without a reply", func(s story) {
+			s.try(1, Info)
+			s.try(2, OK)
+			s.arrive(recipient, "s@x.test", trace+body)
+			s.arrive(recipient, "s@x.test", trace+body)
+		}, never, Copies{Histogram: []int{0, 0, 1}, Extra: 1, Bound: 1}},
+		{"a 250 that nobody may have read", func(s story) {
+			s.try(1, OK)
+			s.arrive(recipient, "s@x.test", trace+body)
+			if err := s.l.Unread(Unread{Recipient: recipient}); err != nil {
+				s.t.Fatal(err)
+			}
+			s.arrive(recipient, "s@x.test", trace+body)
+		}, never, Copies{Histogram: []int{0, 0, 1}, Extra: 1, Bound: 1}},
+		{"one excuse, two copies too many", func(s story) {
+			s.try(1, Info)
+			s.try(2, OK)
+			for range 3 {
+				s.arrive(recipient, "s@x.test", trace+body)
+			}
+		}, never, Copies{Histogram: []int{0, 0, 0, 1}, Extra: 2, Bound: 1, TooMany: 1}},
+		{"interrupted", func(s story) {
+			s.try(1, OK)
+			s.arrive(recipient, "s@x.test", trace+body)
+			s.arrive(recipient, "s@x.test", trace+body)
+		}, func(Arrival) bool { return true }, Copies{Histogram: []int{0, 0, 1}, Extra: 1, Bound: 2}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := New()
+			c.play(story{t, l})
+			got := l.CheckCopies(c.interrupted)
+			if (got.TooMany > 0) != (len(got.Cases) > 0) {
+				t.Errorf("cases %q of %d", got.Cases, got.TooMany)
+			}
+			if !slices.Equal(got.Histogram, c.want.Histogram) || got.Extra != c.want.Extra || got.Bound != c.want.Bound || got.TooMany != c.want.TooMany {
+				t.Errorf("got  %+v\nwant %+v", got, c.want)
+			}
+		})
+	}
+}
