@@ -68,6 +68,15 @@ func (s *State) took(n domainNumber, r mail.Recipient, current bool) {
 	}
 }
 
+// unproven reports whether the next hop has come back and has taken nothing yet, or was
+// stopped for what it refused. What it refuses then says little of the recipient, whoever
+// that is: nobody is told, or the senders of a queue would hear from a primary without
+// mailboxes that there are none.
+func (s *State) unproven(n domainNumber) bool {
+	d, ok := s.domains.get(&domain{number: n})
+	return ok && (d.guard.armed || d.guard.stopped)
+}
+
 // refusedForGood notes that the next hop refused a message for a recipient.
 func (s *State) refusedForGood(n domainNumber, r mail.Recipient) {
 	d, ok := s.domains.get(&domain{number: n})

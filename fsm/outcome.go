@@ -2,8 +2,11 @@ package fsm
 
 import "github.com/holdfast-mx/holdfast/fsm/mail"
 
-// reasonRefused is why a recipient is held that the next hop refused for good.
-const reasonRefused = "refused by the next hop"
+// Why a recipient is held that the next hop refused for good.
+const (
+	reasonRefused  = "refused by the next hop"
+	reasonUnproven = "refused by the next hop, which has taken nothing since it came back"
+)
 
 // recordOutcomes takes a holder's report.
 //
@@ -85,9 +88,11 @@ func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, 
 					s.totals.ReportsDropped++
 					continue
 				}
-				n.state, n.reason = RecipientHeld, reasonRefused
 				p.held++
-				n.report = s.owed(ReportFailure, p.domain, envelope, envelope.Recipients[o.Recipient])
+				if n.state, n.reason = RecipientHeld, reasonUnproven; !s.unproven(p.domain) {
+					n.reason = reasonRefused
+					n.report = s.owed(ReportFailure, p.domain, envelope, envelope.Recipients[o.Recipient])
+				}
 				s.refusedForGood(p.domain, envelope.Recipients[o.Recipient])
 			}
 		}

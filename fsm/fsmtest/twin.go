@@ -484,7 +484,11 @@ func (w *Twin) record(i fsm.Index, r fsm.RecordOutcomes) fsm.Result {
 					w.counted.ReportsDropped++
 				} else if st.State == fsm.RecipientQueued {
 					st.State, st.Reason = fsm.RecipientHeld, "refused by the next hop"
-					st.Report = w.owed(fsm.ReportFailure, m, q.Recipient)
+					if hop, _ := w.of(m, q.Recipient); hop != nil && (hop.hop.Guarded || hop.hop.Stopped) {
+						st.Reason += ", which has taken nothing since it came back"
+					} else {
+						st.Report = w.owed(fsm.ReportFailure, m, q.Recipient)
+					}
 					w.refused(m, q.Recipient)
 				}
 			}
