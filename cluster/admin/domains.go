@@ -95,8 +95,11 @@ func (s *Service) domainOf(p *adminpb.Domain) (fsm.Domain, error) {
 		return d, nil
 	}
 	d.Name, d.MX, d.Targets = name, p.GetMx(), nil
-	if d.MX == (len(p.GetTargets()) > 0) {
+	switch explicit := len(p.GetTargets()) > 0; {
+	case d.MX && explicit:
 		return fsm.Domain{}, status.Error(codes.InvalidArgument, "domain: give either mx or targets")
+	case !d.MX && !explicit:
+		return fsm.Domain{}, status.Errorf(codes.InvalidArgument, "domain: %q is not a relay domain yet: say where its mail goes, by targets or mx", name)
 	}
 	if len(p.GetTargets()) > targetsMax {
 		return fsm.Domain{}, status.Errorf(codes.InvalidArgument, "domain.targets: %d, and at most %d are allowed", len(p.GetTargets()), targetsMax)
@@ -121,7 +124,8 @@ const (
 	lifetimeMaxMS    = 366 * 24 * 3600 * 1000
 	connectionsLimit = 1000
 	networksMax      = 16
-	minuteMS         = 60 * 1000
+	secondMS         = 1000
+	minuteMS         = 60 * secondMS
 )
 
 // schedule takes over what is said of when mail is tried, and fills in the defaults
@@ -160,8 +164,12 @@ func schedule(d *fsm.Domain, p *adminpb.Domain) error {
 		d.ConnectionsMax = int(min(p.GetConnectionsMax(), connectionsLimit+1))
 	}
 	switch {
-	case c.RetryMin < 1000 || c.RetryMax > retryMaxMS || c.RetryMin > c.RetryMax:
-		return status.Errorf(codes.InvalidArgument, "domain: retries from %s to %s: want a second at the least, a week at the most, and the lesser first",
+	case c.RetryMin < secondMS:
+		return status.Error(codes.InvalidArgument, "domain.retry_min_ms: want a second at the least")
+	case c.RetryMax > retryMaxMS:
+		return status.Error(codes.InvalidArgument, "domain.retry_max_ms: want a week at the most")
+	case c.RetryMin > c.RetryMax:
+		return status.Errorf(codes.InvalidArgument, "domain: the first retry after %s and the longest wait %s: want the lesser first",
 			logSpan(int64(c.RetryMin)), logSpan(int64(c.RetryMax)))
 	case c.Lifetime > lifetimeMaxMS || c.Lifetime != 0 && c.Lifetime < c.RetryMin:
 		return status.Errorf(codes.InvalidArgument, "domain.lifetime_ms: want 0 for ever, or from the first retry, %s, to 366 days", logSpan(int64(c.RetryMin)))
@@ -196,7 +204,8 @@ func reports(d *fsm.Domain, p *adminpb.Domain) error {
 	return nil
 }
 
-// domainName reads a relay domain's name. ParseDomain refuses wildcards too.
+// domainName reads a relay domain's name. ParseDomain refuses wildcards too. An IPv4
+// address looks like a name, and no mail is ever for it (RFC 5321 section 4.1.3).
 func domainName(field, s string) (mail.Domain, error) {
 	if s == "" {
 		return "", status.Errorf(codes.InvalidArgument, "%s is missing", field)
@@ -204,6 +213,9 @@ func domainName(field, s string) (mail.Domain, error) {
 	d, err := mail.ParseDomain(s)
 	if err != nil {
 		return "", status.Errorf(codes.InvalidArgument, "%s: %s", field, text(err.Error()))
+	}
+	if _, err := netip.ParseAddr(string(d)); err == nil {
+		return "", status.Errorf(codes.InvalidArgument, "%s: %s is an address, and no domain", field, d)
 	}
 	return d, nil
 }

@@ -72,6 +72,7 @@ func TestMalformedRequests(t *testing.T) {
 	flush := func(name string) func() error {
 		return func() error { _, err := client.FlushDomain(ctx, &adminpb.FlushDomainRequest{Name: name}); return err }
 	}
+	ms := func(n uint64) *uint64 { return &n }
 	var many []*adminpb.Target
 	for i := range targetsMax + 1 {
 		many = append(many, &adminpb.Target{Host: fmt.Sprintf("mx%d.example.org", i), Port: 25})
@@ -87,7 +88,12 @@ func TestMalformedRequests(t *testing.T) {
 		"bad name":                 {put(&adminpb.Domain{Name: "a..b", Mx: true}), codes.InvalidArgument, `domain.name: domain "a..b": not a domain name`},
 		"wildcard":                 {put(&adminpb.Domain{Name: "*.example.org", Mx: true}), codes.InvalidArgument, "not a domain name"},
 		"long name":                {put(&adminpb.Domain{Name: long, Mx: true}), codes.InvalidArgument, "domain of 300 octets"},
-		"neither MX nor targets":   {put(&adminpb.Domain{Name: "example.org"}), codes.InvalidArgument, "give either mx or targets"},
+		"neither MX nor targets":   {put(&adminpb.Domain{Name: "example.org"}), codes.InvalidArgument, `"example.org" is not a relay domain yet: say where its mail goes`},
+		"retries the wrong way":    {put(&adminpb.Domain{Name: "example.org", Mx: true, RetryMinMs: ms(2 * 3600_000)}), codes.InvalidArgument, "the first retry after 2h0m0s and the longest wait 1h0m0s: want the lesser first"},
+		"retries too soon":         {put(&adminpb.Domain{Name: "example.org", Mx: true, RetryMinMs: ms(1)}), codes.InvalidArgument, "domain.retry_min_ms: want a second"},
+		"retries too late":         {put(&adminpb.Domain{Name: "example.org", Mx: true, RetryMaxMs: ms(8 * 24 * 3600_000)}), codes.InvalidArgument, "domain.retry_max_ms: want a week"},
+		"a lifetime of no retry":   {put(&adminpb.Domain{Name: "example.org", Mx: true, LifetimeMs: ms(1000)}), codes.InvalidArgument, "domain.lifetime_ms: want 0 for ever, or from the first retry, 1m0s"},
+		"an address":               {put(&adminpb.Domain{Name: "192.0.2.1", Mx: true}), codes.InvalidArgument, "192.0.2.1 is an address, and no domain"},
 		"both MX and targets":      {put(&adminpb.Domain{Name: "example.org", Mx: true, Targets: many[:1]}), codes.InvalidArgument, "give either mx or targets"},
 		"too many targets":         {put(&adminpb.Domain{Name: "example.org", Targets: many}), codes.InvalidArgument, "17, and at most 16"},
 		"target twice":             {put(&adminpb.Domain{Name: "example.org", Targets: []*adminpb.Target{{Host: "A.example", Port: 25}, {Host: "a.example", Port: 25}}}), codes.InvalidArgument, "listed twice"},

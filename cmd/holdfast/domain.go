@@ -182,7 +182,9 @@ func (a *app) domainListCommand() *cobra.Command {
 		Short: "List the relay domains, the state of their next hops, and their queues",
 		Long: `List the relay domains with what is queued for them. The state of a next hop is
 "up" (or never tried), "suspect" (a node failed to reach it), "down" (two nodes
-failed) or "stopped" (it refuses what it took before: see "holdfast domain resume").`,
+failed) or "stopped" (it refuses what it took before: see "holdfast domain resume").
+
+How each is configured is in -o json.`,
 		Example: `  holdfast domain list
   holdfast domain list -o json`,
 		Args: exactly(),
@@ -240,7 +242,8 @@ func (a *app) domainResumeCommand() *cobra.Command {
 		Long: `Have the delivery to a domain go on. It is stopped when the primary comes back
 from an outage and at once refuses mail for good ("550 no such user") for recipients
 that it took mail for before: most likely it is not set up yet, and would refuse the
-whole queue. At most three messages are spent to find out; they are held.
+whole queue. At most three messages are spent to find out; they are held, and no
+sender is told, whatever --bounce of "domain put" says.
 
 Repair the primary first. Until the next outage nothing stops the delivery again.
 What was refused is still held: "holdfast queue release" has it tried again.`,

@@ -198,8 +198,10 @@ func (a *app) queueReleaseCommand() *cobra.Command {
 		Short: "End the hold of a message, and try again what was refused",
 		Long: `End the hold of a message: its recipients are queued again, also those that the
 next hop refused.`,
-		Example: `  holdfast queue release 01JZ0000000000000000000000`,
-		Args:    exactly("ID"),
+		Example: `  holdfast queue release 01JZ0000000000000000000000
+  holdfast queue list --domain example.test --state held --limit 100000 -o json |
+      jq -r '.messages[].queue_id' | xargs -n 1 holdfast queue release`,
+		Args: exactly("ID"),
 		RunE: a.onMessage(func(ctx context.Context, c adminpb.AdminServiceClient, id mail.QueueID) error {
 			if _, err := c.ReleaseMessage(ctx, &adminpb.ReleaseMessageRequest{QueueId: id.String()}); err != nil {
 				return err

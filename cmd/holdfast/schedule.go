@@ -44,7 +44,7 @@ func (f *scheduleFlags) add(flags *pflag.FlagSet) {
 	flags.Var(&f.retryMin, flagRetryMin, "first wait after a 4xx reply (1m for a new domain)")
 	flags.Var(&f.retryMax, flagRetryMax, "longest wait after a 4xx reply (1h for a new domain)")
 	flags.Var(&f.lifetime, flagLifetime, `how long mail is tried before it is held, "0" for ever (30d for a new domain)`)
-	flags.Uint32Var(&f.connections, flagConnections, 0, "most connections to the primary at a `NUMBER`, of all nodes together (20 for a new domain)")
+	flags.Uint32Var(&f.connections, flagConnections, 0, "the `NUMBER` of connections to the primary at a time, of all nodes together, at the most (20 for a new domain)")
 	flags.StringSliceVar(&f.etrn, flagETRN, nil, "`NETWORKS` whose hosts may ask for its mail by ETRN, beside the primary itself")
 	flags.StringVar(&f.tls, flagTLS, "", "TLS that the primary must show: `MODE` is opportunistic, require, verify, dane or mta-sts")
 	flags.StringSliceVar(&f.pins, flagPin, nil, "with --tls verify: SHA-256 `HASHES` of its keys, in hexadecimal or base64")
@@ -64,8 +64,8 @@ func (f *scheduleFlags) into(d *adminpb.Domain, flags *pflag.FlagSet) error {
 	}{{flagRetryMin, f.retryMin, &d.RetryMinMs}, {flagRetryMax, f.retryMax, &d.RetryMaxMs}, {flagLifetime, f.lifetime, &d.LifetimeMs}} {
 		if flags.Changed(one.flag) {
 			ms := uint64(time.Duration(one.is).Milliseconds())
-			if ms == 0 && one.flag != flagLifetime {
-				return fmt.Errorf("--%s is a millisecond at the least", one.flag)
+			if ms < 1000 && one.flag != flagLifetime {
+				return fmt.Errorf("--%s is a second at the least", one.flag)
 			}
 			*one.to = &ms
 		}
@@ -130,10 +130,13 @@ func (s *period) Set(text string) error {
 	return nil
 }
 
-// String implements pflag.Value.
+// String implements pflag.Value. Of a zero in this form help says no default.
 func (s *period) String() string {
 	d := time.Duration(*s)
-	if day := 24 * time.Hour; d > 0 && d%day == 0 {
+	switch day := 24 * time.Hour; {
+	case d == 0:
+		return "0"
+	case d%day == 0:
 		return strconv.Itoa(int(d/day)) + "d"
 	}
 	return d.String()
