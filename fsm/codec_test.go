@@ -58,6 +58,7 @@ func everyAction() []fsm.Action {
 		fsm.Remove{ID: id},
 		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", Targets: []fsm.Target{{Host: "2001:db8::25", Port: 25}, {Host: "mail.a.test", Port: 2525}}}},
 		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", MX: true}},
+		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", MX: true, Callers: fsm.Callers{Pins: [][32]byte{{1}, {2}}}}},
 		fsm.RemoveDomain{Name: "a.test"},
 		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", MX: true, ConnectionsMax: 7, TLS: fsm.TLSPolicy{Mode: fsm.TLSVerify, Pins: [][32]byte{{1}, {2}}, Authorities: "PEM", Names: []string{"mail.a.test"}}, ETRN: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}, Schedule: fsm.Schedule{RetryMin: 1, RetryMax: 2, Lifetime: 3}}},
 		fsm.FlushDomain{Name: "a.test"},
@@ -217,6 +218,7 @@ func guard(t testing.TB, s *fsm.State) {
 		Name: "a.test", MX: true, ConnectionsMax: 7, ETRN: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 		Schedule: fsm.Schedule{RetryMin: 60_000, RetryMax: 120_000, Lifetime: fsm.LifetimeDefault},
 		Bounce:   fsm.BounceAlways, DelayWarning: 60_000, XClient: true, TLS: fsm.TLSPolicy{Mode: fsm.TLSMTASTS},
+		Callers: fsm.Callers{Pins: [][32]byte{{7}}},
 	}})
 	apply(s, fsm.RecordPolicy{Domain: "a.test", Policy: fsm.STSPolicy{ID: "1", Text: "version: STSv1", Fetched: 5}})
 	reports(t, s)
@@ -575,9 +577,9 @@ func TestSnapshotLimits(t *testing.T) {
 	if _, err := fsm.Decode(bytes.NewReader(long)); err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("a record of a tebibyte: %v", err)
 	}
-	header, _ := proto.Marshal(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Header{Header: &queuepb.SnapshotHeader{Version: 7}}})
-	if _, err := fsm.Decode(bytes.NewReader(append([]byte{byte(len(header))}, header...))); err == nil || !strings.Contains(err.Error(), "version 7") {
-		t.Errorf("version 7: %v", err)
+	header, _ := proto.Marshal(&queuepb.SnapshotRecord{Record: &queuepb.SnapshotRecord_Header{Header: &queuepb.SnapshotHeader{Version: 8}}})
+	if _, err := fsm.Decode(bytes.NewReader(append([]byte{byte(len(header))}, header...))); err == nil || !strings.Contains(err.Error(), "version 8") {
+		t.Errorf("version 8: %v", err)
 	}
 	if err := busy(t).Encode(fullDisk{}); err == nil {
 		t.Error("a full disk is not noticed")

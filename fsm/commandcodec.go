@@ -14,7 +14,7 @@ import (
 // CommandVersion is the greatest version of a command that EncodeCommand writes
 // and DecodeCommand reads, and so that this node can apply. A command has the
 // least version that knows its kind, so that older nodes stop at no other.
-const CommandVersion = 5
+const CommandVersion = 6
 
 // VersionOf returns the version of a kind of command: a node can apply it whose
 // CommandVersion is not less.
@@ -30,6 +30,8 @@ func VersionOf(a Action) uint32 {
 		return 4
 	case PutDomain:
 		switch {
+		case a.Domain.called():
+			return 6
 		case a.Domain.latest():
 			return 5
 		case a.Domain.newer():
@@ -51,6 +53,8 @@ func VersionOf(a Action) uint32 {
 // log had one that has left its trace in the State.
 func (s *State) CommandVersion() uint32 {
 	switch {
+	case s.called():
+		return 6
 	case s.reporting():
 		return 5
 	case s.scheduled():

@@ -36,6 +36,15 @@ type Domain struct {
 	// XClient has the next hop told who gave us each message, where it lets itself be
 	// told (XCLIENT).
 	XClient bool
+	// Callers are those who may call for its mail, beside its next hops and whom ETRN
+	// lists.
+	Callers Callers
+}
+
+// Callers are who may call for the mail of a relay domain, wherever they come from.
+type Callers struct {
+	// Pins are SHA-256 of the keys of TLS client certificates.
+	Pins [][32]byte
 }
 
 // A TLSPolicy is what TLS the next hops of a relay domain must show. The zero value is

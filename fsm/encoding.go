@@ -199,6 +199,9 @@ func domainToProto(d Domain) *queuepb.RelayDomain {
 	for _, n := range d.ETRN {
 		p.EtrnNetworks = append(p.EtrnNetworks, n.String())
 	}
+	for _, pin := range d.Callers.Pins {
+		p.CallerPins = append(p.CallerPins, pin[:])
+	}
 	if t := d.TLS; !t.equal(TLSPolicy{}) {
 		p.Tls = &queuepb.TLSPolicy{Mode: queuepb.TLSMode(t.Mode), Authorities: clean(t.Authorities)}
 		for _, pin := range t.Pins {
@@ -249,6 +252,12 @@ func domainFromProto(p *queuepb.RelayDomain) (Domain, error) {
 			return Domain{}, fmt.Errorf("pin of %d bytes", len(pin))
 		}
 		d.TLS.Pins = append(d.TLS.Pins, [32]byte(pin))
+	}
+	for _, pin := range p.GetCallerPins() {
+		if len(pin) != 32 {
+			return Domain{}, fmt.Errorf("pin of %d bytes", len(pin))
+		}
+		d.Callers.Pins = append(d.Callers.Pins, [32]byte(pin))
 	}
 	return d, nil
 }

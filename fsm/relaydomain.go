@@ -77,12 +77,13 @@ func (s *State) domain(n mail.Domain) (*domain, bool) {
 func (d Domain) clone() Domain {
 	d.Targets, d.ETRN = slices.Clone(d.Targets), slices.Clone(d.ETRN)
 	d.TLS.Pins, d.TLS.Names = slices.Clone(d.TLS.Pins), slices.Clone(d.TLS.Names)
+	d.Callers.Pins = slices.Clone(d.Callers.Pins)
 	return d
 }
 
 func (d Domain) equal(o Domain) bool {
 	return d.sameRoute(o) && d.Schedule == o.Schedule && d.ConnectionsMax == o.ConnectionsMax && slices.Equal(d.ETRN, o.ETRN) && d.TLS.equal(o.TLS) &&
-		d.Bounce == o.Bounce && d.DelayWarning == o.DelayWarning && d.XClient == o.XClient
+		d.Bounce == o.Bounce && d.DelayWarning == o.DelayWarning && d.XClient == o.XClient && d.Callers.equal(o.Callers)
 }
 
 func (d Domain) sameRoute(o Domain) bool {
@@ -114,6 +115,9 @@ func (d Domain) flaw() string {
 	case d.DelayWarning < 0 || d.DelayWarning > lifetimeMax:
 		return "impossible delay of a warning"
 	}
+	if flaw := d.Callers.flaw(); flaw != "" {
+		return flaw
+	}
 	for _, n := range d.ETRN {
 		if !n.IsValid() || n != n.Masked() || n.Addr().Zone() != "" {
 			return "malformed network"
@@ -138,7 +142,7 @@ func (d Domain) flaw() string {
 
 // newer says that the configuration has what only version 4 of commands can say.
 func (d Domain) newer() bool {
-	return d.Schedule != (Schedule{}) || d.ConnectionsMax != 0 || len(d.ETRN) > 0 || !d.TLS.equal(TLSPolicy{}) || d.latest()
+	return d.Schedule != (Schedule{}) || d.ConnectionsMax != 0 || len(d.ETRN) > 0 || !d.TLS.equal(TLSPolicy{}) || d.latest() || d.called()
 }
 
 func (t TLSPolicy) equal(o TLSPolicy) bool {

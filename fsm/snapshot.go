@@ -18,10 +18,10 @@ import (
 
 // snapshotVersion is the greatest version that Encode writes and Decode reads.
 // Encode writes version 1 until a start is recorded, version 3 until waits are
-// bounded, version 4 until a domain has a schedule or a ceiling, and version 5 until
-// something is reported to senders: from then on every voter can read what this version
-// writes.
-const snapshotVersion = 6
+// bounded, version 4 until a domain has a schedule or a ceiling, version 5 until
+// something is reported to senders, and version 6 until a domain has callers: from then
+// on every voter can read what this version writes.
+const snapshotVersion = 7
 
 // snapshotCompressed is the first version that is compressed behind its header.
 const snapshotCompressed = 3
@@ -55,8 +55,10 @@ func (s *State) Digest() [sha256.Size]byte {
 func (s *State) encode(w io.Writer, compress bool) error {
 	version := uint32(1)
 	switch {
-	case s.reporting():
+	case s.called():
 		version = snapshotVersion
+	case s.reporting():
+		version = 6
 	case s.scheduled():
 		version = 5
 	case s.settings.WaitsPerEntry > 0 || s.endings.len() > 0:

@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"strings"
 	"time"
@@ -12,6 +13,13 @@ import (
 
 // etrnPatience is how long ETRN may take: the queue has to commit it.
 const etrnPatience = 15 * time.Second
+
+// callerOf is who speaks on a connection.
+func callerOf(c *gate.Conn) Caller {
+	who := Caller{Address: c.Client()}
+	who.Key, who.HasKey = c.ClientKey()
+	return who
+}
 
 // turn is ETRN (RFC 1985): a primary that has come back has its mail delivered at
 // once, by a connection that we open to where its domain's mail goes. So nothing goes
@@ -27,8 +35,12 @@ func (s *Server) turn(c *gate.Conn, argument string) mail.Reply {
 	}
 	ctx, cancel := context.WithTimeout(s.base, etrnPatience)
 	defer cancel()
-	waiting, err := s.queue.Turn(ctx, c.Client(), d)
+	who := callerOf(c)
+	turned, err := s.queue.Turn(ctx, who, d)
 	log := s.log.With("client", c.Client(), "domain", d)
+	if who.HasKey { // as --caller-pin wants it
+		log = log.With("key", hex.EncodeToString(who.Key[:]))
+	}
 	switch {
 	case errors.Is(err, ErrTurnRefused):
 		log.Info("ETRN refused", "err", err)
@@ -37,6 +49,6 @@ func (s *Server) turn(c *gate.Conn, argument string) mail.Reply {
 		log.Warn("ETRN not done", "err", err)
 		return replyTurnFailed(d)
 	}
-	log.Info("ETRN", "waiting", waiting)
-	return replyTurn(d, waiting)
+	log.Info("ETRN", "waiting", turned.Waiting, "underway", turned.Underway)
+	return replyTurn(d, turned)
 }

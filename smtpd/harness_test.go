@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +46,8 @@ type fakeQueue struct {
 	minted  uint64
 	changed chan struct{} // closed and replaced at each change
 	discard bool          // for benchmarks: keep nothing
+	asks    atomic.Bool   // knows callers by their keys
+	shown   [][32]byte    // keys of who called
 }
 
 func newFakeQueue() *fakeQueue { return &fakeQueue{changed: make(chan struct{})} }
@@ -77,17 +80,29 @@ func (q *fakeQueue) RelayDomain(_ context.Context, d mail.Domain) (bool, error) 
 	return known, nil
 }
 
-func (q *fakeQueue) Turn(_ context.Context, client netip.Addr, d mail.Domain) (int, error) {
-	switch {
-	case client != netip.MustParseAddr("127.0.0.1") || d != "example.test" && d != "empty.test" && d != "slow.test":
-		return 0, fmt.Errorf("%w: %s asks for %s", smtpd.ErrTurnRefused, client, d)
-	case d == "slow.test":
-		return 0, errors.New("no leader")
-	case d == "empty.test":
-		return 0, nil
+func (q *fakeQueue) Turn(_ context.Context, who smtpd.Caller, d mail.Domain) (smtpd.Turned, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if who.HasKey {
+		q.shown = append(q.shown, who.Key)
 	}
-	return 12, nil
+	switch {
+	case who.Address != netip.MustParseAddr("127.0.0.1"):
+	case d == "example.test":
+		return smtpd.Turned{Waiting: 12}, nil
+	case d == "empty.test":
+		return smtpd.Turned{}, nil
+	case d == "again.test":
+		return smtpd.Turned{Waiting: 12, Underway: true}, nil
+	case d == "behind.test":
+		return smtpd.Turned{Uncounted: true}, nil
+	case d == "slow.test":
+		return smtpd.Turned{}, errors.New("no leader")
+	}
+	return smtpd.Turned{}, fmt.Errorf("%w: %s asks for %s", smtpd.ErrTurnRefused, who.Address, d)
 }
+
+func (q *fakeQueue) KnowsKeys() bool { return q.asks.Load() }
 
 func (q *fakeQueue) PostmasterDomain() (mail.Domain, bool) { return "example.org", true }
 

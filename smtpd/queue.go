@@ -34,10 +34,32 @@ type Queue interface {
 	Submit(ctx context.Context, e mail.Envelope, b *mail.Body) (mail.QueueID, error)
 	// Settle says that the client has provably read the 250 that named id.
 	Settle(id mail.QueueID)
-	// Turn has the mail for d delivered now, as ETRN asks for, if the client may ask
-	// that, and returns how many messages wait. ErrTurnRefused: it may not, or d is no
-	// relay domain; any other error means that it could not be done. It heeds ctx.
-	Turn(ctx context.Context, client netip.Addr, d mail.Domain) (waiting int, err error)
+	// Turn has the mail for d delivered now, as ETRN asks for, if the caller may ask
+	// that. ErrTurnRefused: it may not, or d is no relay domain; any other error means
+	// that it could not be done. It heeds ctx.
+	Turn(ctx context.Context, who Caller, d mail.Domain) (Turned, error)
+	// KnowsKeys reports whether some caller is known by the key of its certificate: else
+	// no client need be asked for one. It does not block.
+	KnowsKeys() bool
+}
+
+// A Caller is who calls for a domain's mail.
+type Caller struct {
+	Address netip.Addr
+	// Key is SHA-256 of the key of the TLS certificate that it showed; HasKey says that
+	// it did.
+	Key    [32]byte
+	HasKey bool
+}
+
+// Turned is what came of a Turn.
+type Turned struct {
+	// Waiting is how many messages wait for the domain. Uncounted: it is not known, since
+	// this node's copy of the queue is not the newest.
+	Waiting   int
+	Uncounted bool
+	// Underway says that the mail was called for just before, and is on its way already.
+	Underway bool
 }
 
 var (

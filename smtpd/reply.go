@@ -52,11 +52,16 @@ func replyTurnRefused(d mail.Domain) mail.Reply {
 func replyTurnFailed(d mail.Domain) mail.Reply {
 	return reply(458, 4, 3, 0, "Unable to queue messages for node "+string(d))
 }
-func replyTurn(d mail.Domain, waiting int) mail.Reply {
-	if waiting == 0 {
+func replyTurn(d mail.Domain, t Turned) mail.Reply {
+	switch {
+	case t.Uncounted:
+		return reply(252, 2, 0, 0, "OK, pending messages for node "+string(d)+" started")
+	case t.Waiting == 0:
 		return reply(251, 2, 0, 0, "OK, no messages waiting for node "+string(d))
+	case t.Underway:
+		return reply(250, 2, 0, 0, "OK, queuing for node "+string(d)+" started")
 	}
-	return reply(253, 2, 0, 0, fmt.Sprintf("OK, %d pending messages for node %s started", waiting, d))
+	return reply(253, 2, 0, 0, fmt.Sprintf("OK, %d pending messages for node %s started", t.Waiting, d))
 }
 
 // replies to messages.

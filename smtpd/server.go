@@ -122,12 +122,15 @@ func New(c Config) (*Server, error) {
 			"ETRN",
 			"ENHANCEDSTATUSCODES",
 		},
-		Turn:   s.turn,
-		TLS:    c.TLS,
-		Refuse: s.refuse,
-		Limits: c.Limits,
-		Exempt: c.ExemptNetworks,
-		Logger: c.Logger, Controls: c.Controls,
+		Turn: s.turn,
+		TLS:  c.TLS,
+
+		AskCertificate: c.Queue.KnowsKeys,
+		Refuse:         s.refuse,
+		Limits:         c.Limits,
+		Exempt:         c.ExemptNetworks,
+		Logger:         c.Logger,
+		Controls:       c.Controls,
 	})
 	s.smtp = smtp.NewServer(smtp.BackendFunc(s.newSession))
 	s.smtp.Domain = c.Hostname

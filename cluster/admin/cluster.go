@@ -25,6 +25,8 @@ type Cluster interface {
 	Understood(fsm.Action) bool
 	// TLSPolicy reads a TLS policy; the error says what is wrong with it.
 	TLSPolicy(mode string, pins []string, authorities string, names []string) (fsm.TLSPolicy, error)
+	// CallerPins reads the keys of callers; the error says what is wrong with them.
+	CallerPins(pins []string) ([][32]byte, error)
 	// TLSReport returns what TLS the next hops showed to this node, by day, the oldest
 	// first.
 	TLSReport() []TLSDay

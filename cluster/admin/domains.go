@@ -34,8 +34,8 @@ func (s *Service) PutDomain(ctx context.Context, r *adminpb.PutDomainRequest) (*
 	}
 	reply := &adminpb.PutDomainReply{}
 	if !s.awaitUnderstood(ctx, fsm.PutDomain{Domain: d}) {
-		if asked := r.GetDomain(); asked.RetryMinMs != nil || asked.RetryMaxMs != nil || asked.LifetimeMs != nil || asked.ConnectionsMax != nil || asked.Etrn != nil || asked.Tls != nil || asked.Bounce != nil || asked.DelayWarningMs != nil || asked.Xclient != nil {
-			return nil, status.Error(codes.FailedPrecondition, "not every server of the cluster is known to understand retry times, lifetimes, ceilings, networks for ETRN, TLS policies, reports to senders and XCLIENT: bring all of them up, with this version; nothing was changed")
+		if asked := r.GetDomain(); asked.RetryMinMs != nil || asked.RetryMaxMs != nil || asked.LifetimeMs != nil || asked.ConnectionsMax != nil || asked.Etrn != nil || asked.Tls != nil || asked.Bounce != nil || asked.DelayWarningMs != nil || asked.Xclient != nil || asked.CallerPins != nil {
+			return nil, status.Error(codes.FailedPrecondition, "not every server of the cluster is known to understand retry times, lifetimes, ceilings, networks for ETRN, TLS policies, reports to senders, XCLIENT and callers: bring all of them up, with this version; nothing was changed")
 		}
 		d.Schedule, d.ConnectionsMax, d.ETRN = fsm.Schedule{}, 0, nil
 		reply.Warnings = append(reply.Warnings, "not every server of the cluster is known to understand retry times, lifetimes and ceilings: the domain has none; put it again when all of them are up, with this version")
@@ -87,6 +87,11 @@ func (s *Service) domainOf(p *adminpb.Domain) (fsm.Domain, error) {
 	}
 	if err := schedule(&d, p); err != nil {
 		return fsm.Domain{}, err
+	}
+	if p.CallerPins != nil {
+		if d.Callers.Pins, err = s.cluster.CallerPins(p.GetCallerPins().GetPins()); err != nil {
+			return fsm.Domain{}, status.Errorf(codes.InvalidArgument, "domain.caller_pins: %s", text(err.Error()))
+		}
 	}
 	if err := reports(&d, p); err != nil {
 		return fsm.Domain{}, err
@@ -338,6 +343,9 @@ func reportsOf(d fsm.Domain) string {
 	if d.XClient {
 		words += ", XCLIENT"
 	}
+	if n := len(d.Callers.Pins); n > 0 {
+		words += fmt.Sprintf(", %d keys of callers", n)
+	}
 	return words
 }
 
@@ -431,6 +439,12 @@ func domainToProto(d fsm.Domain) *adminpb.Domain {
 	}
 	if d.XClient {
 		p.Xclient = &d.XClient
+	}
+	if len(d.Callers.Pins) > 0 {
+		p.CallerPins = &adminpb.CallerPins{}
+		for _, pin := range d.Callers.Pins {
+			p.CallerPins.Pins = append(p.CallerPins.Pins, hex.EncodeToString(pin[:]))
+		}
 	}
 	if t := d.TLS; t.Mode != fsm.TLSOpportunistic {
 		p.Tls = &adminpb.TLSPolicy{Mode: t.Mode.String(), Authorities: t.Authorities}

@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -72,6 +73,18 @@ func (c *fakeCluster) Understood(a fsm.Action) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return fsm.VersionOf(a) <= c.version
+}
+
+func (c *fakeCluster) CallerPins(pins []string) ([][32]byte, error) {
+	var all [][32]byte
+	for _, text := range pins {
+		raw, err := hex.DecodeString(text)
+		if err != nil || len(raw) != 32 {
+			return nil, errors.New("no pin: " + text)
+		}
+		all = append(all, [32]byte(raw))
+	}
+	return all, nil
 }
 
 func (c *fakeCluster) TLSPolicy(mode string, pins []string, authorities string, names []string) (fsm.TLSPolicy, error) {

@@ -268,11 +268,19 @@ func TestChangesLeaveAnAuditLine(t *testing.T) {
 	if got, _ := c.View().Domain("example.test"); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("domain is %v, want %v", got, want)
 	}
+	pin := strings.Repeat("ab", 32)
+	put := func(d *adminpb.Domain) error {
+		d.Name = "example.test"
+		_, err := client.PutDomain(ctx, &adminpb.PutDomainRequest{Domain: d})
+		return err
+	}
 	m := c.accept(t, 1, "a@example.test").String()
 	steps := []struct {
 		call func() error
 		line string
 	}{
+		{func() error { return put(&adminpb.Domain{CallerPins: &adminpb.CallerPins{Pins: []string{pin}}}) },
+			`call=PutDomain outcome=done domain=example.test detail="127.0.0.1:2526,[2001:db8::1]:25, retries after 1m0s to 1h0m0s, lifetime 720h0m0s, 20 connections, 1 keys of callers"`},
 		{func() error {
 			_, err := client.FlushDomain(ctx, &adminpb.FlushDomainRequest{Name: "example.test"})
 			return err

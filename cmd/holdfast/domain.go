@@ -51,6 +51,7 @@ type (
 		Bounce         string   `json:"bounce"`           // "aligned", "hold" or "always"
 		DelayWarningMS uint64   `json:"delay_warning_ms"` // 0: never
 		XClient        bool     `json:"xclient"`
+		CallerPins     []string `json:"caller_pins"` // SHA-256 of keys
 	}
 )
 
@@ -104,7 +105,8 @@ delivered within --lifetime is held: "holdfast queue list --state held" lists it
 "holdfast queue release" gives it another lifetime.
 
 The primary itself may have its mail delivered at once by ETRN (RFC 1985), as may hosts
-in the networks that --etrn names.
+in the networks that --etrn names, and who shows a TLS client certificate whose key
+--caller-pin lists, from wherever: neither its names nor its dates then matter.
 
 --tls says what TLS the primary must show; until it does, its mail waits, with an
 alarm. opportunistic takes what there is, and goes on in the clear; require wants TLS
@@ -142,7 +144,7 @@ topmost Received field of ours: docs/filters.md says how filters find it.`,
 			if err := schedule.into(d, cmd.Flags()); err != nil {
 				return usage(cmd, "%v", err)
 			}
-			if !mx && len(to) == 0 && d.RetryMinMs == nil && d.RetryMaxMs == nil && d.LifetimeMs == nil && d.ConnectionsMax == nil && d.Etrn == nil && d.Tls == nil && d.Bounce == nil && d.DelayWarningMs == nil && d.Xclient == nil {
+			if !mx && len(to) == 0 && d.RetryMinMs == nil && d.RetryMaxMs == nil && d.LifetimeMs == nil && d.ConnectionsMax == nil && d.Etrn == nil && d.Tls == nil && d.Bounce == nil && d.DelayWarningMs == nil && d.Xclient == nil && d.CallerPins == nil {
 				return usage(cmd, "say where the mail goes, --to HOST[:PORT] or --mx, or what else is to change")
 			}
 			for _, s := range to {
@@ -365,7 +367,8 @@ func toDomainsJSON(domains []*adminpb.DomainStatus) []domainJSON {
 			ConnectionsMax: d.GetDomain().ConnectionsMax, ETRN: list(d.GetDomain().GetEtrn().GetNetworks()),
 			TLS:    toTLSJSON(d.GetDomain().GetTls()),
 			Bounce: bounceWord(d.GetDomain()), DelayWarningMS: d.GetDomain().GetDelayWarningMs(), XClient: d.GetDomain().GetXclient(),
-			Guarded: d.GetGuarded(), Stopped: d.GetStopped(), StoppedSince: rfc3339(d.GetStoppedSinceUnix()),
+			CallerPins: list(d.GetDomain().GetCallerPins().GetPins()),
+			Guarded:    d.GetGuarded(), Stopped: d.GetStopped(), StoppedSince: rfc3339(d.GetStoppedSinceUnix()),
 		})
 	}
 	return js

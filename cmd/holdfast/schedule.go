@@ -23,6 +23,7 @@ type scheduleFlags struct {
 	bounce                       string
 	delayWarning                 period
 	xclient                      bool
+	callerPins                   []string
 }
 
 const (
@@ -38,6 +39,7 @@ const (
 	flagBounce      = "bounce"
 	flagWarning     = "delay-warning"
 	flagXClient     = "xclient"
+	flagCallerPin   = "caller-pin"
 )
 
 func (f *scheduleFlags) add(flags *pflag.FlagSet) {
@@ -52,6 +54,7 @@ func (f *scheduleFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.bounce, flagBounce, "", "who is told that mail was refused for good, or outlived its lifetime: `POLICY` is aligned, hold or always")
 	flags.Var(&f.delayWarning, flagWarning, `after which time senders who asked for it hear that their mail waits, "0" for never`)
 	flags.BoolVar(&f.xclient, flagXClient, false, "tell the primary who gave us each message, where it offers XCLIENT")
+	flags.StringSliceVar(&f.callerPins, flagCallerPin, nil, "SHA-256 `HASHES` of the keys of TLS client certificates that may call for its mail, in hexadecimal or base64")
 	flags.StringSliceVar(&f.names, flagName, nil, "with --tls verify: `NAMES` that its certificate may have")
 }
 
@@ -94,6 +97,14 @@ func (f *scheduleFlags) into(d *adminpb.Domain, flags *pflag.FlagSet) error {
 		}
 	} else if flags.Changed(flagPin) || flags.Changed(flagCA) || flags.Changed(flagName) {
 		return fmt.Errorf("--%s, --%s and --%s go with --%s verify", flagPin, flagCA, flagName, flagTLS)
+	}
+	if flags.Changed(flagCallerPin) {
+		d.CallerPins = &adminpb.CallerPins{}
+		for _, pin := range f.callerPins {
+			if pin != "" { // --caller-pin "" takes all away
+				d.CallerPins.Pins = append(d.CallerPins.Pins, pin)
+			}
+		}
 	}
 	if flags.Changed(flagETRN) {
 		d.Etrn = &adminpb.EtrnNetworks{}

@@ -2173,7 +2173,9 @@ type Domain struct {
 	// waits; 0: never. Default 0.
 	DelayWarningMs *uint64 `protobuf:"varint,11,opt,name=delay_warning_ms,json=delayWarningMs,proto3,oneof" json:"delay_warning_ms,omitempty"`
 	// Tell the next hop who gave us each message, where it offers XCLIENT.
-	Xclient       *bool `protobuf:"varint,12,opt,name=xclient,proto3,oneof" json:"xclient,omitempty"`
+	Xclient *bool `protobuf:"varint,12,opt,name=xclient,proto3,oneof" json:"xclient,omitempty"`
+	// Whose TLS client certificates may call for its mail.
+	CallerPins    *CallerPins `protobuf:"bytes,13,opt,name=caller_pins,json=callerPins,proto3" json:"caller_pins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2290,6 +2292,13 @@ func (x *Domain) GetXclient() bool {
 		return *x.Xclient
 	}
 	return false
+}
+
+func (x *Domain) GetCallerPins() *CallerPins {
+	if x != nil {
+		return x.CallerPins
+	}
+	return nil
 }
 
 // What TLS the next hops of a domain must show. Where they do not, its mail waits, and
@@ -2410,6 +2419,51 @@ func (x *EtrnNetworks) GetNetworks() []string {
 	return nil
 }
 
+// Keys, as SHA-256 of the SubjectPublicKeyInfo in hexadecimal or base64.
+type CallerPins struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pins          []string               `protobuf:"bytes,1,rep,name=pins,proto3" json:"pins,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallerPins) Reset() {
+	*x = CallerPins{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallerPins) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallerPins) ProtoMessage() {}
+
+func (x *CallerPins) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallerPins.ProtoReflect.Descriptor instead.
+func (*CallerPins) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CallerPins) GetPins() []string {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
 type Target struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`  // a name or an IP address, without brackets
@@ -2420,7 +2474,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2432,7 +2486,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[26]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +2499,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{26}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Target) GetHost() string {
@@ -2473,7 +2527,7 @@ type PutDomainRequest struct {
 
 func (x *PutDomainRequest) Reset() {
 	*x = PutDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2539,7 @@ func (x *PutDomainRequest) String() string {
 func (*PutDomainRequest) ProtoMessage() {}
 
 func (x *PutDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2552,7 @@ func (x *PutDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomainRequest.ProtoReflect.Descriptor instead.
 func (*PutDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{27}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PutDomainRequest) GetDomain() *Domain {
@@ -2518,7 +2572,7 @@ type PutDomainReply struct {
 
 func (x *PutDomainReply) Reset() {
 	*x = PutDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +2584,7 @@ func (x *PutDomainReply) String() string {
 func (*PutDomainReply) ProtoMessage() {}
 
 func (x *PutDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +2597,7 @@ func (x *PutDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomainReply.ProtoReflect.Descriptor instead.
 func (*PutDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{28}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PutDomainReply) GetWarnings() []string {
@@ -2561,7 +2615,7 @@ type ListDomainsRequest struct {
 
 func (x *ListDomainsRequest) Reset() {
 	*x = ListDomainsRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2573,7 +2627,7 @@ func (x *ListDomainsRequest) String() string {
 func (*ListDomainsRequest) ProtoMessage() {}
 
 func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2586,7 +2640,7 @@ func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDomainsRequest.ProtoReflect.Descriptor instead.
 func (*ListDomainsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{29}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{30}
 }
 
 type ListDomainsReply struct {
@@ -2599,7 +2653,7 @@ type ListDomainsReply struct {
 
 func (x *ListDomainsReply) Reset() {
 	*x = ListDomainsReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +2665,7 @@ func (x *ListDomainsReply) String() string {
 func (*ListDomainsReply) ProtoMessage() {}
 
 func (x *ListDomainsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +2678,7 @@ func (x *ListDomainsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDomainsReply.ProtoReflect.Descriptor instead.
 func (*ListDomainsReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{30}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListDomainsReply) GetFreshness() *Freshness {
@@ -2650,7 +2704,7 @@ type RemoveDomainRequest struct {
 
 func (x *RemoveDomainRequest) Reset() {
 	*x = RemoveDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2662,7 +2716,7 @@ func (x *RemoveDomainRequest) String() string {
 func (*RemoveDomainRequest) ProtoMessage() {}
 
 func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2675,7 +2729,7 @@ func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainRequest.ProtoReflect.Descriptor instead.
 func (*RemoveDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{31}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveDomainRequest) GetName() string {
@@ -2693,7 +2747,7 @@ type RemoveDomainReply struct {
 
 func (x *RemoveDomainReply) Reset() {
 	*x = RemoveDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2705,7 +2759,7 @@ func (x *RemoveDomainReply) String() string {
 func (*RemoveDomainReply) ProtoMessage() {}
 
 func (x *RemoveDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2718,7 +2772,7 @@ func (x *RemoveDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainReply.ProtoReflect.Descriptor instead.
 func (*RemoveDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{32}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{33}
 }
 
 type FlushDomainRequest struct {
@@ -2730,7 +2784,7 @@ type FlushDomainRequest struct {
 
 func (x *FlushDomainRequest) Reset() {
 	*x = FlushDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2742,7 +2796,7 @@ func (x *FlushDomainRequest) String() string {
 func (*FlushDomainRequest) ProtoMessage() {}
 
 func (x *FlushDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2755,7 +2809,7 @@ func (x *FlushDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomainRequest.ProtoReflect.Descriptor instead.
 func (*FlushDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{33}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *FlushDomainRequest) GetName() string {
@@ -2773,7 +2827,7 @@ type FlushDomainReply struct {
 
 func (x *FlushDomainReply) Reset() {
 	*x = FlushDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2785,7 +2839,7 @@ func (x *FlushDomainReply) String() string {
 func (*FlushDomainReply) ProtoMessage() {}
 
 func (x *FlushDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2798,7 +2852,7 @@ func (x *FlushDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomainReply.ProtoReflect.Descriptor instead.
 func (*FlushDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{34}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{35}
 }
 
 type TLSReportRequest struct {
@@ -2810,7 +2864,7 @@ type TLSReportRequest struct {
 
 func (x *TLSReportRequest) Reset() {
 	*x = TLSReportRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +2876,7 @@ func (x *TLSReportRequest) String() string {
 func (*TLSReportRequest) ProtoMessage() {}
 
 func (x *TLSReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +2889,7 @@ func (x *TLSReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSReportRequest.ProtoReflect.Descriptor instead.
 func (*TLSReportRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{35}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TLSReportRequest) GetName() string {
@@ -2855,7 +2909,7 @@ type TLSReportReply struct {
 
 func (x *TLSReportReply) Reset() {
 	*x = TLSReportReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2867,7 +2921,7 @@ func (x *TLSReportReply) String() string {
 func (*TLSReportReply) ProtoMessage() {}
 
 func (x *TLSReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2880,7 +2934,7 @@ func (x *TLSReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSReportReply.ProtoReflect.Descriptor instead.
 func (*TLSReportReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{36}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TLSReportReply) GetNode() string {
@@ -2907,7 +2961,7 @@ type TLSReportDay struct {
 
 func (x *TLSReportDay) Reset() {
 	*x = TLSReportDay{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2919,7 +2973,7 @@ func (x *TLSReportDay) String() string {
 func (*TLSReportDay) ProtoMessage() {}
 
 func (x *TLSReportDay) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2932,7 +2986,7 @@ func (x *TLSReportDay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSReportDay.ProtoReflect.Descriptor instead.
 func (*TLSReportDay) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{37}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *TLSReportDay) GetUnix() int64 {
@@ -2962,7 +3016,7 @@ type TLSReportPolicy struct {
 
 func (x *TLSReportPolicy) Reset() {
 	*x = TLSReportPolicy{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2974,7 +3028,7 @@ func (x *TLSReportPolicy) String() string {
 func (*TLSReportPolicy) ProtoMessage() {}
 
 func (x *TLSReportPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2987,7 +3041,7 @@ func (x *TLSReportPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSReportPolicy.ProtoReflect.Descriptor instead.
 func (*TLSReportPolicy) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{38}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *TLSReportPolicy) GetDomain() string {
@@ -3036,7 +3090,7 @@ type TLSReportFailure struct {
 
 func (x *TLSReportFailure) Reset() {
 	*x = TLSReportFailure{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3048,7 +3102,7 @@ func (x *TLSReportFailure) String() string {
 func (*TLSReportFailure) ProtoMessage() {}
 
 func (x *TLSReportFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3061,7 +3115,7 @@ func (x *TLSReportFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSReportFailure.ProtoReflect.Descriptor instead.
 func (*TLSReportFailure) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{39}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *TLSReportFailure) GetResultType() string {
@@ -3094,7 +3148,7 @@ type ResumeDomainRequest struct {
 
 func (x *ResumeDomainRequest) Reset() {
 	*x = ResumeDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3106,7 +3160,7 @@ func (x *ResumeDomainRequest) String() string {
 func (*ResumeDomainRequest) ProtoMessage() {}
 
 func (x *ResumeDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3119,7 +3173,7 @@ func (x *ResumeDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeDomainRequest.ProtoReflect.Descriptor instead.
 func (*ResumeDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{40}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ResumeDomainRequest) GetName() string {
@@ -3137,7 +3191,7 @@ type ResumeDomainReply struct {
 
 func (x *ResumeDomainReply) Reset() {
 	*x = ResumeDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3149,7 +3203,7 @@ func (x *ResumeDomainReply) String() string {
 func (*ResumeDomainReply) ProtoMessage() {}
 
 func (x *ResumeDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3162,7 +3216,7 @@ func (x *ResumeDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeDomainReply.ProtoReflect.Descriptor instead.
 func (*ResumeDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{41}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{42}
 }
 
 type ListQueueRequest struct {
@@ -3183,7 +3237,7 @@ type ListQueueRequest struct {
 
 func (x *ListQueueRequest) Reset() {
 	*x = ListQueueRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3195,7 +3249,7 @@ func (x *ListQueueRequest) String() string {
 func (*ListQueueRequest) ProtoMessage() {}
 
 func (x *ListQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3208,7 +3262,7 @@ func (x *ListQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueueRequest.ProtoReflect.Descriptor instead.
 func (*ListQueueRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{42}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListQueueRequest) GetDomain() string {
@@ -3253,7 +3307,7 @@ type ListQueueReply struct {
 
 func (x *ListQueueReply) Reset() {
 	*x = ListQueueReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3265,7 +3319,7 @@ func (x *ListQueueReply) String() string {
 func (*ListQueueReply) ProtoMessage() {}
 
 func (x *ListQueueReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3278,7 +3332,7 @@ func (x *ListQueueReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueueReply.ProtoReflect.Descriptor instead.
 func (*ListQueueReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{43}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListQueueReply) GetFreshness() *Freshness {
@@ -3324,7 +3378,7 @@ type MessageSummary struct {
 
 func (x *MessageSummary) Reset() {
 	*x = MessageSummary{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3336,7 +3390,7 @@ func (x *MessageSummary) String() string {
 func (*MessageSummary) ProtoMessage() {}
 
 func (x *MessageSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3349,7 +3403,7 @@ func (x *MessageSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageSummary.ProtoReflect.Descriptor instead.
 func (*MessageSummary) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{44}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MessageSummary) GetQueueId() string {
@@ -3452,7 +3506,7 @@ type ShowMessageRequest struct {
 
 func (x *ShowMessageRequest) Reset() {
 	*x = ShowMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3464,7 +3518,7 @@ func (x *ShowMessageRequest) String() string {
 func (*ShowMessageRequest) ProtoMessage() {}
 
 func (x *ShowMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3477,7 +3531,7 @@ func (x *ShowMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowMessageRequest.ProtoReflect.Descriptor instead.
 func (*ShowMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{45}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ShowMessageRequest) GetQueueId() string {
@@ -3497,7 +3551,7 @@ type ShowMessageReply struct {
 
 func (x *ShowMessageReply) Reset() {
 	*x = ShowMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3509,7 +3563,7 @@ func (x *ShowMessageReply) String() string {
 func (*ShowMessageReply) ProtoMessage() {}
 
 func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3522,7 +3576,7 @@ func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowMessageReply.ProtoReflect.Descriptor instead.
 func (*ShowMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{46}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ShowMessageReply) GetFreshness() *Freshness {
@@ -3573,7 +3627,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3585,7 +3639,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3598,7 +3652,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{47}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Message) GetQueueId() string {
@@ -3762,7 +3816,7 @@ type RecipientStatus struct {
 
 func (x *RecipientStatus) Reset() {
 	*x = RecipientStatus{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[48]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3774,7 +3828,7 @@ func (x *RecipientStatus) String() string {
 func (*RecipientStatus) ProtoMessage() {}
 
 func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[48]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3787,7 +3841,7 @@ func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecipientStatus.ProtoReflect.Descriptor instead.
 func (*RecipientStatus) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{48}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RecipientStatus) GetPath() string {
@@ -3874,7 +3928,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[49]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3886,7 +3940,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[49]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3899,7 +3953,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{49}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Part) GetDomain() string {
@@ -3975,7 +4029,7 @@ type HoldMessageRequest struct {
 
 func (x *HoldMessageRequest) Reset() {
 	*x = HoldMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[50]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3987,7 +4041,7 @@ func (x *HoldMessageRequest) String() string {
 func (*HoldMessageRequest) ProtoMessage() {}
 
 func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[50]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4000,7 +4054,7 @@ func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageRequest.ProtoReflect.Descriptor instead.
 func (*HoldMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{50}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *HoldMessageRequest) GetQueueId() string {
@@ -4027,7 +4081,7 @@ type HoldMessageReply struct {
 
 func (x *HoldMessageReply) Reset() {
 	*x = HoldMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[51]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4039,7 +4093,7 @@ func (x *HoldMessageReply) String() string {
 func (*HoldMessageReply) ProtoMessage() {}
 
 func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[51]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4052,7 +4106,7 @@ func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageReply.ProtoReflect.Descriptor instead.
 func (*HoldMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{51}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *HoldMessageReply) GetMayStillArrive() bool {
@@ -4071,7 +4125,7 @@ type ReleaseMessageRequest struct {
 
 func (x *ReleaseMessageRequest) Reset() {
 	*x = ReleaseMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[52]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4083,7 +4137,7 @@ func (x *ReleaseMessageRequest) String() string {
 func (*ReleaseMessageRequest) ProtoMessage() {}
 
 func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[52]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4096,7 +4150,7 @@ func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{52}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ReleaseMessageRequest) GetQueueId() string {
@@ -4114,7 +4168,7 @@ type ReleaseMessageReply struct {
 
 func (x *ReleaseMessageReply) Reset() {
 	*x = ReleaseMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[53]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4126,7 +4180,7 @@ func (x *ReleaseMessageReply) String() string {
 func (*ReleaseMessageReply) ProtoMessage() {}
 
 func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[53]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4139,7 +4193,7 @@ func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageReply.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{53}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{54}
 }
 
 type RemoveMessageRequest struct {
@@ -4151,7 +4205,7 @@ type RemoveMessageRequest struct {
 
 func (x *RemoveMessageRequest) Reset() {
 	*x = RemoveMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[54]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4163,7 +4217,7 @@ func (x *RemoveMessageRequest) String() string {
 func (*RemoveMessageRequest) ProtoMessage() {}
 
 func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[54]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4176,7 +4230,7 @@ func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{54}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RemoveMessageRequest) GetQueueId() string {
@@ -4195,7 +4249,7 @@ type RemoveMessageReply struct {
 
 func (x *RemoveMessageReply) Reset() {
 	*x = RemoveMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[55]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4207,7 +4261,7 @@ func (x *RemoveMessageReply) String() string {
 func (*RemoveMessageReply) ProtoMessage() {}
 
 func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[55]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4220,7 +4274,7 @@ func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageReply.ProtoReflect.Descriptor instead.
 func (*RemoveMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{55}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RemoveMessageReply) GetMayStillArrive() bool {
@@ -4420,7 +4474,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x0eMembersRequest\"\x7f\n" +
 	"\fMembersReply\x12:\n" +
 	"\tfreshness\x18\x01 \x01(\v2\x1c.holdfast.admin.v1.FreshnessR\tfreshness\x123\n" +
-	"\amembers\x18\x02 \x03(\v2\x19.holdfast.admin.v1.MemberR\amembers\"\xc5\x04\n" +
+	"\amembers\x18\x02 \x03(\v2\x19.holdfast.admin.v1.MemberR\amembers\"\x85\x05\n" +
 	"\x06Domain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02mx\x18\x02 \x01(\bR\x02mx\x123\n" +
@@ -4437,7 +4491,9 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x06bounce\x18\n" +
 	" \x01(\tH\x04R\x06bounce\x88\x01\x01\x12-\n" +
 	"\x10delay_warning_ms\x18\v \x01(\x04H\x05R\x0edelayWarningMs\x88\x01\x01\x12\x1d\n" +
-	"\axclient\x18\f \x01(\bH\x06R\axclient\x88\x01\x01B\x0f\n" +
+	"\axclient\x18\f \x01(\bH\x06R\axclient\x88\x01\x01\x12>\n" +
+	"\vcaller_pins\x18\r \x01(\v2\x1d.holdfast.admin.v1.CallerPinsR\n" +
+	"callerPinsB\x0f\n" +
 	"\r_retry_min_msB\x0f\n" +
 	"\r_retry_max_msB\x0e\n" +
 	"\f_lifetime_msB\x12\n" +
@@ -4452,7 +4508,10 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\vauthorities\x18\x03 \x01(\tR\vauthorities\x12\x14\n" +
 	"\x05names\x18\x04 \x03(\tR\x05names\"*\n" +
 	"\fEtrnNetworks\x12\x1a\n" +
-	"\bnetworks\x18\x01 \x03(\tR\bnetworks\"0\n" +
+	"\bnetworks\x18\x01 \x03(\tR\bnetworks\" \n" +
+	"\n" +
+	"CallerPins\x12\x12\n" +
+	"\x04pins\x18\x01 \x03(\tR\x04pins\"0\n" +
 	"\x06Target\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\"E\n" +
@@ -4628,7 +4687,7 @@ func file_proto_adminpb_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_adminpb_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_proto_adminpb_admin_proto_goTypes = []any{
 	(NextHopState)(0),             // 0: holdfast.admin.v1.NextHopState
 	(RecipientState)(0),           // 1: holdfast.admin.v1.RecipientState
@@ -4659,36 +4718,37 @@ var file_proto_adminpb_admin_proto_goTypes = []any{
 	(*Domain)(nil),                // 26: holdfast.admin.v1.Domain
 	(*TLSPolicy)(nil),             // 27: holdfast.admin.v1.TLSPolicy
 	(*EtrnNetworks)(nil),          // 28: holdfast.admin.v1.EtrnNetworks
-	(*Target)(nil),                // 29: holdfast.admin.v1.Target
-	(*PutDomainRequest)(nil),      // 30: holdfast.admin.v1.PutDomainRequest
-	(*PutDomainReply)(nil),        // 31: holdfast.admin.v1.PutDomainReply
-	(*ListDomainsRequest)(nil),    // 32: holdfast.admin.v1.ListDomainsRequest
-	(*ListDomainsReply)(nil),      // 33: holdfast.admin.v1.ListDomainsReply
-	(*RemoveDomainRequest)(nil),   // 34: holdfast.admin.v1.RemoveDomainRequest
-	(*RemoveDomainReply)(nil),     // 35: holdfast.admin.v1.RemoveDomainReply
-	(*FlushDomainRequest)(nil),    // 36: holdfast.admin.v1.FlushDomainRequest
-	(*FlushDomainReply)(nil),      // 37: holdfast.admin.v1.FlushDomainReply
-	(*TLSReportRequest)(nil),      // 38: holdfast.admin.v1.TLSReportRequest
-	(*TLSReportReply)(nil),        // 39: holdfast.admin.v1.TLSReportReply
-	(*TLSReportDay)(nil),          // 40: holdfast.admin.v1.TLSReportDay
-	(*TLSReportPolicy)(nil),       // 41: holdfast.admin.v1.TLSReportPolicy
-	(*TLSReportFailure)(nil),      // 42: holdfast.admin.v1.TLSReportFailure
-	(*ResumeDomainRequest)(nil),   // 43: holdfast.admin.v1.ResumeDomainRequest
-	(*ResumeDomainReply)(nil),     // 44: holdfast.admin.v1.ResumeDomainReply
-	(*ListQueueRequest)(nil),      // 45: holdfast.admin.v1.ListQueueRequest
-	(*ListQueueReply)(nil),        // 46: holdfast.admin.v1.ListQueueReply
-	(*MessageSummary)(nil),        // 47: holdfast.admin.v1.MessageSummary
-	(*ShowMessageRequest)(nil),    // 48: holdfast.admin.v1.ShowMessageRequest
-	(*ShowMessageReply)(nil),      // 49: holdfast.admin.v1.ShowMessageReply
-	(*Message)(nil),               // 50: holdfast.admin.v1.Message
-	(*RecipientStatus)(nil),       // 51: holdfast.admin.v1.RecipientStatus
-	(*Part)(nil),                  // 52: holdfast.admin.v1.Part
-	(*HoldMessageRequest)(nil),    // 53: holdfast.admin.v1.HoldMessageRequest
-	(*HoldMessageReply)(nil),      // 54: holdfast.admin.v1.HoldMessageReply
-	(*ReleaseMessageRequest)(nil), // 55: holdfast.admin.v1.ReleaseMessageRequest
-	(*ReleaseMessageReply)(nil),   // 56: holdfast.admin.v1.ReleaseMessageReply
-	(*RemoveMessageRequest)(nil),  // 57: holdfast.admin.v1.RemoveMessageRequest
-	(*RemoveMessageReply)(nil),    // 58: holdfast.admin.v1.RemoveMessageReply
+	(*CallerPins)(nil),            // 29: holdfast.admin.v1.CallerPins
+	(*Target)(nil),                // 30: holdfast.admin.v1.Target
+	(*PutDomainRequest)(nil),      // 31: holdfast.admin.v1.PutDomainRequest
+	(*PutDomainReply)(nil),        // 32: holdfast.admin.v1.PutDomainReply
+	(*ListDomainsRequest)(nil),    // 33: holdfast.admin.v1.ListDomainsRequest
+	(*ListDomainsReply)(nil),      // 34: holdfast.admin.v1.ListDomainsReply
+	(*RemoveDomainRequest)(nil),   // 35: holdfast.admin.v1.RemoveDomainRequest
+	(*RemoveDomainReply)(nil),     // 36: holdfast.admin.v1.RemoveDomainReply
+	(*FlushDomainRequest)(nil),    // 37: holdfast.admin.v1.FlushDomainRequest
+	(*FlushDomainReply)(nil),      // 38: holdfast.admin.v1.FlushDomainReply
+	(*TLSReportRequest)(nil),      // 39: holdfast.admin.v1.TLSReportRequest
+	(*TLSReportReply)(nil),        // 40: holdfast.admin.v1.TLSReportReply
+	(*TLSReportDay)(nil),          // 41: holdfast.admin.v1.TLSReportDay
+	(*TLSReportPolicy)(nil),       // 42: holdfast.admin.v1.TLSReportPolicy
+	(*TLSReportFailure)(nil),      // 43: holdfast.admin.v1.TLSReportFailure
+	(*ResumeDomainRequest)(nil),   // 44: holdfast.admin.v1.ResumeDomainRequest
+	(*ResumeDomainReply)(nil),     // 45: holdfast.admin.v1.ResumeDomainReply
+	(*ListQueueRequest)(nil),      // 46: holdfast.admin.v1.ListQueueRequest
+	(*ListQueueReply)(nil),        // 47: holdfast.admin.v1.ListQueueReply
+	(*MessageSummary)(nil),        // 48: holdfast.admin.v1.MessageSummary
+	(*ShowMessageRequest)(nil),    // 49: holdfast.admin.v1.ShowMessageRequest
+	(*ShowMessageReply)(nil),      // 50: holdfast.admin.v1.ShowMessageReply
+	(*Message)(nil),               // 51: holdfast.admin.v1.Message
+	(*RecipientStatus)(nil),       // 52: holdfast.admin.v1.RecipientStatus
+	(*Part)(nil),                  // 53: holdfast.admin.v1.Part
+	(*HoldMessageRequest)(nil),    // 54: holdfast.admin.v1.HoldMessageRequest
+	(*HoldMessageReply)(nil),      // 55: holdfast.admin.v1.HoldMessageReply
+	(*ReleaseMessageRequest)(nil), // 56: holdfast.admin.v1.ReleaseMessageRequest
+	(*ReleaseMessageReply)(nil),   // 57: holdfast.admin.v1.ReleaseMessageReply
+	(*RemoveMessageRequest)(nil),  // 58: holdfast.admin.v1.RemoveMessageRequest
+	(*RemoveMessageReply)(nil),    // 59: holdfast.admin.v1.RemoveMessageReply
 }
 var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	3,  // 0: holdfast.admin.v1.StatusReply.freshness:type_name -> holdfast.admin.v1.Freshness
@@ -4707,62 +4767,63 @@ var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	23, // 13: holdfast.admin.v1.CompareReply.copies:type_name -> holdfast.admin.v1.Copy
 	3,  // 14: holdfast.admin.v1.MembersReply.freshness:type_name -> holdfast.admin.v1.Freshness
 	12, // 15: holdfast.admin.v1.MembersReply.members:type_name -> holdfast.admin.v1.Member
-	29, // 16: holdfast.admin.v1.Domain.targets:type_name -> holdfast.admin.v1.Target
+	30, // 16: holdfast.admin.v1.Domain.targets:type_name -> holdfast.admin.v1.Target
 	28, // 17: holdfast.admin.v1.Domain.etrn:type_name -> holdfast.admin.v1.EtrnNetworks
 	27, // 18: holdfast.admin.v1.Domain.tls:type_name -> holdfast.admin.v1.TLSPolicy
-	26, // 19: holdfast.admin.v1.PutDomainRequest.domain:type_name -> holdfast.admin.v1.Domain
-	3,  // 20: holdfast.admin.v1.ListDomainsReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	8,  // 21: holdfast.admin.v1.ListDomainsReply.domains:type_name -> holdfast.admin.v1.DomainStatus
-	40, // 22: holdfast.admin.v1.TLSReportReply.days:type_name -> holdfast.admin.v1.TLSReportDay
-	41, // 23: holdfast.admin.v1.TLSReportDay.policies:type_name -> holdfast.admin.v1.TLSReportPolicy
-	42, // 24: holdfast.admin.v1.TLSReportPolicy.failures:type_name -> holdfast.admin.v1.TLSReportFailure
-	1,  // 25: holdfast.admin.v1.ListQueueRequest.state:type_name -> holdfast.admin.v1.RecipientState
-	3,  // 26: holdfast.admin.v1.ListQueueReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	47, // 27: holdfast.admin.v1.ListQueueReply.messages:type_name -> holdfast.admin.v1.MessageSummary
-	3,  // 28: holdfast.admin.v1.ShowMessageReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	50, // 29: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
-	51, // 30: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
-	52, // 31: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
-	1,  // 32: holdfast.admin.v1.RecipientStatus.state:type_name -> holdfast.admin.v1.RecipientState
-	5,  // 33: holdfast.admin.v1.AdminService.Status:input_type -> holdfast.admin.v1.StatusRequest
-	24, // 34: holdfast.admin.v1.AdminService.Members:input_type -> holdfast.admin.v1.MembersRequest
-	19, // 35: holdfast.admin.v1.AdminService.Scrub:input_type -> holdfast.admin.v1.ScrubRequest
-	21, // 36: holdfast.admin.v1.AdminService.Compare:input_type -> holdfast.admin.v1.CompareRequest
-	15, // 37: holdfast.admin.v1.AdminService.AddMember:input_type -> holdfast.admin.v1.AddMemberRequest
-	17, // 38: holdfast.admin.v1.AdminService.RemoveMember:input_type -> holdfast.admin.v1.RemoveMemberRequest
-	30, // 39: holdfast.admin.v1.AdminService.PutDomain:input_type -> holdfast.admin.v1.PutDomainRequest
-	32, // 40: holdfast.admin.v1.AdminService.ListDomains:input_type -> holdfast.admin.v1.ListDomainsRequest
-	34, // 41: holdfast.admin.v1.AdminService.RemoveDomain:input_type -> holdfast.admin.v1.RemoveDomainRequest
-	36, // 42: holdfast.admin.v1.AdminService.FlushDomain:input_type -> holdfast.admin.v1.FlushDomainRequest
-	43, // 43: holdfast.admin.v1.AdminService.ResumeDomain:input_type -> holdfast.admin.v1.ResumeDomainRequest
-	38, // 44: holdfast.admin.v1.AdminService.TLSReport:input_type -> holdfast.admin.v1.TLSReportRequest
-	45, // 45: holdfast.admin.v1.AdminService.ListQueue:input_type -> holdfast.admin.v1.ListQueueRequest
-	48, // 46: holdfast.admin.v1.AdminService.ShowMessage:input_type -> holdfast.admin.v1.ShowMessageRequest
-	53, // 47: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
-	55, // 48: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
-	57, // 49: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
-	6,  // 50: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
-	25, // 51: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
-	20, // 52: holdfast.admin.v1.AdminService.Scrub:output_type -> holdfast.admin.v1.ScrubReply
-	22, // 53: holdfast.admin.v1.AdminService.Compare:output_type -> holdfast.admin.v1.CompareReply
-	16, // 54: holdfast.admin.v1.AdminService.AddMember:output_type -> holdfast.admin.v1.AddMemberReply
-	18, // 55: holdfast.admin.v1.AdminService.RemoveMember:output_type -> holdfast.admin.v1.RemoveMemberReply
-	31, // 56: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
-	33, // 57: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
-	35, // 58: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
-	37, // 59: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
-	44, // 60: holdfast.admin.v1.AdminService.ResumeDomain:output_type -> holdfast.admin.v1.ResumeDomainReply
-	39, // 61: holdfast.admin.v1.AdminService.TLSReport:output_type -> holdfast.admin.v1.TLSReportReply
-	46, // 62: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
-	49, // 63: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
-	54, // 64: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
-	56, // 65: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
-	58, // 66: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
-	50, // [50:67] is the sub-list for method output_type
-	33, // [33:50] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	29, // 19: holdfast.admin.v1.Domain.caller_pins:type_name -> holdfast.admin.v1.CallerPins
+	26, // 20: holdfast.admin.v1.PutDomainRequest.domain:type_name -> holdfast.admin.v1.Domain
+	3,  // 21: holdfast.admin.v1.ListDomainsReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	8,  // 22: holdfast.admin.v1.ListDomainsReply.domains:type_name -> holdfast.admin.v1.DomainStatus
+	41, // 23: holdfast.admin.v1.TLSReportReply.days:type_name -> holdfast.admin.v1.TLSReportDay
+	42, // 24: holdfast.admin.v1.TLSReportDay.policies:type_name -> holdfast.admin.v1.TLSReportPolicy
+	43, // 25: holdfast.admin.v1.TLSReportPolicy.failures:type_name -> holdfast.admin.v1.TLSReportFailure
+	1,  // 26: holdfast.admin.v1.ListQueueRequest.state:type_name -> holdfast.admin.v1.RecipientState
+	3,  // 27: holdfast.admin.v1.ListQueueReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	48, // 28: holdfast.admin.v1.ListQueueReply.messages:type_name -> holdfast.admin.v1.MessageSummary
+	3,  // 29: holdfast.admin.v1.ShowMessageReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	51, // 30: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
+	52, // 31: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
+	53, // 32: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
+	1,  // 33: holdfast.admin.v1.RecipientStatus.state:type_name -> holdfast.admin.v1.RecipientState
+	5,  // 34: holdfast.admin.v1.AdminService.Status:input_type -> holdfast.admin.v1.StatusRequest
+	24, // 35: holdfast.admin.v1.AdminService.Members:input_type -> holdfast.admin.v1.MembersRequest
+	19, // 36: holdfast.admin.v1.AdminService.Scrub:input_type -> holdfast.admin.v1.ScrubRequest
+	21, // 37: holdfast.admin.v1.AdminService.Compare:input_type -> holdfast.admin.v1.CompareRequest
+	15, // 38: holdfast.admin.v1.AdminService.AddMember:input_type -> holdfast.admin.v1.AddMemberRequest
+	17, // 39: holdfast.admin.v1.AdminService.RemoveMember:input_type -> holdfast.admin.v1.RemoveMemberRequest
+	31, // 40: holdfast.admin.v1.AdminService.PutDomain:input_type -> holdfast.admin.v1.PutDomainRequest
+	33, // 41: holdfast.admin.v1.AdminService.ListDomains:input_type -> holdfast.admin.v1.ListDomainsRequest
+	35, // 42: holdfast.admin.v1.AdminService.RemoveDomain:input_type -> holdfast.admin.v1.RemoveDomainRequest
+	37, // 43: holdfast.admin.v1.AdminService.FlushDomain:input_type -> holdfast.admin.v1.FlushDomainRequest
+	44, // 44: holdfast.admin.v1.AdminService.ResumeDomain:input_type -> holdfast.admin.v1.ResumeDomainRequest
+	39, // 45: holdfast.admin.v1.AdminService.TLSReport:input_type -> holdfast.admin.v1.TLSReportRequest
+	46, // 46: holdfast.admin.v1.AdminService.ListQueue:input_type -> holdfast.admin.v1.ListQueueRequest
+	49, // 47: holdfast.admin.v1.AdminService.ShowMessage:input_type -> holdfast.admin.v1.ShowMessageRequest
+	54, // 48: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
+	56, // 49: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
+	58, // 50: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
+	6,  // 51: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
+	25, // 52: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
+	20, // 53: holdfast.admin.v1.AdminService.Scrub:output_type -> holdfast.admin.v1.ScrubReply
+	22, // 54: holdfast.admin.v1.AdminService.Compare:output_type -> holdfast.admin.v1.CompareReply
+	16, // 55: holdfast.admin.v1.AdminService.AddMember:output_type -> holdfast.admin.v1.AddMemberReply
+	18, // 56: holdfast.admin.v1.AdminService.RemoveMember:output_type -> holdfast.admin.v1.RemoveMemberReply
+	32, // 57: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
+	34, // 58: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
+	36, // 59: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
+	38, // 60: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
+	45, // 61: holdfast.admin.v1.AdminService.ResumeDomain:output_type -> holdfast.admin.v1.ResumeDomainReply
+	40, // 62: holdfast.admin.v1.AdminService.TLSReport:output_type -> holdfast.admin.v1.TLSReportReply
+	47, // 63: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
+	50, // 64: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
+	55, // 65: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
+	57, // 66: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
+	59, // 67: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
+	51, // [51:68] is the sub-list for method output_type
+	34, // [34:51] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_proto_adminpb_admin_proto_init() }
@@ -4783,7 +4844,7 @@ func file_proto_adminpb_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_adminpb_admin_proto_rawDesc), len(file_proto_adminpb_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   56,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -2003,8 +2003,10 @@ type RelayDomain struct {
 	Bounce             BouncePolicy `protobuf:"varint,8,opt,name=bounce,proto3,enum=holdfast.queue.v1.BouncePolicy" json:"bounce,omitempty"`
 	DelayWarningMillis int64        `protobuf:"varint,9,opt,name=delay_warning_millis,json=delayWarningMillis,proto3" json:"delay_warning_millis,omitempty"` // 0: never
 	Xclient            bool         `protobuf:"varint,10,opt,name=xclient,proto3" json:"xclient,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// From here on version 6.
+	CallerPins    [][]byte `protobuf:"bytes,11,rep,name=caller_pins,json=callerPins,proto3" json:"caller_pins,omitempty"` // SHA-256 of the keys of those who may call for its mail
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RelayDomain) Reset() {
@@ -2105,6 +2107,13 @@ func (x *RelayDomain) GetXclient() bool {
 		return x.Xclient
 	}
 	return false
+}
+
+func (x *RelayDomain) GetCallerPins() [][]byte {
+	if x != nil {
+		return x.CallerPins
+	}
+	return nil
 }
 
 // What TLS the next hops of a relay domain must show.
@@ -3139,7 +3148,7 @@ func (*SnapshotRecord_Known) isSnapshotRecord_Record() {}
 
 type SnapshotHeader struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
-	Version    uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 6, 5 where nothing is reported to senders, 4 where no domain has a schedule or connections_max either, 3 where waits_per_entry is zero, too, or 1 where there are no starts either
+	Version    uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 7, 6 where no domain has callers, 5 where nothing is reported to senders, 4 where no domain has a schedule or connections_max either, 3 where waits_per_entry is zero, too, or 1 where there are no starts either
 	Applied    uint64                 `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"` // index of the last entry applied
 	Now        int64                  `protobuf:"varint,3,opt,name=now,proto3" json:"now,omitempty"`
 	Settings   *Settings              `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
@@ -4428,7 +4437,7 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x06Remove\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\"C\n" +
 	"\tPutDomain\x126\n" +
-	"\x06domain\x18\x01 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\"\xa2\x03\n" +
+	"\x06domain\x18\x01 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\"\xc3\x03\n" +
 	"\vRelayDomain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02mx\x18\x02 \x01(\bR\x02mx\x123\n" +
@@ -4440,7 +4449,9 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x06bounce\x18\b \x01(\x0e2\x1f.holdfast.queue.v1.BouncePolicyR\x06bounce\x120\n" +
 	"\x14delay_warning_millis\x18\t \x01(\x03R\x12delayWarningMillis\x12\x18\n" +
 	"\axclient\x18\n" +
-	" \x01(\bR\axclient\"\x87\x01\n" +
+	" \x01(\bR\axclient\x12\x1f\n" +
+	"\vcaller_pins\x18\v \x03(\fR\n" +
+	"callerPins\"\x87\x01\n" +
 	"\tTLSPolicy\x12.\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1a.holdfast.queue.v1.TLSModeR\x04mode\x12\x12\n" +
 	"\x04pins\x18\x02 \x03(\fR\x04pins\x12 \n" +

@@ -291,9 +291,16 @@ func (c *Conn) startTLSCommand(_, argument string) (string, error) {
 	}
 	c.mu.Unlock()
 	c.wire.readRecords()
-	t := tls.Server(c.wire, c.gate.config.TLS)
+	config, asked := c.gate.config.TLS, c.gate.asks(c.client)
+	if asked {
+		config = c.gate.asking
+	}
+	t := tls.Server(c.wire, config)
 	if err := t.Handshake(); err != nil {
 		c.gate.stats.HandshakeFails.Add(1)
+		if asked {
+			c.gate.spared.add(c.gate.groupOf(c.client))
+		}
 		c.gate.log.Info("TLS handshake failed", "client", c.client, "err", err)
 		c.die()
 		return "", net.ErrClosed

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -126,6 +127,17 @@ func (c *Conn) TLS() (tls.ConnectionState, bool) {
 		return tls.ConnectionState{}, false
 	}
 	return c.tls.ConnectionState(), true
+}
+
+// ClientKey returns SHA-256 of the key (SubjectPublicKeyInfo) of the TLS certificate
+// that the client showed. The client has the key; of what else the certificate says,
+// names and dates, nothing was verified.
+func (c *Conn) ClientKey() (key [32]byte, ok bool) {
+	state, ok := c.TLS()
+	if !ok || len(state.PeerCertificates) == 0 {
+		return key, false
+	}
+	return sha256.Sum256(state.PeerCertificates[0].RawSubjectPublicKeyInfo), true
 }
 
 // Argument returns what stood behind the verb of the command being executed,

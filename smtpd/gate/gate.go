@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
@@ -19,6 +20,10 @@ type Config struct {
 	Hostname   string      // first word of the greeting and of the EHLO reply
 	Extensions []string    // EHLO keywords, STARTTLS aside
 	TLS        *tls.Config // nil: STARTTLS is not offered
+	// AskCertificate is asked at each STARTTLS whether the client is to be asked for a
+	// certificate, which is not verified: Conn.ClientKey says what it showed. It must
+	// not block. Nil asks nobody.
+	AskCertificate func() bool
 	// Refuse is asked once per connection, when the greeting is due. A reply
 	// (a 421) is given instead of the greeting and the connection closed. It
 	// must not block. May be nil.
@@ -53,7 +58,9 @@ type Gate struct {
 	limits  Limits
 	log     *slog.Logger
 	stats   Stats
-	buffers sync.Pool // *[bodyInputBytes]byte
+	buffers sync.Pool   // *[bodyInputBytes]byte
+	asking  *tls.Config // as config.TLS, with a question for a certificate; nil without TLS
+	spared  spared
 
 	mu        sync.Mutex
 	draining  bool
@@ -74,6 +81,8 @@ func New(c Config) *Gate {
 	}
 	return &Gate{
 		config:    c,
+		asking:    asking(c.TLS),
+		spared:    newSpared(time.Now),
 		limits:    c.Limits.withDefaults(),
 		log:       c.Logger,
 		buffers:   sync.Pool{New: func() any { return new([bodyInputBytes]byte) }},
@@ -195,12 +204,19 @@ func (g *Gate) clientKey(a netip.Addr) (netip.Prefix, bool) {
 			return netip.Prefix{}, false
 		}
 	}
+	p := g.groupOf(a)
+	return p, p.IsValid()
+}
+
+// groupOf is whom an address stands for: an IPv4 address for itself, an IPv6 address
+// for its /64. The zero Prefix where there is no address.
+func (g *Gate) groupOf(a netip.Addr) netip.Prefix {
 	bits := 32
 	if a.Is6() {
 		bits = 64
 	}
-	p, err := a.WithZone("").Prefix(bits)
-	return p, err == nil
+	p, _ := a.WithZone("").Prefix(bits)
+	return p
 }
 
 // Drain stops all listeners. Connections that are not inside a transaction say

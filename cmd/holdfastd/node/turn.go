@@ -2,8 +2,9 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,33 +39,63 @@ func (t *turns) due(d mail.Domain, now time.Time) bool {
 	return true
 }
 
-// Turn has the mail of a domain delivered now. A client may ask for that which is one
-// of the domain's next hops, or in a network that the domain lists.
-func (q smtpQueue) Turn(ctx context.Context, client netip.Addr, d mail.Domain) (int, error) {
+// undo takes back that a domain was flushed.
+func (t *turns) undo(d mail.Domain) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.last, d)
+}
+
+// Turn has the mail of a domain delivered now, by connections that the nodes open to
+// where it goes.
+func (q smtpQueue) Turn(ctx context.Context, who smtpd.Caller, d mail.Domain) (smtpd.Turned, error) {
+	behind := q.n.member.Ready()
 	view := q.n.member.View()
-	domain, ok := view.Domain(d)
-	if !ok {
-		return 0, fmt.Errorf("%w: no relay domain of that name", smtpd.ErrTurnRefused)
+	domain, known := view.Domain(d)
+	err := fmt.Errorf("%w: no relay domain of that name", smtpd.ErrTurnRefused)
+	if known {
+		err = mayTurn(ctx, q.n.router, who, domain)
 	}
-	if err := mayTurn(ctx, q.n.router, client, domain); err != nil {
-		return 0, err
+	switch {
+	case errors.Is(err, smtpd.ErrTurnRefused) && behind != nil:
+		// Who may call, and for what, may be known to the others: "never" is only for
+		// the newest state to say.
+		return smtpd.Turned{}, fmt.Errorf("not certain: %w", behind)
+	case err != nil:
+		return smtpd.Turned{}, err
+	case view.NextHop(d).Stopped:
+		return smtpd.Turned{}, errors.New("delivery to the domain is stopped until an administrator has it go on")
 	}
-	waiting := view.Counts(d).Queued
-	if waiting == 0 && view.NextHop(d).State != fsm.NextHopDown || !q.n.turns.due(d, q.n.seams.Now()) {
-		return waiting, nil
+	turned := smtpd.Turned{Waiting: view.Counts(d).Queued, Uncounted: behind != nil}
+	if turned.Waiting == 0 && !turned.Uncounted && view.NextHop(d).State != fsm.NextHopDown {
+		return turned, nil
+	}
+	if turned.Underway = !q.n.turns.due(d, q.n.seams.Now()); turned.Underway {
+		return turned, nil
 	}
 	result, err := q.n.member.Do(ctx, fsm.FlushDomain{Name: d})
 	if err == nil && result.Verdict != fsm.Done {
 		err = fmt.Errorf("flush: %s", result.Text)
 	}
-	return waiting, err
+	if err != nil {
+		q.n.turns.undo(d) // who asks again is to be heard
+	}
+	return turned, err
 }
 
-// mayTurn returns nil if a client may have a domain's mail delivered.
+// KnowsKeys reports whether some relay domain knows a caller by its key.
+func (q smtpQueue) KnowsKeys() bool { return q.n.member.View().CallersHaveKeys() }
+
+// mayTurn returns nil if a caller may have a domain's mail delivered: one of the
+// domain's next hops, or a host in a network that the domain lists, or who has a key
+// that it lists.
 func mayTurn(ctx context.Context, router interface {
 	Route(context.Context, fsm.Domain) ([]route.Hop, error)
-}, client netip.Addr, d fsm.Domain) error {
-	client = client.Unmap()
+}, who smtpd.Caller, d fsm.Domain) error {
+	client := who.Address.Unmap()
+	if who.HasKey && slices.Contains(d.Callers.Pins, who.Key) {
+		return nil
+	}
 	for _, n := range d.ETRN {
 		if n.Contains(client) {
 			return nil
@@ -79,5 +110,5 @@ func mayTurn(ctx context.Context, router interface {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: %s is no next hop, and in no network that is listed", smtpd.ErrTurnRefused, client)
+	return fmt.Errorf("%w: %s is no next hop, in no network that is listed, and has no key that is", smtpd.ErrTurnRefused, client)
 }
