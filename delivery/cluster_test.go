@@ -60,6 +60,8 @@ type cluster struct {
 	// openBody, if set, replaces what OpenBody gives.
 	openBody func(id mail.QueueID, content []byte) (io.ReadSeekCloser, error)
 	reached  func(node fsm.NodeName) bool // whether the node reaches the primary; called with mu held
+	barred   func(node fsm.NodeName) bool // whether the primary refuses the node, as RefusedAlarm was told
+	lost     int                          // hints that a connection was lost, without a wish
 }
 
 func newCluster(t *testing.T, p *deliverytest.Primary) *cluster {
@@ -288,7 +290,7 @@ func (n node) Work() []Work {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	hop, due := n.state.NextHop(testDomain), n.state.Counts(testDomain).Due
-	if due == 0 && hop.State == fsm.NextHopUp {
+	if due == 0 && hop.State == fsm.NextHopUp && (n.barred == nil || !n.barred(n.name)) {
 		return nil
 	}
 	d, _ := n.state.Domain(testDomain)
@@ -304,6 +306,11 @@ func (n node) Changed() <-chan struct{} {
 func (n node) Pull(ctx context.Context, w Wish) (l Lease, err error) {
 	l.Connections = -1
 	if w.Max == 0 {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if w.Seen.Lost {
+			n.lost++
+		}
 		return l, nil
 	}
 	err = n.call(ctx, "pull", func() error {
@@ -368,9 +375,9 @@ func (n node) Report(ctx context.Context, token fsm.Token, outcomes []fsm.Messag
 	})
 }
 
-func (n node) ReportNextHop(ctx context.Context, d mail.Domain, up bool, detail string) error {
+func (n node) ReportNextHop(ctx context.Context, d mail.Domain, saw Sight, detail string) error {
 	return n.call(ctx, "nexthop", func() error {
-		r := fsm.ReportNextHop{Node: n.name, Domain: d, Up: up, Detail: detail}
+		r := fsm.ReportNextHop{Node: n.name, Domain: d, Up: saw == Reached, Refused: saw == Barred, Detail: detail}
 		n.hops = append(n.hops, r)
 		n.applyLocked(n.name, r)
 		return nil

@@ -65,8 +65,8 @@ type Config struct {
 	// with the same. Nil tells nobody.
 	TLSAlarm func(mail.Domain, *tlspolicy.Failure)
 	// RefusedAlarm is told that a domain's next hop refuses us, and not a message or
-	// recipient: with 421 or a 5yz in its banner or to EHLO, or with a 5yz to MAIL for
-	// several messages one after the other. Their mail waits, and it may be all mail.
+	// recipient: with a 4yz or 5yz in its banner or to EHLO, where we have no other
+	// connection, or with a 5yz to MAIL for several messages one after the other. Their mail waits, and it may be all mail.
 	// Nil says that it does not, or no more. It is called concurrently and often with
 	// the same. Nil tells nobody.
 	RefusedAlarm func(mail.Domain, *smtpclient.StageError)

@@ -22,7 +22,8 @@ const (
 )
 
 // connect tries the domain's hops, best first, until one has completed EHLO as
-// the domain's TLS policy wants it.
+// the domain's TLS policy wants it. Its error is a barredError where none has, and one
+// has answered.
 func (h *hop) connect(ctx context.Context, d fsm.Domain, dial time.Duration) (*smtpclient.Conn, route.Hop, error) {
 	hops, err := h.a.c.Router.Route(ctx, d)
 	if err != nil {
@@ -53,7 +54,7 @@ func (h *hop) connect(ctx context.Context, d fsm.Domain, dial time.Duration) (*s
 		h.a.c.TLSAlarm(h.name, refused)
 	}
 	if unwelcome != nil {
-		h.a.c.RefusedAlarm(h.name, unwelcome)
+		trouble = &barredError{unwelcome, trouble}
 	}
 	h.a.stats.ConnectFailed.Add(1)
 	h.a.awaited.expect(h, hops)

@@ -1,10 +1,10 @@
 // Package delivery turns the leases that this node holds into attempts, and
 // attempts into outcomes.
 //
-// An Agent keeps one loop per relay domain. While the domain's next hop is not
-// down and mail is due, it connects, asks for a lease, delivers the messages
-// one after the other and reports what became of them. While the next hop is
-// down it takes its turn at probing it.
+// An Agent keeps one loop per relay domain. While the domain's next hop is neither
+// down nor refusing and mail is due, it connects, asks for a lease, delivers the
+// messages one after the other and reports what became of them. Otherwise it takes its
+// turn at probing it.
 //
 // It promises, whatever the next hop or the cluster does: the final dot of a
 // message is sent only while this node has the right to act, after a committed

@@ -40,17 +40,19 @@ type hop struct {
 	name mail.Domain
 	wake chan struct{} // holds one value when something changed
 
-	mu       sync.Mutex
-	work     *Work // nil while the domain is not listed
-	workers  int
-	probing  int
-	reaching bool // our last attempt completed EHLO
-	proven   bool // a reply to a dot was read since the last trouble
+	mu        sync.Mutex
+	work      *Work // nil while the domain is not listed
+	workers   int
+	connected int // of the workers' connections, those that completed EHLO
+	probing   int
+	reaching  bool // our last attempt completed EHLO
+	proven    bool // a reply to a dot was read since the last trouble
 	// allowed is how many connections the leader last said that we may have, until
 	// allowedTill; negative where it did not say.
 	allowed     int
 	allowedTill time.Time
-	unprobed    bool // probe at once
+	lastToken   fsm.Token // of the lease that we were granted last
+	unprobed    bool      // probe at once
 	heardAt     time.Time
 	unlisted    time.Time     // since when there is no work
 	gone        chan struct{} // closed when it is retired
@@ -61,14 +63,14 @@ type hop struct {
 	empty     backoff
 	idleTill  time.Time // no pull before this
 
-	down      bool // as last seen in work
+	down      bool // it is probed: down or refusing, as last seen in work
 	probeBase time.Time
 	probeNext time.Time
 	flush     fsm.Index
 
-	reportedUp, reportedDown time.Time
-	suspects                 suspects
-	reception                reception
+	reported  [Barred + 1]time.Time // when we last reported each Sight
+	suspects  suspects
+	reception reception
 }
 
 func newHop(a *Agent, w Work) *hop {
@@ -93,7 +95,7 @@ func (h *hop) update(w *Work) {
 		h.unlisted = now
 	}
 	h.work = w
-	h.down = w != nil && w.NextHop.State == fsm.NextHopDown
+	h.down = w != nil && w.NextHop.State.Probed()
 	switch {
 	case h.down && !wasDown:
 		h.planProbes(now)
@@ -155,7 +157,7 @@ func (h *hop) run() {
 
 // step starts what is due and returns how long nothing will be.
 //
-// A next hop that is down for the cluster is tried by a node that reached it
+// A next hop that is down or refusing for the cluster is tried by a node that reached it
 // itself: where one node alone gets through, the others call it down again
 // faster than that one could use its own report.
 func (h *hop) step() time.Duration {
@@ -169,8 +171,11 @@ func (h *hop) step() time.Duration {
 	if h.down {
 		wait = h.stepProbe(now)
 	}
-	if h.work.Due > 0 && (!h.down || h.reaching) {
+	switch {
+	case h.work.Due > 0 && (!h.down || h.reaching):
 		wait = min(wait, h.stepDeliver(now))
+	case h.reception.barred && !h.down:
+		wait = min(wait, h.stepBarred(now))
 	}
 	return wait
 }
@@ -264,10 +269,17 @@ func (h *hop) failed() {
 	h.mu.Unlock()
 }
 
-// reached notes that we completed EHLO.
+// reached notes that we completed EHLO, and left that the connection has ended.
 func (h *hop) reached() {
 	h.mu.Lock()
 	h.reaching = true
+	h.connected++
+	h.mu.Unlock()
+}
+
+func (h *hop) left() {
+	h.mu.Lock()
+	h.connected--
 	h.mu.Unlock()
 }
 
@@ -297,46 +309,37 @@ func (h *hop) busy() {
 	h.mu.Unlock()
 }
 
-// reportUp tells the cluster that we reached the next hop, if it does not know.
-func (h *hop) reportUp(detail string) {
+// report tells the cluster what we saw of the next hop, if it does not know.
+func (h *hop) report(saw Sight, detail string) {
 	h.mu.Lock()
 	now := time.Now()
-	if h.work == nil || h.work.NextHop.State == fsm.NextHopUp || now.Sub(h.reportedUp) < reportSpacing {
+	if h.work == nil || h.known(saw) || now.Sub(h.reported[saw]) < reportSpacing {
 		h.mu.Unlock()
 		return
 	}
-	h.reportedUp = now
+	h.reported[saw] = now
 	h.mu.Unlock()
-	h.report(true, detail)
-}
-
-// reportFailed tells the cluster that we could not reach the next hop, if it
-// does not know that of us.
-func (h *hop) reportFailed(detail string) {
-	h.mu.Lock()
-	now := time.Now()
-	if h.work == nil || h.down || slices.Contains(h.work.NextHop.Failed, h.a.c.Node) || now.Sub(h.reportedDown) < reportSpacing {
-		h.mu.Unlock()
-		return
-	}
-	h.reportedDown = now
-	h.mu.Unlock()
-	h.report(false, detail)
-}
-
-func (h *hop) report(up bool, detail string) {
 	ctx, cancel := h.a.callContext()
 	defer cancel()
-	if err := h.a.c.Queue.ReportNextHop(ctx, h.name, up, cutText(detail, detailBytesMax)); err != nil {
-		h.a.c.Log.Warn("next hop not reported", "domain", h.name, "up", up, "error", err)
+	if err := h.a.c.Queue.ReportNextHop(ctx, h.name, saw, cutText(detail, detailBytesMax)); err != nil {
+		h.a.c.Log.Warn("next hop not reported", "domain", h.name, "saw", saw, "error", err)
 		h.mu.Lock() // Unknown: say it again as soon as there is occasion.
-		if up {
-			h.reportedUp = time.Time{}
-		} else {
-			h.reportedDown = time.Time{}
-		}
+		h.reported[saw] = time.Time{}
 		h.mu.Unlock()
 	}
+}
+
+// known reports whether the cluster knows of us what we saw, or it would change
+// nothing. The caller holds mu.
+func (h *hop) known(saw Sight) bool {
+	hop := h.work.NextHop
+	switch saw {
+	case Reached:
+		return hop.State == fsm.NextHopUp
+	case Barred:
+		return slices.Contains(hop.Barred, h.a.c.Node)
+	}
+	return hop.State == fsm.NextHopDown || slices.Contains(hop.Failed, h.a.c.Node)
 }
 
 // domain is the domain's configuration as it is now, the zero one where there is no work.

@@ -50,6 +50,22 @@ func (h *hop) stepProbe(now time.Time) time.Duration {
 	return h.probeNext.Sub(now)
 }
 
+// stepBarred starts a probe where this node alone is refused, from time to time, and
+// returns the time until the next. The caller holds mu.
+func (h *hop) stepBarred(now time.Time) time.Duration {
+	if h.probing > 0 {
+		return stepMost // it wakes us when it ends
+	}
+	again := h.failedAt.Add(barredEvery)
+	if again.After(now) {
+		return again.Sub(now)
+	}
+	h.probing++
+	w := *h.work
+	h.a.running.Go(func() { h.probe(w) })
+	return stepMost
+}
+
 // probe connects, reads the banner, says EHLO, begins TLS where offered, and
 // says QUIT.
 func (h *hop) probe(w Work) {
@@ -69,6 +85,7 @@ func (h *hop) probe(w Work) {
 			h.mu.Lock()
 			h.failedAt, h.reaching = time.Now(), false
 			h.mu.Unlock()
+			h.missed(err, true)
 		}
 		return
 	}
@@ -82,5 +99,5 @@ func (h *hop) probe(w Work) {
 	leaving, end := context.WithTimeout(ctx, probeQuitTimeout)
 	_ = conn.Quit(leaving)
 	end()
-	h.reportUp(at.String())
+	h.report(Reached, at.String())
 }

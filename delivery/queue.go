@@ -18,7 +18,8 @@ var ErrLeaseEnded = errors.New("lease has ended")
 // called concurrently, and each returns soon after its context ends.
 type Queue interface {
 	// Work lists, from this node's applied state, the relay domains that have
-	// due mail or whose next hop is not up. The order does not matter.
+	// due mail or whose next hop is not up, and those that RefusedAlarm was told of,
+	// whose next hops refuse this node's connections. The order does not matter.
 	Work() []Work
 	// Changed returns a channel that is closed, or gets a value, when Work may
 	// have changed since the call: new mail, a flush, a next hop, a tick. It is
@@ -36,10 +37,33 @@ type Queue interface {
 	// it changed. On an error the same report is repeated.
 	Report(ctx context.Context, token fsm.Token, outcomes []fsm.MessageOutcomes) error
 	// ReportNextHop commits what this node saw of the domain's next hop.
-	ReportNextHop(ctx context.Context, domain mail.Domain, up bool, detail string) error
+	ReportNextHop(ctx context.Context, domain mail.Domain, saw Sight, detail string) error
 	// OpenBody opens content that is held here or can be had. Reading it fails
 	// rather than give other octets than those that were accepted.
 	OpenBody(ctx context.Context, ref mail.BodyRef) (io.ReadSeekCloser, error)
+}
+
+// A Sight is what this node saw of a next hop when it tried last.
+type Sight uint8
+
+// The sights.
+const (
+	Reached Sight = iota + 1 // it completed EHLO
+	Missed                   // it did not
+	Barred                   // neither: the next hop answered, and refused us
+)
+
+// String returns the sight in a word.
+func (s Sight) String() string {
+	switch s {
+	case Reached:
+		return "reached"
+	case Missed:
+		return "missed"
+	case Barred:
+		return "barred"
+	}
+	return "nothing"
 }
 
 // Work is what there is to do for one relay domain.

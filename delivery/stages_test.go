@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,10 +74,10 @@ type stageFault struct {
 	dot    string   // what a dot is answered over the same connection
 
 	one, two verdict // of the recipients of the first message; "" is delivered
-	down     bool    // the next hop is reported down, and nothing of the messages
+	saw      Sight   // what is reported of the next hop; unless it is Reached, nothing is of the messages
 	lost     bool    // the second message goes over another connection
 	clear    bool    // the first message goes in the clear where TLS was offered
-	// took is how long it is until the next hop is reported down, or the outcome of
+	// took is how long it is until that is reported, or the outcome of
 	// the first message is known, give or take stageSlack.
 	took time.Duration
 }
@@ -121,8 +122,8 @@ func stageFaults() (all []stageFault) {
 		}
 	}
 	// Connection, banner, EHLO: nothing is leased yet, so nothing is reported of the
-	// messages, and the next hop is down.
-	down := stageFault{down: true}
+	// messages, and the next hop is down, or refuses us.
+	down, refusing := stageFault{saw: Missed}, stageFault{saw: Barred}
 	after := func(d time.Duration, f stageFault) stageFault { f.took = d; return f }
 	add(37, connect, down, deliverytest.Drop)
 	add(37, connect, after(dialTimeout, down), deliverytest.Hang)
@@ -131,18 +132,18 @@ func stageFaults() (all []stageFault) {
 	add(37, deliverytest.Banner, after(smtpclient.BannerTimeout, down), deliverytest.Hang)
 	add(37, deliverytest.Banner, after(octets("220 primary.test ESMTP"), stageFault{}), deliverytest.Tarpit)
 	add(37, deliverytest.Banner, stageFault{}, "250 another 2yz will do")
-	add(38, deliverytest.Banner, down, later, goodbye)
-	add(39, deliverytest.Banner, down, never)
+	add(38, deliverytest.Banner, refusing, later, goodbye)
+	add(39, deliverytest.Banner, refusing, never)
 
 	add(37, deliverytest.Hello, down, deliverytest.Drop, deliverytest.Sever, nonsense, proceed, mixed, overlong, tooMany, deliverytest.Line, deliverytest.Lines)
 	add(37, deliverytest.Hello, after(smtpclient.HelloTimeout, down), deliverytest.Hang, deliverytest.Tarpit)
 	add(37, deliverytest.Hello, stageFault{lost: true, ways: inClear}.both(isUntried), deliverytest.Leave, doubled)
 	add(37, deliverytest.Hello, stageFault{lost: true, ways: underTLS, clear: true}, deliverytest.Leave) // at STARTTLS
 	// What would be the reply to STARTTLS?
-	add(37, deliverytest.Hello, stageFault{ways: underTLS, down: true}, "250-primary.test\r\n250 STARTTLS\r\n250 2.0.0 fine")
-	add(38, deliverytest.Hello, down, later, goodbye)
-	add(39, deliverytest.Hello, stageFault{times: 2, down: true}, never) // HELO too
-	add(44, deliverytest.Hello, stageFault{clear: true}, bare, never)    // HELO is taken
+	add(37, deliverytest.Hello, stageFault{ways: underTLS, saw: Missed}, "250-primary.test\r\n250 STARTTLS\r\n250 2.0.0 fine")
+	add(38, deliverytest.Hello, refusing, later, goodbye)
+	add(39, deliverytest.Hello, stageFault{times: 2, saw: Barred}, never) // HELO too
+	add(44, deliverytest.Hello, stageFault{clear: true}, bare, never)     // HELO is taken
 	add(44, deliverytest.Hello, stageFault{ways: underTLS}, "250-primary.test\r\n250-STARTTLS\r\n250 AUTH PLAIN")
 
 	// STARTTLS and the handshake, with no policy: better in the clear than not at all.
@@ -150,7 +151,7 @@ func stageFaults() (all []stageFault) {
 	again := stageFault{ways: underTLS, clear: true, lost: true} // over a new connection
 	add(38, deliverytest.StartTLS, inTheClear, "454 4.7.0 not now")
 	add(39, deliverytest.StartTLS, inTheClear, never)
-	add(38, deliverytest.StartTLS, stageFault{ways: underTLS, down: true}, goodbye)
+	add(38, deliverytest.StartTLS, stageFault{ways: underTLS, saw: Barred}, goodbye)
 	add(37, deliverytest.StartTLS, again, deliverytest.Drop, deliverytest.Sever, deliverytest.Leave, nonsense, proceed, mixed, "250 fine", overlong, deliverytest.Line, deliverytest.Lines)
 	add(37, deliverytest.StartTLS, after(smtpclient.StartTLSTimeout, again), deliverytest.Hang, deliverytest.Tarpit)
 	add(37, deliverytest.StartTLS, stageFault{ways: underTLS}, "220 go on\r\n250-said by\r\n250 anybody")
@@ -163,8 +164,8 @@ func stageFaults() (all []stageFault) {
 	add(37, deliverytest.Hello, second(after(smtpclient.HelloTimeout, again)), deliverytest.Hang, deliverytest.Tarpit)
 	add(37, deliverytest.Hello, second(down), proceed)
 	add(37, deliverytest.Hello, second(stageFault{lost: true}.both(isUntried)), deliverytest.Leave, doubled)
-	add(38, deliverytest.Hello, second(down), later, goodbye)
-	add(39, deliverytest.Hello, second(stageFault{times: 2, down: true}), never)
+	add(38, deliverytest.Hello, second(refusing), later, goodbye)
+	add(39, deliverytest.Hello, second(stageFault{times: 2, saw: Barred}), never)
 	add(44, deliverytest.Hello, second(stageFault{}), bare, never)
 
 	// From MAIL to the content: the next hop is up, whatever it does. What it says to
@@ -294,7 +295,7 @@ type witness struct {
 	first map[mail.QueueID]fsm.MessageOutcomes // what was reported first
 	at    map[mail.QueueID]time.Duration       // when that was
 	all   []fsm.MessageOutcomes
-	hops  []bool // up
+	hops  []Sight
 	hopAt time.Duration
 	cured bool // the primary takes connections
 }
@@ -323,21 +324,24 @@ func (w *witness) Report(ctx context.Context, token fsm.Token, outcomes []fsm.Me
 	return w.Queue.Report(ctx, token, outcomes)
 }
 
-func (w *witness) ReportNextHop(ctx context.Context, d mail.Domain, up bool, detail string) error {
+func (w *witness) ReportNextHop(ctx context.Context, d mail.Domain, saw Sight, detail string) error {
 	w.mu.Lock()
 	if len(w.hops) == 0 {
 		w.hopAt = time.Since(w.start)
 	}
-	w.hops = append(w.hops, up)
+	w.hops = append(w.hops, saw)
 	w.mu.Unlock()
-	return w.Queue.ReportNextHop(ctx, d, up, detail)
+	return w.Queue.ReportNextHop(ctx, d, saw, detail)
 }
 
-// hop returns what was reported first of the next hop, and when.
-func (w *witness) hop() (up, reported bool, at time.Duration) {
+// hop returns what was reported first of the next hop, zero for nothing, and when.
+func (w *witness) hop() (saw Sight, at time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.hops) > 0 && w.hops[0], len(w.hops) > 0, w.hopAt
+	if len(w.hops) > 0 {
+		saw = w.hops[0]
+	}
+	return saw, w.hopAt
 }
 
 // of returns what was reported first of a message, and when.
@@ -436,9 +440,14 @@ func (f stageFault) test(t *testing.T, way string) {
 
 		// What is learnt first.
 		var took time.Duration
-		if f.down {
-			until(t, f.took+stageSlack, "the next hop is down", func() bool { return c.hop().State == fsm.NextHopDown })
-			_, _, took = w.hop()
+		want := cmp.Or(f.saw, Reached)
+		if want != Reached {
+			state := fsm.NextHopDown
+			if want == Barred {
+				state = fsm.NextHopRefusing
+			}
+			until(t, f.took+stageSlack, "the next hop is "+state.String(), func() bool { return c.hop().State == state })
+			_, took = w.hop()
 			if _, _, reported := w.of(id); reported {
 				t.Error("an outcome of a message that was not begun")
 			}
@@ -449,8 +458,8 @@ func (f stageFault) test(t *testing.T, way string) {
 		if took < f.took || took > f.took+stageSlack {
 			t.Errorf("took %v, want %v", took, f.took)
 		}
-		if up, reported, _ := w.hop(); !reported || up == f.down {
-			t.Errorf("next hop reported %v, up %v", reported, up)
+		if saw, _ := w.hop(); saw != want {
+			t.Errorf("next hop reported %v, want %v", saw, want)
 		}
 		until(t, time.Minute, "an outcome", func() bool { _, _, ok := w.of(id); return ok })
 		first, _, _ := w.of(id)
@@ -479,7 +488,7 @@ func (f stageFault) test(t *testing.T, way string) {
 		// The other message, and one that comes later: nothing is held against them,
 		// and no connection is kept from them.
 		c.done([]mail.QueueID{other}, time.Minute)
-		if sessions := p.Sessions(); !f.down && (sessions > 1) != f.lost {
+		if sessions := p.Sessions(); want == Reached && (sessions > 1) != f.lost {
 			t.Errorf("%d connections", sessions)
 		}
 		more := c.acceptN(1)

@@ -47,11 +47,12 @@ func (h *hop) deliver(w Work) {
 			h.bounce()
 		}
 		h.failed()
-		h.reportFailed(err.Error())
+		h.missed(err, false)
 		return
 	}
 	h.reached()
-	h.reportUp(at.String())
+	defer h.left()
+	h.report(Reached, at.String())
 	var previous *reporter
 	var seen Feedback
 	for h.a.work.Err() == nil && conn.Usable() {
@@ -78,7 +79,7 @@ func (h *hop) deliver(w Work) {
 			break
 		}
 		h.busy()
-		h.reportUp(at.String()) // Others may have called it down meanwhile.
+		h.report(Reached, at.String()) // Others may have called it down meanwhile.
 	}
 	h.handBack(lease) // one that was not begun
 	_ = conn.Quit(h.a.work)
@@ -133,6 +134,11 @@ func (h *hop) pull(most int, seen Feedback) (Lease, error) {
 	}
 	if most > 0 {
 		h.allow(lease.Connections)
+	}
+	if lease.Token != 0 {
+		h.mu.Lock()
+		h.lastToken = lease.Token
+		h.mu.Unlock()
 	}
 	h.a.stats.Leased.Add(int64(len(lease.Messages)))
 	return lease, nil

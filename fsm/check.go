@@ -252,6 +252,9 @@ func (c *checker) domains() error {
 		if flaw := d.guard.flaw(c.s.now); flaw != "" {
 			return fmt.Errorf("domain %q: %s", d.config.Name, flaw)
 		}
+		if flaw := d.hop.flaw(); flaw != "" {
+			return fmt.Errorf("domain %q: %s", d.config.Name, flaw)
+		}
 		if (d.ending > 0) != c.s.endings.has(d.number) {
 			return fmt.Errorf("domain %q ends waits from entry %d on, or not", d.config.Name, d.ending)
 		}

@@ -64,6 +64,7 @@ func everyAction() []fsm.Action {
 		fsm.FlushDomain{Name: "a.test"},
 		fsm.ResumeDomain{Name: "a.test"},
 		fsm.ReportNextHop{Node: "n1", Domain: "a.test", Up: true, Detail: "220 hello"},
+		fsm.ReportNextHop{Node: "n1", Domain: "a.test", Refused: true, Detail: "421 later"},
 		fsm.PutSettings{Settings: fsm.Settings{DoubtWait: 1, FingerprintLife: 2, FingerprintMax: 3, RecordLife: 4, RetryMin: 5, RetryMax: 6, Voters: 7}},
 		fsm.Tick{Elapsed: -5},
 		fsm.RecordStart{Server: "n1/0102", Number: 3},
@@ -232,6 +233,7 @@ func guard(t testing.TB, s *fsm.State) {
 	for _, a := range []fsm.Action{
 		report, fsm.Hold{ID: due[1]}, fsm.Release{ID: due[1]},
 		fsm.ReportNextHop{Node: "n1", Domain: "a.test"}, fsm.ReportNextHop{Node: "n2", Domain: "a.test"}, fsm.ReportNextHop{Node: "n2", Domain: "a.test", Up: true},
+		fsm.ReportNextHop{Node: "n1", Domain: "b.test", Refused: true}, fsm.ReportNextHop{Node: "n2", Domain: "b.test", Refused: true}, fsm.ReportNextHop{Node: "n3", Domain: "b.test"},
 	} {
 		if r := apply(s, a); r.Verdict != fsm.Done {
 			t.Fatalf("%T: %+v", a, r)

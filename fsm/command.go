@@ -203,6 +203,9 @@ type ReportNextHop struct {
 	Domain mail.Domain
 	Up     bool
 	Detail string // for people: the error or reply, bounded by detailBytesMax
+	// Refused says that the next hop answered, and refused the node before it named a
+	// message. Then it is not Up, and yet not away. It is of version 6.
+	Refused bool
 }
 
 // PutSettings replaces the settings that decide Apply.

@@ -39,6 +39,10 @@ func VersionOf(a Action) uint32 {
 		}
 	case IssueReport, RecordPolicy:
 		return 5
+	case ReportNextHop:
+		if a.Refused {
+			return 6
+		}
 	case RecordOutcomes:
 		for _, m := range a.Messages {
 			if slices.ContainsFunc(m.Recipients, func(r RecipientOutcome) bool { return r.Relayed }) {
@@ -53,7 +57,7 @@ func VersionOf(a Action) uint32 {
 // log had one that has left its trace in the State.
 func (s *State) CommandVersion() uint32 {
 	switch {
-	case s.called():
+	case s.called(), s.refusing():
 		return 6
 	case s.reporting():
 		return 5
@@ -117,7 +121,7 @@ func EncodeCommand(c Command) ([]byte, error) {
 		p.Action = &queuepb.Command_FlushDomain{FlushDomain: &queuepb.FlushDomain{Name: clean(string(a.Name))}}
 	case ReportNextHop:
 		p.Action = &queuepb.Command_ReportNextHop{ReportNextHop: &queuepb.ReportNextHop{
-			Node: clean(string(a.Node)), Domain: clean(string(a.Domain)), Up: a.Up, Detail: clean(a.Detail),
+			Node: clean(string(a.Node)), Domain: clean(string(a.Domain)), Up: a.Up, Detail: clean(a.Detail), Refused: a.Refused,
 		}}
 	case RecordPolicy:
 		p.Action = &queuepb.Command_RecordPolicy{RecordPolicy: &queuepb.RecordPolicy{
@@ -316,10 +320,11 @@ func actionFromProto(p *queuepb.Command) (Action, error) {
 		return FlushDomain{Name: mail.Domain(a.FlushDomain.GetName())}, known(a.FlushDomain)
 	case *queuepb.Command_ReportNextHop:
 		return ReportNextHop{
-			Node:   NodeName(a.ReportNextHop.GetNode()),
-			Domain: mail.Domain(a.ReportNextHop.GetDomain()),
-			Up:     a.ReportNextHop.GetUp(),
-			Detail: a.ReportNextHop.GetDetail(),
+			Node:    NodeName(a.ReportNextHop.GetNode()),
+			Domain:  mail.Domain(a.ReportNextHop.GetDomain()),
+			Up:      a.ReportNextHop.GetUp(),
+			Detail:  a.ReportNextHop.GetDetail(),
+			Refused: a.ReportNextHop.GetRefused(),
 		}, known(a.ReportNextHop)
 	case *queuepb.Command_RecordPolicy:
 		policy, err := stsPolicyFromProto(a.RecordPolicy.GetPolicy())

@@ -119,10 +119,15 @@ type NextHopState uint8
 
 // The states. A next hop nobody has tried is NextHopUp: trying is how we learn.
 const (
-	NextHopUp      NextHopState = iota + 1
-	NextHopSuspect              // some node failed since it was last up
-	NextHopDown                 // two nodes failed, or all where there are fewer
+	NextHopUp       NextHopState = iota + 1
+	NextHopSuspect               // some node failed since it was last up
+	NextHopDown                  // two nodes failed, or all where there are fewer
+	NextHopRefusing              // the same, but it answered one of them, and refused it
 )
+
+// Probed reports whether nobody gets through to a next hop in that state: the nodes
+// probe it in turn, and do not connect whenever there is mail for it.
+func (n NextHopState) Probed() bool { return n == NextHopDown || n == NextHopRefusing }
 
 // String returns the state in words.
 func (n NextHopState) String() string {
@@ -133,15 +138,21 @@ func (n NextHopState) String() string {
 		return "suspect"
 	case NextHopDown:
 		return "down"
+	case NextHopRefusing:
+		return "refusing"
 	}
 	return fmt.Sprintf("state %d", uint8(n))
 }
 
 // NextHop is the replicated state of one domain's next hop.
+//
+// Invariant: no node is both in Failed and in Barred, and each is in them once.
 type NextHop struct {
 	State NextHopState
-	// Failed lists the nodes that failed since it was last up, sorted.
+	// Failed lists the nodes that did not reach it when they last tried, and Barred
+	// those that it answered and refused. Since it was last up, sorted.
 	Failed []NodeName
+	Barred []NodeName
 	Since  Millis // log time of the last change of State
 	Detail string // what the last report said
 	// Flush is the index of the last FlushDomain: a node that sees it grow

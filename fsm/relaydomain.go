@@ -61,7 +61,7 @@ func (s *State) NextHop(n mail.Domain) NextHop {
 		return NextHop{}
 	}
 	h := d.hop
-	h.Failed = slices.Clone(h.Failed)
+	h.Failed, h.Barred = slices.Clone(h.Failed), slices.Clone(h.Barred)
 	h.Guarded, h.Stopped, h.StoppedAt, h.Refused = d.guard.armed, d.guard.stopped, d.guard.stoppedAt, len(d.guard.refused)
 	return h
 }
@@ -203,7 +203,7 @@ func (s *State) putDomain(c Domain) Result {
 		if d.guard.armed || d.guard.stopped {
 			d.guard = guard{armed: true}
 		}
-		d.hop.Failed, d.hop.Detail = nil, ""
+		d.hop.Failed, d.hop.Barred, d.hop.Detail = nil, nil, ""
 		s.putNextHop(&d, NextHopUp)
 	}
 	return Result{Verdict: Done}
@@ -325,11 +325,16 @@ func (s *State) flushDomain(i Index, n mail.Domain) Result {
 
 // reportNextHop takes what one node saw. The next hop is down when two nodes
 // failed since it was last up, or all where there are fewer: one node's own
-// network must not stop the others. One node that got through makes it up, and
-// if it had been down, the retry waits from before end.
+// network must not stop the others. If it answered one of these, it is not away, and
+// refuses us. One node that got through makes it up, and if it had been down or
+// refusing, the retry waits from before end, and the guard watches what it says: for
+// who refuses everybody is perhaps being set up anew.
 func (s *State) reportNextHop(r ReportNextHop) Result {
 	if r.Node == "" || len(r.Node) > nodeNameBytesMax || !utf8.ValidString(string(r.Node)) {
 		return invalid("malformed node name")
+	}
+	if r.Up && r.Refused {
+		return invalid("a next hop that is up and refuses")
 	}
 	old, ok := s.domain(r.Domain)
 	if !ok {
@@ -338,25 +343,79 @@ func (s *State) reportNextHop(r ReportNextHop) Result {
 	d := *old
 	d.hop.Detail = cut(r.Detail, detailBytesMax)
 	if r.Up {
-		d.hop.Failed = nil
-		if old.hop.State == NextHopDown && d.guarded() && !d.guard.stopped {
+		d.hop.Failed, d.hop.Barred = nil, nil
+		returned := old.hop.State.Probed()
+		if returned && d.guarded() && !d.guard.stopped {
 			d.guard = guard{armed: true}
 		}
 		s.putNextHop(&d, NextHopUp)
-		if old.hop.State == NextHopDown {
+		if returned {
 			s.endRetryWaits(&d)
 		}
 		return Result{Verdict: Done}
 	}
-	if at, found := slices.BinarySearch(d.hop.Failed, r.Node); !found && len(d.hop.Failed) < failedNodesMax {
-		d.hop.Failed = slices.Insert(slices.Clone(d.hop.Failed), at, r.Node)
-	}
-	if len(d.hop.Failed) >= min(2, s.settings.Voters) {
-		s.putNextHop(&d, NextHopDown)
+	if r.Refused {
+		d.hop.Failed, d.hop.Barred = without(d.hop.Failed, r.Node), with(d.hop.Barred, r.Node)
 	} else {
+		d.hop.Failed, d.hop.Barred = with(d.hop.Failed, r.Node), without(d.hop.Barred, r.Node)
+	}
+	switch {
+	case len(d.hop.Failed)+len(d.hop.Barred) < min(2, s.settings.Voters):
 		s.putNextHop(&d, NextHopSuspect)
+	case len(d.hop.Barred) > 0:
+		s.putNextHop(&d, NextHopRefusing)
+	default:
+		s.putNextHop(&d, NextHopDown)
 	}
 	return Result{Verdict: Done}
+}
+
+// flaw says which invariant is broken, or "".
+func (h NextHop) flaw() string {
+	ascending := func(nodes []NodeName) bool {
+		return slices.IsSorted(nodes) && len(slices.Compact(slices.Clone(nodes))) == len(nodes)
+	}
+	switch {
+	case h.State < NextHopUp || h.State > NextHopRefusing || !ascending(h.Failed) || !ascending(h.Barred):
+		return "impossible next hop"
+	case slices.ContainsFunc(h.Barred, func(n NodeName) bool { return slices.Contains(h.Failed, n) }):
+		return "next hop that a node both reaches and does not"
+	case h.State == NextHopRefusing && len(h.Barred) == 0:
+		return "next hop that refuses nobody"
+	}
+	return ""
+}
+
+// with returns sorted nodes and that one, as far as there is room.
+func with(nodes []NodeName, n NodeName) []NodeName {
+	at, found := slices.BinarySearch(nodes, n)
+	if found || len(nodes) >= failedNodesMax {
+		return nodes
+	}
+	return slices.Insert(slices.Clone(nodes), at, n)
+}
+
+// without returns sorted nodes but that one.
+func without(nodes []NodeName, n NodeName) []NodeName {
+	at, found := slices.BinarySearch(nodes, n)
+	switch {
+	case !found:
+		return nodes
+	case len(nodes) == 1:
+		return nil
+	}
+	return slices.Delete(slices.Clone(nodes), at, at+1)
+}
+
+// refusing reports whether the State has what only version 7 of snapshots can say: a
+// next hop that refuses a node.
+func (s *State) refusing() bool {
+	for d := range s.domains.all() {
+		if len(d.hop.Barred) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // putNextHop stores d, a copy, with its next hop in the given state.

@@ -19,8 +19,9 @@ import (
 // snapshotVersion is the greatest version that Encode writes and Decode reads.
 // Encode writes version 1 until a start is recorded, version 3 until waits are
 // bounded, version 4 until a domain has a schedule or a ceiling, version 5 until
-// something is reported to senders, and version 6 until a domain has callers: from then
-// on every voter can read what this version writes.
+// something is reported to senders, and version 6 where no domain has callers, nor a
+// next hop that refuses a node: all that a newer version can say came with a command
+// that every voter can apply, and who can apply it reads that version.
 const snapshotVersion = 7
 
 // snapshotCompressed is the first version that is compressed behind its header.
@@ -55,7 +56,7 @@ func (s *State) Digest() [sha256.Size]byte {
 func (s *State) encode(w io.Writer, compress bool) error {
 	version := uint32(1)
 	switch {
-	case s.called():
+	case s.called(), s.refusing():
 		version = snapshotVersion
 	case s.reporting():
 		version = 6
@@ -298,6 +299,9 @@ func (d *domain) toProto() *queuepb.DomainRecord {
 	}
 	for _, n := range d.hop.Failed {
 		r.Failed = append(r.Failed, string(n))
+	}
+	for _, n := range d.hop.Barred {
+		r.Barred = append(r.Barred, string(n))
 	}
 	return r
 }
@@ -558,13 +562,16 @@ func (s *State) loadDomain(r *queuepb.DomainRecord) error {
 	for _, n := range r.GetFailed() {
 		d.hop.Failed = append(d.hop.Failed, NodeName(n))
 	}
+	for _, n := range r.GetBarred() {
+		d.hop.Barred = append(d.hop.Barred, NodeName(n))
+	}
 	switch {
 	case c.flaw() != "":
 		return fmt.Errorf("domain %q: %s", c.Name, c.flaw())
 	case d.number == 0 || d.number > s.domainLast || s.domains.has(d) || s.names.has(nameItem{name: c.Name}):
 		return fmt.Errorf("domain %q of number %d does not fit", c.Name, d.number)
-	case d.hop.State < NextHopUp || d.hop.State > NextHopDown || !slices.IsSorted(d.hop.Failed):
-		return fmt.Errorf("domain %q: impossible next hop", c.Name)
+	case d.hop.flaw() != "":
+		return fmt.Errorf("domain %q: %s", c.Name, d.hop.flaw())
 	case d.guard.flaw(s.now) != "":
 		return fmt.Errorf("domain %q: %s", c.Name, d.guard.flaw(s.now))
 	case d.warned > s.applied:

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
 // An Alarm is a named condition that somebody should know about.
@@ -28,6 +29,7 @@ const (
 	AlarmNoCluster   = "no-cluster"
 	AlarmNoQuorum    = "no-quorum"
 	AlarmNextHopDown = "next-hop-down"
+	AlarmRefuses     = "primary-refuses" // also by a node, where the others are let in
 	AlarmStopped     = "delivery-stopped"
 	AlarmMessageHeld = "messages-held"
 	AlarmNoDomain    = "no-relay-domain"
@@ -41,7 +43,7 @@ func urgency(name string) int {
 	switch name {
 	case AlarmNoCluster, AlarmNoQuorum:
 		return 0
-	case AlarmNextHopDown, AlarmStopped:
+	case AlarmNextHopDown, AlarmRefuses, AlarmStopped:
 		return 2
 	case AlarmMessageHeld:
 		return 3
@@ -112,6 +114,16 @@ func Alarms(view *fsm.State, s Status, members []Member, now time.Time) []Alarm 
 				Remedy: fmt.Sprintf(`repair the primary; it is tried again every few seconds, and at once by "holdfast domain flush %s"`, d.Name),
 			})
 		}
+		if hop.State == fsm.NextHopRefusing {
+			scope := "domain " + string(d.Name)
+			// What this node was told itself is the same alarm.
+			alarms = slices.DeleteFunc(alarms, func(a Alarm) bool { return a.Name == AlarmRefuses && a.Scope == scope })
+			alarms = append(alarms, Alarm{
+				Name: AlarmRefuses, Scope: scope, Since: wallTime(view, hop.Since, now),
+				Cause:  fmt.Sprintf("%s answers, and refuses %s: %s. %d messages wait for it, and none is bounced for this.", routeOf(d), strings.Join(names(hop.Barred), ", "), hop.Detail, counts.Queued),
+				Remedy: RefusesRemedy(d.Name),
+			})
+		}
 		if hop.Stopped {
 			alarms = append(alarms, Alarm{
 				Name: AlarmStopped, Scope: "domain " + string(d.Name), Since: wallTime(view, hop.StoppedAt, now),
@@ -132,6 +144,11 @@ func Alarms(view *fsm.State, s Status, members []Member, now time.Time) []Alarm 
 		return cmp.Or(cmp.Compare(urgency(a.Name), urgency(b.Name)), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Scope, b.Scope))
 	})
 	return alarms
+}
+
+// RefusesRemedy is what to do about AlarmRefuses.
+func RefusesRemedy(d mail.Domain) string {
+	return fmt.Sprintf(`have the primary take mail from the addresses of all nodes: see its block lists, its limits per client, and what TLS it demands; it is tried again every few seconds, and at once by "holdfast domain flush %s"`, d)
 }
 
 // wallTime is a moment of log time by this host's clock, as good as ticks are.

@@ -376,6 +376,7 @@ func domainStatuses(view *fsm.State) []*adminpb.DomainStatus {
 			SinceUnix:    wallTime(view, hop.Since, now).Unix(),
 			Detail:       text(hop.Detail),
 			FailedNodes:  names(hop.Failed),
+			BarredNodes:  names(hop.Barred),
 			Queued:       uint64(counts.Queued), Held: uint64(counts.Held),
 			Leased: uint64(counts.Leased), Waiting: uint64(counts.Waiting),
 			Guarded: hop.Guarded, Stopped: hop.Stopped,
@@ -472,6 +473,8 @@ func nextHopState(s fsm.NextHopState) adminpb.NextHopState {
 		return adminpb.NextHopState_NEXT_HOP_STATE_SUSPECT
 	case fsm.NextHopDown:
 		return adminpb.NextHopState_NEXT_HOP_STATE_DOWN
+	case fsm.NextHopRefusing:
+		return adminpb.NextHopState_NEXT_HOP_STATE_REFUSING
 	}
 	return adminpb.NextHopState_NEXT_HOP_STATE_UNSPECIFIED
 }

@@ -283,6 +283,8 @@ func partToProto(view *fsm.State, part fsm.Part) *adminpb.Part {
 		p.Waiting = fmt.Sprintf("the administrator: its next hop is back and refused what it should have taken; see %q", "holdfast domain resume "+string(part.Domain))
 	case hop.State == fsm.NextHopDown:
 		p.Waiting = "its next hop, which is down: " + text(hop.Detail)
+	case hop.State == fsm.NextHopRefusing:
+		p.Waiting = "its next hop, which answers and refuses every node: " + text(hop.Detail)
 	case p.RetryInMs > 0:
 		p.Waiting = fmt.Sprintf("a retry in %s", logSpan(p.RetryInMs))
 	case part.Slow():

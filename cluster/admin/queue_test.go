@@ -224,6 +224,10 @@ func TestShowMessage(t *testing.T) {
 	if w := waiting(); w != "its next hop, which is down: refused" {
 		t.Errorf("down: waits for %q", w)
 	}
+	c.apply(t, "mx3", fsm.ReportNextHop{Node: "mx3", Domain: "example.test", Refused: true, Detail: "421 later"})
+	if w := waiting(); w != "its next hop, which answers and refuses every node: 421 later" {
+		t.Errorf("refusing: waits for %q", w)
+	}
 	c.apply(t, "mx1", fsm.Hold{ID: m})
 	if w := waiting(); w != "its release" {
 		t.Errorf("held: waits for %q", w)

@@ -438,6 +438,34 @@ func TestStatusAndStaleness(t *testing.T) {
 	}
 }
 
+// TestAlarmOfAPrimaryThatRefuses: it stands once on a node that was refused itself, and
+// names all that are.
+func TestAlarmOfAPrimaryThatRefuses(t *testing.T) {
+	c := newFakeCluster()
+	c.domain(t, "example.test")
+	c.domain(t, "example.net")
+	local := func(domain string) Alarm {
+		return Alarm{Name: AlarmRefuses, Scope: "domain " + domain, Cause: "this node alone"}
+	}
+	status := Status{Quorum: true, Alarms: []Alarm{local("example.net"), local("example.test")}}
+	c.apply(t, "mx2", fsm.ReportNextHop{Node: "mx2", Domain: "example.test", Refused: true, Detail: "554 no"})
+	for _, a := range Alarms(c.View(), status, nil, time.Now()) {
+		if a.Cause != "this node alone" {
+			t.Errorf("of one that refuses one node: %+v", a)
+		}
+	}
+	c.apply(t, "mx1", fsm.ReportNextHop{Node: "mx1", Domain: "example.test", Refused: true, Detail: "554 no"})
+	got := Alarms(c.View(), status, nil, time.Now())
+	if len(got) != 2 || got[0].Cause != "this node alone" || got[0].Scope != "domain example.net" ||
+		got[1].Scope != "domain example.test" || !strings.Contains(got[1].Cause, "refuses mx1, mx2: 554 no") || got[1].Remedy == "" {
+		t.Errorf("%+v", got)
+	}
+	d := domainStatuses(c.View())
+	if d[1].GetNextHopState() != adminpb.NextHopState_NEXT_HOP_STATE_REFUSING || strings.Join(d[1].GetBarredNodes(), " ") != "mx1 mx2" || len(d[1].GetFailedNodes()) != 0 {
+		t.Errorf("%v", d[1])
+	}
+}
+
 // TestAlarmsOfANodeThatKnowsLittle: a node that is out of touch must not say
 // that there are no relay domains, only because it has heard of none.
 func TestAlarmsOfANodeThatKnowsLittle(t *testing.T) {

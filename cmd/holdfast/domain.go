@@ -29,10 +29,11 @@ type (
 		Name         string   `json:"name"`
 		MX           bool     `json:"mx"`
 		Targets      []string `json:"targets"`
-		NextHopState string   `json:"next_hop_state"` // "up", "suspect", "down"
+		NextHopState string   `json:"next_hop_state"` // "up", "suspect", "down", "refusing"
 		Since        string   `json:"since"`          // RFC 3339, or empty
 		Detail       string   `json:"detail"`
 		FailedNodes  []string `json:"failed_nodes"`
+		BarredNodes  []string `json:"barred_nodes"` // that it answered, and refused
 		Queued       uint64   `json:"queued"`
 		Held         uint64   `json:"held"`
 		Leased       uint64   `json:"leased"`
@@ -351,6 +352,8 @@ func nextHopWord(s adminpb.NextHopState) string {
 		return "suspect"
 	case adminpb.NextHopState_NEXT_HOP_STATE_DOWN:
 		return "down"
+	case adminpb.NextHopState_NEXT_HOP_STATE_REFUSING:
+		return "refusing"
 	}
 	return "unknown"
 }
@@ -361,8 +364,8 @@ func toDomainsJSON(domains []*adminpb.DomainStatus) []domainJSON {
 		js = append(js, domainJSON{
 			Name: d.GetDomain().GetName(), MX: d.GetDomain().GetMx(), Targets: targets(d.GetDomain()),
 			NextHopState: nextHopWord(d.GetNextHopState()), Since: rfc3339(d.GetSinceUnix()), Detail: d.GetDetail(),
-			FailedNodes: list(d.GetFailedNodes()),
-			Queued:      d.GetQueued(), Held: d.GetHeld(), Leased: d.GetLeased(), Waiting: d.GetWaiting(), InDoubt: d.InDoubt,
+			FailedNodes: list(d.GetFailedNodes()), BarredNodes: list(d.GetBarredNodes()),
+			Queued: d.GetQueued(), Held: d.GetHeld(), Leased: d.GetLeased(), Waiting: d.GetWaiting(), InDoubt: d.InDoubt,
 			RetryMinMS: d.GetDomain().RetryMinMs, RetryMaxMS: d.GetDomain().RetryMaxMs, LifetimeMS: d.GetDomain().LifetimeMs,
 			ConnectionsMax: d.GetDomain().ConnectionsMax, ETRN: list(d.GetDomain().GetEtrn().GetNetworks()),
 			TLS:    toTLSJSON(d.GetDomain().GetTls()),

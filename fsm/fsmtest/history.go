@@ -664,8 +664,9 @@ func (h *History) domain() error {
 }
 
 func (h *History) nextHop() error {
+	seen := h.source.Choose("seen", 6)
 	return h.do(fsm.ReportNextHop{
-		Node: pick(h, nodes), Domain: pick(h, relayDomains), Up: h.source.Choose("up", 3) == 0, Detail: "seen",
+		Node: pick(h, nodes), Domain: pick(h, relayDomains), Up: seen < 2, Refused: seen > 3, Detail: "seen",
 	})
 }
 
@@ -711,6 +712,7 @@ func (h *History) nonsense() error {
 		fsm.IssueReport{Message: id, Kind: 9, Recipients: []int{0}},
 		fsm.PutSettings{Settings: fsm.Settings{FingerprintLife: 3_600_000, RecordLife: 60_000}},
 		fsm.ReportNextHop{Domain: "a.test"},
+		fsm.ReportNextHop{Node: "n1", Domain: "a.test", Up: true, Refused: true},
 		fsm.RecordStart{Server: "n1/1"},
 		fsm.RecordStart{Server: "n1", Number: 1},
 		fsm.RecordStart{Server: "/", Number: 1},

@@ -25,7 +25,7 @@ import (
 //	report LEASE HOLDER ID [A=delivered|relayed|doubt|deferred|failed|untried ...]
 //	issue ID REPORT kind=failure|expiry|delay|relayed of=A,B [through=DOMAIN] | issue ID - kind=K of=A,B why=WORD
 //	hold ID | release ID | remove ID
-//	nexthop DOMAIN up|failed NODE
+//	nexthop DOMAIN up|failed|refused NODE
 //	tick DURATION
 //	start SERVER NUMBER
 //	show ID | due DOMAIN | leases | status DOMAIN | totals | starts
@@ -168,7 +168,7 @@ func (s *Script) command(fields []string) error {
 	case "remove":
 		return s.apply(fsm.Remove{ID: id()})
 	case "nexthop":
-		return s.apply(fsm.ReportNextHop{Domain: mail.Domain(w.at[0]), Up: w.at[1] == "up", Node: fsm.NodeName(w.at[2])})
+		return s.apply(fsm.ReportNextHop{Domain: mail.Domain(w.at[0]), Up: w.at[1] == "up", Refused: w.at[1] == "refused", Node: fsm.NodeName(w.at[2])})
 	case "start":
 		number, err := strconv.ParseUint(w.at[1], 10, 64)
 		if err != nil {
@@ -481,6 +481,9 @@ func (s *Script) show(what string, w words) error {
 		d := mail.Domain(w.at[0])
 		n, c := s.state.NextHop(d), s.state.Counts(d)
 		s.say("next hop %s, failed %v; %d queued, %d held; %d due, %d waiting, %d leased", n.State, n.Failed, c.Queued, c.Held, c.Due, c.Waiting, c.Leased)
+		if len(n.Barred) > 0 {
+			s.say("  refused to %v", n.Barred)
+		}
 		if n.Guarded || n.Stopped {
 			s.say("  guarded %v, stopped %v, %d refused", n.Guarded, n.Stopped, n.Refused)
 		}

@@ -31,7 +31,7 @@ func (w *Twin) putDomain(c fsm.Domain) fsm.Result {
 		w.made++
 		w.domains[c.Name] = &twinDomain{config: c, hop: fsm.NextHop{State: fsm.NextHopUp, Since: w.now}, number: w.made, known: make(map[string]fsm.Millis)}
 	case d.config.MX != c.MX || !slices.Equal(d.config.Targets, c.Targets):
-		d.hop.Failed, d.hop.Detail = nil, ""
+		d.hop.Failed, d.hop.Barred, d.hop.Detail = nil, nil, ""
 		if d.hop.Guarded || d.hop.Stopped {
 			d.guard(true)
 		}
@@ -79,7 +79,7 @@ func (w *Twin) setHop(d *twinDomain, to fsm.NextHopState) {
 }
 
 func (w *Twin) nextHop(r fsm.ReportNextHop) fsm.Result {
-	if r.Node == "" {
+	if r.Node == "" || r.Up && r.Refused {
 		return fsm.Result{Verdict: fsm.Invalid}
 	}
 	d := w.domains[r.Domain]
@@ -88,8 +88,8 @@ func (w *Twin) nextHop(r fsm.ReportNextHop) fsm.Result {
 	}
 	d.hop.Detail = r.Detail
 	if r.Up {
-		d.hop.Failed = nil
-		if d.hop.State == fsm.NextHopDown {
+		d.hop.Failed, d.hop.Barred = nil, nil
+		if d.hop.State == fsm.NextHopDown || d.hop.State == fsm.NextHopRefusing {
 			d.ending = 1
 			if d.config.ConnectionsMax > 0 && !d.hop.Stopped {
 				d.guard(true)
@@ -98,14 +98,33 @@ func (w *Twin) nextHop(r fsm.ReportNextHop) fsm.Result {
 		w.setHop(d, fsm.NextHopUp)
 		return fsm.Result{Verdict: fsm.Done}
 	}
-	if !slices.Contains(d.hop.Failed, r.Node) {
-		d.hop.Failed = append(d.hop.Failed, r.Node)
-		slices.Sort(d.hop.Failed)
+	// What the node saw last is what counts of it.
+	saw := map[fsm.NodeName]bool{r.Node: r.Refused}
+	for _, n := range d.hop.Failed {
+		if n != r.Node {
+			saw[n] = false
+		}
 	}
-	if len(d.hop.Failed) >= 2 || len(d.hop.Failed) >= w.settings.Voters {
-		w.setHop(d, fsm.NextHopDown)
-	} else {
+	for _, n := range d.hop.Barred {
+		if n != r.Node {
+			saw[n] = true
+		}
+	}
+	d.hop.Failed, d.hop.Barred = nil, nil
+	for _, n := range slices.Sorted(maps.Keys(saw)) {
+		if saw[n] {
+			d.hop.Barred = append(d.hop.Barred, n)
+		} else {
+			d.hop.Failed = append(d.hop.Failed, n)
+		}
+	}
+	switch enough := len(saw) >= 2 || len(saw) >= w.settings.Voters; {
+	case !enough:
 		w.setHop(d, fsm.NextHopSuspect)
+	case d.hop.Barred != nil:
+		w.setHop(d, fsm.NextHopRefusing)
+	default:
+		w.setHop(d, fsm.NextHopDown)
 	}
 	return fsm.Result{Verdict: fsm.Done}
 }

@@ -49,6 +49,7 @@ const (
 	NextHopState_NEXT_HOP_STATE_UP          NextHopState = 1
 	NextHopState_NEXT_HOP_STATE_SUSPECT     NextHopState = 2
 	NextHopState_NEXT_HOP_STATE_DOWN        NextHopState = 3
+	NextHopState_NEXT_HOP_STATE_REFUSING    NextHopState = 4 // it answers, and refuses the nodes
 )
 
 // Enum value maps for NextHopState.
@@ -58,12 +59,14 @@ var (
 		1: "NEXT_HOP_STATE_UP",
 		2: "NEXT_HOP_STATE_SUSPECT",
 		3: "NEXT_HOP_STATE_DOWN",
+		4: "NEXT_HOP_STATE_REFUSING",
 	}
 	NextHopState_value = map[string]int32{
 		"NEXT_HOP_STATE_UNSPECIFIED": 0,
 		"NEXT_HOP_STATE_UP":          1,
 		"NEXT_HOP_STATE_SUSPECT":     2,
 		"NEXT_HOP_STATE_DOWN":        3,
+		"NEXT_HOP_STATE_REFUSING":    4,
 	}
 )
 
@@ -693,9 +696,10 @@ type DomainStatus struct {
 	// Guarded: the next hop has come back and taken nothing yet, so that few messages
 	// are out at a time. Stopped: it refused mail for recipients that it had taken mail
 	// for, and nothing is delivered until ResumeDomain.
-	Guarded          bool  `protobuf:"varint,11,opt,name=guarded,proto3" json:"guarded,omitempty"`
-	Stopped          bool  `protobuf:"varint,12,opt,name=stopped,proto3" json:"stopped,omitempty"`
-	StoppedSinceUnix int64 `protobuf:"varint,13,opt,name=stopped_since_unix,json=stoppedSinceUnix,proto3" json:"stopped_since_unix,omitempty"` // 0: not stopped
+	Guarded          bool     `protobuf:"varint,11,opt,name=guarded,proto3" json:"guarded,omitempty"`
+	Stopped          bool     `protobuf:"varint,12,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	StoppedSinceUnix int64    `protobuf:"varint,13,opt,name=stopped_since_unix,json=stoppedSinceUnix,proto3" json:"stopped_since_unix,omitempty"` // 0: not stopped
+	BarredNodes      []string `protobuf:"bytes,14,rep,name=barred_nodes,json=barredNodes,proto3" json:"barred_nodes,omitempty"`                   // nodes that it answered and refused since it was last up
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -819,6 +823,13 @@ func (x *DomainStatus) GetStoppedSinceUnix() int64 {
 		return x.StoppedSinceUnix
 	}
 	return 0
+}
+
+func (x *DomainStatus) GetBarredNodes() []string {
+	if x != nil {
+		return x.BarredNodes
+	}
+	return nil
 }
 
 // QueueTotals count over the whole queue, as it is now.
@@ -4332,7 +4343,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\n" +
 	"since_unix\x18\x03 \x01(\x03R\tsinceUnix\x12\x14\n" +
 	"\x05cause\x18\x04 \x01(\tR\x05cause\x12\x16\n" +
-	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"\xcf\x03\n" +
+	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"\xf2\x03\n" +
 	"\fDomainStatus\x121\n" +
 	"\x06domain\x18\x01 \x01(\v2\x19.holdfast.admin.v1.DomainR\x06domain\x12E\n" +
 	"\x0enext_hop_state\x18\x02 \x01(\x0e2\x1f.holdfast.admin.v1.NextHopStateR\fnextHopState\x12\x1d\n" +
@@ -4348,7 +4359,8 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	" \x01(\x04H\x00R\ainDoubt\x88\x01\x01\x12\x18\n" +
 	"\aguarded\x18\v \x01(\bR\aguarded\x12\x18\n" +
 	"\astopped\x18\f \x01(\bR\astopped\x12,\n" +
-	"\x12stopped_since_unix\x18\r \x01(\x03R\x10stoppedSinceUnixB\v\n" +
+	"\x12stopped_since_unix\x18\r \x01(\x03R\x10stoppedSinceUnix\x12!\n" +
+	"\fbarred_nodes\x18\x0e \x03(\tR\vbarredNodesB\v\n" +
 	"\t_in_doubt\"\xce\x02\n" +
 	"\vQueueTotals\x12\x1a\n" +
 	"\bmessages\x18\x01 \x01(\x04R\bmessages\x12\x12\n" +
@@ -4642,12 +4654,13 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x14RemoveMessageRequest\x12\x19\n" +
 	"\bqueue_id\x18\x01 \x01(\tR\aqueueId\">\n" +
 	"\x12RemoveMessageReply\x12(\n" +
-	"\x10may_still_arrive\x18\x01 \x01(\bR\x0emayStillArrive*z\n" +
+	"\x10may_still_arrive\x18\x01 \x01(\bR\x0emayStillArrive*\x97\x01\n" +
 	"\fNextHopState\x12\x1e\n" +
 	"\x1aNEXT_HOP_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11NEXT_HOP_STATE_UP\x10\x01\x12\x1a\n" +
 	"\x16NEXT_HOP_STATE_SUSPECT\x10\x02\x12\x17\n" +
-	"\x13NEXT_HOP_STATE_DOWN\x10\x03*\xbf\x01\n" +
+	"\x13NEXT_HOP_STATE_DOWN\x10\x03\x12\x1b\n" +
+	"\x17NEXT_HOP_STATE_REFUSING\x10\x04*\xbf\x01\n" +
 	"\x0eRecipientState\x12\x1f\n" +
 	"\x1bRECIPIENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16RECIPIENT_STATE_QUEUED\x10\x01\x12\x18\n" +

@@ -364,6 +364,7 @@ const (
 	NextHopState_NEXT_HOP_STATE_UP          NextHopState = 1
 	NextHopState_NEXT_HOP_STATE_SUSPECT     NextHopState = 2
 	NextHopState_NEXT_HOP_STATE_DOWN        NextHopState = 3
+	NextHopState_NEXT_HOP_STATE_REFUSING    NextHopState = 4 // since version 7
 )
 
 // Enum value maps for NextHopState.
@@ -373,12 +374,14 @@ var (
 		1: "NEXT_HOP_STATE_UP",
 		2: "NEXT_HOP_STATE_SUSPECT",
 		3: "NEXT_HOP_STATE_DOWN",
+		4: "NEXT_HOP_STATE_REFUSING",
 	}
 	NextHopState_value = map[string]int32{
 		"NEXT_HOP_STATE_UNSPECIFIED": 0,
 		"NEXT_HOP_STATE_UP":          1,
 		"NEXT_HOP_STATE_SUSPECT":     2,
 		"NEXT_HOP_STATE_DOWN":        3,
+		"NEXT_HOP_STATE_REFUSING":    4,
 	}
 )
 
@@ -2554,6 +2557,7 @@ type ReportNextHop struct {
 	Domain        string                 `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`
 	Up            bool                   `protobuf:"varint,3,opt,name=up,proto3" json:"up,omitempty"`
 	Detail        string                 `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
+	Refused       bool                   `protobuf:"varint,5,opt,name=refused,proto3" json:"refused,omitempty"` // it answered, and refused the node; version 6
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2614,6 +2618,13 @@ func (x *ReportNextHop) GetDetail() string {
 		return x.Detail
 	}
 	return ""
+}
+
+func (x *ReportNextHop) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
 }
 
 // Replaces the settings.
@@ -3148,7 +3159,7 @@ func (*SnapshotRecord_Known) isSnapshotRecord_Record() {}
 
 type SnapshotHeader struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
-	Version    uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 7, 6 where no domain has callers, 5 where nothing is reported to senders, 4 where no domain has a schedule or connections_max either, 3 where waits_per_entry is zero, too, or 1 where there are no starts either
+	Version    uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 7, 6 where no domain has callers, nor a next hop that refuses a node, 5 where nothing is reported to senders, 4 where no domain has a schedule or connections_max either, 3 where waits_per_entry is zero, too, or 1 where there are no starts either
 	Applied    uint64                 `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"` // index of the last entry applied
 	Now        int64                  `protobuf:"varint,3,opt,name=now,proto3" json:"now,omitempty"`
 	Settings   *Settings              `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
@@ -3402,6 +3413,7 @@ type DomainRecord struct {
 	Guard         *Guard                 `protobuf:"bytes,9,opt,name=guard,proto3" json:"guard,omitempty"`     // absent where all is zero; since version 5
 	Policy        *STSPolicy             `protobuf:"bytes,11,opt,name=policy,proto3" json:"policy,omitempty"`  // absent for none; since version 6
 	Warned        uint64                 `protobuf:"varint,10,opt,name=warned,proto3" json:"warned,omitempty"` // up to the message of this entry, delays were warned of; since version 6
+	Barred        []string               `protobuf:"bytes,12,rep,name=barred,proto3" json:"barred,omitempty"`  // the nodes that it refuses; since version 7
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3511,6 +3523,13 @@ func (x *DomainRecord) GetWarned() uint64 {
 		return x.Warned
 	}
 	return 0
+}
+
+func (x *DomainRecord) GetBarred() []string {
+	if x != nil {
+		return x.Barred
+	}
+	return nil
 }
 
 // What a domain's next hop says first since it has come back.
@@ -4476,12 +4495,13 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\tSTSPolicy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12%\n" +
-	"\x0efetched_millis\x18\x03 \x01(\x03R\rfetchedMillis\"c\n" +
+	"\x0efetched_millis\x18\x03 \x01(\x03R\rfetchedMillis\"}\n" +
 	"\rReportNextHop\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x0e\n" +
 	"\x02up\x18\x03 \x01(\bR\x02up\x12\x16\n" +
-	"\x06detail\x18\x04 \x01(\tR\x06detail\"F\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\x12\x18\n" +
+	"\arefused\x18\x05 \x01(\bR\arefused\"F\n" +
 	"\vPutSettings\x127\n" +
 	"\bsettings\x18\x01 \x01(\v2\x1b.holdfast.queue.v1.SettingsR\bsettings\"\xd9\x02\n" +
 	"\bSettings\x12*\n" +
@@ -4539,7 +4559,7 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	" \x01(\x04R\aexpired\x12\x16\n" +
 	"\x06failed\x18\v \x01(\x04R\x06failed\x12\x18\n" +
 	"\areports\x18\f \x01(\x04R\areports\x12'\n" +
-	"\x0freports_dropped\x18\r \x01(\x04R\x0ereportsDropped\"\x87\x03\n" +
+	"\x0freports_dropped\x18\r \x01(\x04R\x0ereportsDropped\"\x9f\x03\n" +
 	"\fDomainRecord\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x126\n" +
 	"\x06domain\x18\x02 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\x125\n" +
@@ -4552,7 +4572,8 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x05guard\x18\t \x01(\v2\x18.holdfast.queue.v1.GuardR\x05guard\x124\n" +
 	"\x06policy\x18\v \x01(\v2\x1c.holdfast.queue.v1.STSPolicyR\x06policy\x12\x16\n" +
 	"\x06warned\x18\n" +
-	" \x01(\x04R\x06warned\"p\n" +
+	" \x01(\x04R\x06warned\x12\x16\n" +
+	"\x06barred\x18\f \x03(\tR\x06barred\"p\n" +
 	"\x05Guard\x12\x14\n" +
 	"\x05armed\x18\x01 \x01(\bR\x05armed\x12\x18\n" +
 	"\astopped\x18\x02 \x01(\bR\astopped\x12\x1d\n" +
@@ -4654,12 +4675,13 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x0eVERDICT_REPEAT\x10\x02\x12\x13\n" +
 	"\x0fVERDICT_REFUSED\x10\x03\x12\x15\n" +
 	"\x11VERDICT_NOT_FOUND\x10\x04\x12\x13\n" +
-	"\x0fVERDICT_INVALID\x10\x05*z\n" +
+	"\x0fVERDICT_INVALID\x10\x05*\x97\x01\n" +
 	"\fNextHopState\x12\x1e\n" +
 	"\x1aNEXT_HOP_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11NEXT_HOP_STATE_UP\x10\x01\x12\x1a\n" +
 	"\x16NEXT_HOP_STATE_SUSPECT\x10\x02\x12\x17\n" +
-	"\x13NEXT_HOP_STATE_DOWN\x10\x03*\xbf\x01\n" +
+	"\x13NEXT_HOP_STATE_DOWN\x10\x03\x12\x1b\n" +
+	"\x17NEXT_HOP_STATE_REFUSING\x10\x04*\xbf\x01\n" +
 	"\x0eRecipientState\x12\x1f\n" +
 	"\x1bRECIPIENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16RECIPIENT_STATE_QUEUED\x10\x01\x12\x18\n" +

@@ -21,6 +21,9 @@ import (
 type deliveryQueue struct {
 	m   *cluster.Member
 	log *slog.Logger
+	// barred reports whether a domain's primary refuses this node's connections, as it
+	// said last.
+	barred func(mail.Domain) bool
 }
 
 func (q deliveryQueue) Work() []delivery.Work {
@@ -32,7 +35,7 @@ func (q deliveryQueue) Work() []delivery.Work {
 		if hop.Stopped {
 			due = 0 // until an administrator has it go on
 		}
-		if due == 0 && hop.State == fsm.NextHopUp {
+		if due == 0 && hop.State == fsm.NextHopUp && !q.barred(d.Name) {
 			continue
 		}
 		works = append(works, delivery.Work{Domain: d, NextHop: hop, Due: due, Rank: rank, Nodes: nodes})
@@ -85,8 +88,12 @@ func (q deliveryQueue) Report(ctx context.Context, token fsm.Token, outcomes []f
 	return err
 }
 
-func (q deliveryQueue) ReportNextHop(ctx context.Context, domain mail.Domain, up bool, detail string) error {
-	_, err := q.m.Do(ctx, fsm.ReportNextHop{Node: q.m.Name(), Domain: domain, Up: up, Detail: detail})
+func (q deliveryQueue) ReportNextHop(ctx context.Context, domain mail.Domain, saw delivery.Sight, detail string) error {
+	r := fsm.ReportNextHop{Node: q.m.Name(), Domain: domain, Up: saw == delivery.Reached, Refused: saw == delivery.Barred, Detail: detail}
+	if !q.m.Understood(r) {
+		r.Refused = false // To older servers, who is refused has just failed.
+	}
+	_, err := q.m.Do(ctx, r)
 	return err
 }
 

@@ -288,7 +288,7 @@ func (n *Node) startDelivery(context.Context) error {
 	n.router = route.New(route.Config{Resolver: n.seams.Resolver, Self: n.self})
 	c := delivery.Config{
 		Node: n.config.Node, Hostname: string(n.config.Hostname), TraceMark: n.traceMark,
-		Queue:  deliveryQueue{n.member, n.log.With("room", "delivery")},
+		Queue:  deliveryQueue{n.member, n.log.With("room", "delivery"), n.refusals.barred},
 		Router: outboundRouter{n.router, n.config.Smarthost},
 		Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return n.seams.DialSMTP(ctx, address)

@@ -20,7 +20,7 @@ type refusals struct {
 
 type refusal struct {
 	since time.Time
-	why   string
+	last  *smtpclient.StageError
 }
 
 // note takes how a primary received this node; nil is as it should. It reports
@@ -39,9 +39,17 @@ func (r *refusals) note(d mail.Domain, e *smtpclient.StageError, now time.Time) 
 	if r.standing == nil {
 		r.standing = make(map[mail.Domain]refusal)
 	}
-	old.why = e.Error()
+	old.last = e
 	r.standing[d] = old
 	return !stood
+}
+
+// barred reports whether the primary refuses connections, and not just what they bring.
+func (r *refusals) barred(d mail.Domain) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	stands, ok := r.standing[d]
+	return ok && stands.last.Stage < smtpclient.StageMail
 }
 
 // alarms returns one for each domain that still is one.
@@ -54,10 +62,9 @@ func (r *refusals) alarms(known func(mail.Domain) bool) []admin.Alarm {
 			continue
 		}
 		all = append(all, admin.Alarm{
-			Name: "primary-refuses", Scope: "domain " + string(d), Since: stands.since,
-			Cause: "the primary refuses this node, whatever it brings: " + stands.why + ". Its mail waits, and none is bounced for this.",
-			Remedy: `have the primary take mail from the addresses of all nodes: see its block lists, its limits per client, and what TLS it demands; then "holdfast domain flush ` +
-				string(d) + `"`,
+			Name: admin.AlarmRefuses, Scope: "domain " + string(d), Since: stands.since,
+			Cause:  "the primary refuses this node, whatever it brings: " + stands.last.Error() + ". Its mail waits, and none is bounced for this.",
+			Remedy: admin.RefusesRemedy(d),
 		})
 	}
 	slices.SortFunc(all, func(a, b admin.Alarm) int { return strings.Compare(a.Scope, b.Scope) })

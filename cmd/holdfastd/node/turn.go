@@ -67,7 +67,7 @@ func (q smtpQueue) Turn(ctx context.Context, who smtpd.Caller, d mail.Domain) (s
 		return smtpd.Turned{}, errors.New("delivery to the domain is stopped until an administrator has it go on")
 	}
 	turned := smtpd.Turned{Waiting: view.Counts(d).Queued, Uncounted: behind != nil}
-	if turned.Waiting == 0 && !turned.Uncounted && view.NextHop(d).State != fsm.NextHopDown {
+	if turned.Waiting == 0 && !turned.Uncounted && !view.NextHop(d).State.Probed() {
 		return turned, nil
 	}
 	if turned.Underway = !q.n.turns.due(d, q.n.seams.Now()); turned.Underway {
