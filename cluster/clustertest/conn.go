@@ -101,14 +101,12 @@ func (d *direction) by(t time.Time) {
 	}
 }
 
-// await lets a Read wait for a wake or an alarm. The caller holds the lock, and
-// again when await returns.
-func (d *direction) await() {
+// await lets a Read wait for a wake or an alarm, which is at arrival at the
+// latest, if that is set. The caller holds the lock, and again when await returns.
+func (d *direction) await(arrival time.Time) {
 	d.waits, d.alarmAt = true, time.Time{}
 	d.by(d.readDeadline)
-	if len(d.segments) > 0 {
-		d.by(d.segments[0].at)
-	}
+	d.by(arrival)
 	changed := d.news()
 	d.mu.Unlock()
 	select {
@@ -157,7 +155,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return 0, d.broken
 		case passed(d.readDeadline):
 			return 0, os.ErrDeadlineExceeded
-		case len(d.segments) > 0 && !d.segments[0].at.After(time.Now()):
+		case len(d.segments) > 0 && !c.arrival().After(time.Now()):
 			n := copy(p, d.segments[0].data)
 			if n == len(d.segments[0].data) {
 				d.segments = d.segments[1:]
@@ -170,8 +168,17 @@ func (c *Conn) Read(p []byte) (int, error) {
 		case len(d.segments) == 0 && d.ended && !d.lost:
 			return 0, io.EOF
 		}
-		d.await()
+		d.await(c.arrival())
 	}
+}
+
+// arrival returns when the next octets can be read here, zero where none are on
+// their way. The caller holds the lock of c.in.
+func (c *Conn) arrival() time.Time {
+	if len(c.in.segments) == 0 {
+		return time.Time{}
+	}
+	return later(c.in.segments[0].at, c.network.thaw(c.local.name))
 }
 
 // Write sends a copy of p. It waits only while the window is full.
@@ -202,7 +209,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 			return sent + len(p), nil
 		case d.bytes < windowBytes:
 			n := min(len(p), windowBytes-d.bytes)
-			at := time.Now().Add(delay)
+			at := later(time.Now(), c.network.thaw(c.local.name)).Add(delay)
 			if last := len(d.segments) - 1; last >= 0 && d.segments[last].at.After(at) {
 				at = d.segments[last].at
 			}

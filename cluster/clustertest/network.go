@@ -43,6 +43,7 @@ type Network struct {
 	hosts    map[string]*Host
 	byIP     map[netip.Addr]*Host
 	cuts     map[link]bool
+	frozen   map[string]time.Time
 }
 
 type link struct{ from, to string }
@@ -57,6 +58,7 @@ func NewNetwork(seed uint64, delayMin, delayMax time.Duration) *Network {
 		hosts:    make(map[string]*Host),
 		byIP:     make(map[netip.Addr]*Host),
 		cuts:     make(map[link]bool),
+		frozen:   make(map[string]time.Time),
 	}
 }
 
@@ -141,6 +143,29 @@ func (n *Network) HealAll() {
 	clear(n.cuts)
 }
 
+// Freeze has a host hear nothing and be heard by nobody until then. Nothing is
+// lost: what it says, and what is said to it, arrives behind that. A process that
+// is stopped and goes on is like this to all others.
+func (n *Network) Freeze(host string, until time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.frozen[host] = until
+}
+
+// thaw returns until when a host is frozen, the past if it is not.
+func (n *Network) thaw(host string) time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.frozen[host]
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
 // Partition cuts every link between hosts of different groups, and heals every
 // link within one.
 func (n *Network) Partition(groups ...[]string) {
@@ -215,7 +240,11 @@ func (h *Host) Dial(ctx context.Context, address string) (net.Conn, error) {
 	if !n.Reachable(h.name, to.name) {
 		return nil, fmt.Errorf("dial %s: %w", address, wait(ctx, dialTimeout, errUnreach))
 	}
-	if d := n.delay() + n.delay(); d > 0 {
+	d := n.delay() + n.delay()
+	if frozen := time.Until(later(n.thaw(h.name), n.thaw(to.name))); frozen > 0 {
+		d += frozen
+	}
+	if d > 0 {
 		if err := wait(ctx, d, nil); err != nil {
 			return nil, fmt.Errorf("dial %s: %w", address, err)
 		}

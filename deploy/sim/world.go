@@ -75,6 +75,8 @@ type World struct {
 	rhythm node.Pace
 	// adjust, if not nil, changes the configuration of nodes that are started.
 	adjust func(*config.Config)
+	// clocks are those of the nodes that have one of their own.
+	clocks map[string]clock
 	// record, if not nil, takes the place of the ledger for what Send records.
 	record sender.Recorder
 	// arriving, if not nil, is told of each message that the primary takes,
@@ -220,8 +222,8 @@ func (w *World) Start(ctx context.Context, name string) error {
 		FreeSpace:   freeSpace,
 		Pace:        w.rhythm,
 		Descriptors: func() (uint64, error) { return 1 << 16, nil },
-		Now:         time.Now,
-		Boot:        func() time.Duration { return time.Since(time.Time{}.AddDate(1990, 0, 0)) },
+		Now:         w.clocks[name].now,
+		Boot:        w.clocks[name].boot,
 		Entropy:     &randomReader{random: rand.New(rand.NewPCG(w.random.Uint64(), w.random.Uint64()))},
 		Controls:    w.controls,
 	})
@@ -232,6 +234,21 @@ func (w *World) Start(ctx context.Context, name string) error {
 	w.setNode(name, p)
 	go w.watch(p)
 	return nil
+}
+
+// A clock is a host's: its wall clock is wrong, and its oscillator too fast or too
+// slow by so many in a thousand. Go's monotonic clock, by which a leader waits, is
+// that of the bubble for all nodes: the difference is in what a holder counts by.
+type clock struct {
+	wrong time.Duration
+	drift int
+}
+
+func (c clock) now() time.Time { return time.Now().Add(c.wrong) }
+
+func (c clock) boot() time.Duration {
+	up := time.Since(time.Time{}.AddDate(1990, 0, 0))
+	return up + up/1000*time.Duration(c.drift)
 }
 
 // In worlds with segments they are so short that a seed fills many.
