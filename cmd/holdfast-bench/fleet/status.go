@@ -18,6 +18,7 @@ type Status struct {
 	Leader       string   `json:"leader"`
 	IsLeader     bool     `json:"is_leader"`
 	Term         uint64   `json:"term"`
+	ServerID     string   `json:"server_id"`
 	AppliedIndex uint64   `json:"applied_index"`
 	CommitIndex  uint64   `json:"commit_index"`
 	Voters       []string `json:"voters"`
@@ -25,6 +26,9 @@ type Status struct {
 	Queue        Queue    `json:"queue"`
 	Counters     Counters `json:"counters"`
 	Domains      []Domain `json:"domains"`
+	// FewestCopies is how many nodes are known to hold every live body; nil
+	// where there is none.
+	FewestCopies *int `json:"fewest_copies"`
 }
 
 // Queue counts messages.

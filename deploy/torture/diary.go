@@ -1,0 +1,137 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+)
+
+// An entry is something that happened, or a stretch of something.
+type entry struct {
+	what     string
+	from, to time.Time // to is zero while it lasts
+}
+
+// A diary is what was done to whom, and what was found. It is safe for concurrent
+// use.
+type diary struct {
+	mu     sync.Mutex
+	begin  time.Time
+	out    io.Writer
+	faults []*entry
+	harms  []ledger.Harm
+	open   map[int]time.Time // nodes that are harmed, since when
+	taken  []time.Time       // 250s
+	came   []time.Time       // arrivals
+	leads  []entry           // who led, from when
+	broken []string          // promises, in the order in which that was seen
+}
+
+func newDiary(out io.Writer, begin time.Time) *diary {
+	return &diary{begin: begin, out: out, open: map[int]time.Time{}}
+}
+
+// say prints a line of progress.
+func (d *diary) say(format string, args ...any) {
+	fmt.Fprintf(d.out, "%6.1fs  %s\n", time.Since(d.begin).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// breach notes a promise that was broken.
+func (d *diary) breach(law, format string, args ...any) {
+	text := law + ": " + fmt.Sprintf(format, args...)
+	d.say("BROKEN %s", text)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.broken = append(d.broken, text)
+}
+
+func (d *diary) breaches() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]string(nil), d.broken...)
+}
+
+// fault notes that a fault begins, and returns what notes its end.
+func (d *diary) fault(what string) func() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := &entry{what: what, from: time.Now()}
+	d.faults = append(d.faults, e)
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		e.to = time.Now()
+	}
+}
+
+// harm notes that nodes are harmed from now on.
+func (d *diary) harm(nodes ...int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, n := range nodes {
+		if _, ok := d.open[n]; !ok {
+			d.open[n] = time.Now()
+		}
+	}
+}
+
+// heal notes that nodes are not harmed any more.
+func (d *diary) heal(nodes ...int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, n := range nodes {
+		if since, ok := d.open[n]; ok {
+			d.harms = append(d.harms, ledger.Harm{Node: n, Span: ledger.Span{From: since, To: time.Now()}})
+			delete(d.open, n)
+		}
+	}
+}
+
+// harmed returns all harms, those that last included.
+func (d *diary) harmed() []ledger.Harm {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := append([]ledger.Harm(nil), d.harms...)
+	for n, since := range d.open {
+		all = append(all, ledger.Harm{Node: n, Span: ledger.Span{From: since, To: time.Now()}})
+	}
+	return all
+}
+
+func (d *diary) accepted(pairs int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for range pairs {
+		d.taken = append(d.taken, time.Now())
+	}
+}
+
+func (d *diary) acceptances() []time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]time.Time(nil), d.taken...)
+}
+
+func (d *diary) arrived() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.came = append(d.came, time.Now())
+}
+
+// leader notes who leads.
+func (d *diary) leader(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	if n := len(d.leads); n > 0 {
+		if d.leads[n-1].what == name {
+			d.leads[n-1].to = now
+			return
+		}
+		d.leads[n-1].to = now
+	}
+	d.leads = append(d.leads, entry{what: name, from: now, to: now})
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/deploy/cell"
+	"github.com/holdfast-mx/holdfast/deploy/torture/schedule"
+)
+
+// The exit statuses, as those of holdfast-bench.
+const (
+	exitDone        = 0
+	exitFailure     = 1
+	exitUsage       = 64
+	exitInterrupted = 130
+)
+
+// options are what a run is told.
+type options struct {
+	seed    uint64
+	length  time.Duration
+	bin     string
+	out     string // of the report, and of logs of a run that failed
+	only    []schedule.Kind
+	strict  bool // a kind of fault that is left out is an error
+	summary string
+}
+
+func main() { os.Exit(start(os.Args[1:])) }
+
+func start(args []string) int {
+	o, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return exitDone
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "torture:", err)
+		return exitUsage
+	}
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
+	if !cell.Inside() {
+		return enter(ends)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
+	defer stop()
+	// What is left to do when something hangs: with this process its cell ends.
+	limit := o.length + overtime
+	time.AfterFunc(limit, func() {
+		fmt.Fprintf(os.Stderr, "torture: the run took more than %v\n", limit)
+		os.Exit(exitFailure)
+	})
+	r := &run{o: o, begin: time.Now()}
+	err = r.do(ctx)
+	switch {
+	case err == nil:
+		return exitDone
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "torture: interrupted")
+		return exitInterrupted
+	default:
+		fmt.Fprintln(os.Stderr, "torture:", err)
+		fmt.Fprintf(os.Stderr, "torture: again with: %s\n", o.again())
+		return exitFailure
+	}
+}
+
+// overtime is how much longer than told a run may take: to start, to mend what
+// is broken last, to drain, and to judge.
+const overtime = 6 * time.Minute
+
+func enter(pass []os.Signal) int {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "torture: this needs root, for namespaces and mounts")
+		return exitFailure
+	}
+	err := cell.Enter(pass...)
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &exit):
+		return max(exit.ExitCode(), exitFailure)
+	default:
+		fmt.Fprintln(os.Stderr, "torture: enter namespaces:", err)
+		return exitFailure
+	}
+}
+
+func parse(args []string) (options, error) {
+	o := options{}
+	flags := flag.NewFlagSet("torture", flag.ContinueOnError)
+	minutes := flags.Float64("minutes", 2, "how long things break; starting and draining come besides")
+	only := flags.String("only", "", "kinds of faults, separated by commas, instead of the seed's choice")
+	list := flags.Bool("list", false, "list the kinds of faults, and end")
+	flags.Uint64Var(&o.seed, "seed", 1, "faults, victims and messages come from it")
+	flags.StringVar(&o.bin, "bin", "bin", "directory of holdfastd and holdfast")
+	flags.StringVar(&o.out, "out", "", "directory of the report, and of all logs of a run that failed (default BIN/torture/seed-N)")
+	flags.BoolVar(&o.strict, "strict", os.Getenv("CI") == "true", "fail where the machine lacks what a kind of fault needs")
+	flags.StringVar(&o.summary, "summary", "", "append a line with the counts of the run to this `file`")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if *list {
+		for _, k := range schedule.Kinds() {
+			fmt.Println(k)
+		}
+		return o, flag.ErrHelp
+	}
+	if flags.NArg() > 0 || *minutes <= 0 || *minutes > 60 {
+		return o, errors.New("want -minutes from 0 to 60, and no arguments")
+	}
+	for _, name := range strings.FieldsFunc(*only, func(r rune) bool { return r == ',' }) {
+		kind := schedule.Kind(strings.TrimSpace(name))
+		if !kind.Known() {
+			return o, fmt.Errorf("no kind of fault %q: -list lists them", kind)
+		}
+		o.only = append(o.only, kind)
+	}
+	o.length = time.Duration(*minutes * float64(time.Minute))
+	if o.out == "" {
+		o.out = filepath.Join(o.bin, "torture", fmt.Sprintf("seed-%d", o.seed))
+	}
+	return o, nil
+}
+
+// again is how to repeat the run.
+func (o options) again() string {
+	if len(o.only) == 0 {
+		return fmt.Sprintf("make torture SEED=%d MINUTES=%g", o.seed, o.length.Minutes())
+	}
+	var names []string
+	for _, k := range o.only {
+		names = append(names, string(k))
+	}
+	return fmt.Sprintf("make torture SEED=%d MINUTES=%g ONLY='%s'", o.seed, o.length.Minutes(), strings.Join(names, ","))
+}

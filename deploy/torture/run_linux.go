@@ -1,0 +1,436 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+	"github.com/holdfast-mx/holdfast/deploy/cell"
+	"github.com/holdfast-mx/holdfast/deploy/torture/schedule"
+)
+
+const (
+	// settleTime is how long nodes may take to be ready when all is mended;
+	// wholeTime how long one that lost its disk may take to be a voter again.
+	settleTime = 60 * time.Second
+	wholeTime  = 90 * time.Second
+	// resumeTime is how long 250s may stay away with a healthy majority.
+	resumeTime = 30 * time.Second
+	// drainTime is how long the queue may take to drain when all is mended. A
+	// primary that is up again is found within 30 s, and what is in doubt waits for
+	// doubtTime and a tick of the log, which is a minute.
+	drainTime = 150 * time.Second
+	// descriptorsMore is how many more files a node may have open at the end than
+	// at the beginning: segments come and go.
+	descriptorsMore = 40
+)
+
+// A run is one run.
+type run struct {
+	o     options
+	begin time.Time
+	diary *diary
+	dir   string // of everything while the run lasts
+	plan  schedule.Plan
+	cast  *cast
+	nem   *nemesis
+	load  *load
+	sent  *ledger.Ledger
+	book  *ledger.Ledger
+	files []int // descriptors of each node when the run began
+	asked int   // how often nodes were asked to relay
+	taken int   // and did not refuse
+	spans ledger.Span
+}
+
+// do does all of it.
+func (r *run) do(ctx context.Context) (err error) {
+	r.diary = newDiary(os.Stderr, r.begin)
+	if err := cell.Furnish("torture.test"); err != nil {
+		return err
+	}
+	for _, path := range []*string{&r.o.out, &r.o.bin} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(os.RemoveAll(r.o.out), os.MkdirAll(r.o.out, 0o755)); err != nil {
+		return err
+	}
+	if r.dir, err = os.MkdirTemp("", "holdfast-torture-"); err != nil {
+		return err
+	}
+	defer func() {
+		if r.cast != nil {
+			err = errors.Join(err, r.cast.close())
+		}
+		if err != nil && ctx.Err() == nil {
+			err = errors.Join(err, r.keep())
+		}
+		err = errors.Join(err, os.RemoveAll(r.dir))
+	}()
+	r.plan = schedule.New(r.o.seed, nodesMax, r.o.length, r.o.only...)
+	if err := r.open(ctx); err != nil {
+		return err
+	}
+	if err := r.pass(ctx); err != nil {
+		return err
+	}
+	return r.judge(ctx)
+}
+
+// open starts everything.
+func (r *run) open(ctx context.Context) (err error) {
+	arrived, err := ledger.Create(filepath.Join(r.dir, "arrived.jsonl"), ledger.Options{Sync: true})
+	if err != nil {
+		return err
+	}
+	if r.sent, err = ledger.Create(filepath.Join(r.dir, "sent.jsonl"), ledger.Options{Sync: true}); err != nil {
+		return err
+	}
+	r.book = ledger.New()
+	r.diary.say("seed %d: %d kinds of faults in %d rounds, for %v", r.o.seed, len(r.plan.Swarm), len(r.plan.Rounds), r.o.length)
+	if r.cast, err = assemble(ctx, r.diary, r.dir, r.o.bin, r.o.seed, arrived, r.book); err != nil {
+		return err
+	}
+	r.nem = &nemesis{cast: r.cast}
+	r.nem.look()
+	for _, k := range r.plan.Swarm {
+		if why := r.nem.lacking(k); why != "" {
+			r.diary.say("left out: %s, since this machine lacks %s", k, why)
+			if r.o.strict {
+				return fmt.Errorf("%q cannot be done here: %s", k, why)
+			}
+		}
+	}
+	if err := r.cast.open(ctx); err != nil {
+		return err
+	}
+	for _, n := range r.cast.fleet.Nodes {
+		open, err := descriptors(n.PID())
+		if err != nil {
+			return err
+		}
+		r.files = append(r.files, open)
+	}
+	r.diary.say("three nodes are ready")
+	return r.cast.primaryUp()
+}
+
+// pass lets mail pass while things break, and until all of it has.
+func (r *run) pass(ctx context.Context) error {
+	addresses := r.cast.fleet.Addresses()
+	watching, unwatch := context.WithCancel(ctx)
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
+	defer unwatch()
+	watchers.Go(func() { r.watch(watching) })
+	watchers.Go(func() { r.asked, r.taken = stranger(watching, r.diary, r.o.seed, addresses) })
+
+	sending, hang := context.WithCancel(ctx)
+	defer hang()
+	var err error
+	if r.load, err = begin(sending, r.diary, r.sent, r.book, r.o.seed, addresses); err != nil {
+		return err
+	}
+	r.spans.From = time.Now()
+	if err := r.torment(ctx); err != nil {
+		return err
+	}
+	if err := r.rest(ctx); err != nil {
+		return err
+	}
+	r.spans.To = time.Now()
+	if err := r.load.finish(giveUpTime); err != nil {
+		r.diary.breach("L8", "%v", err)
+	}
+	hang()
+	r.load.running.Wait()
+	return r.drain(ctx)
+}
+
+// rest has everything mended, and offers mail until 250s are given again.
+func (r *run) rest(ctx context.Context) error {
+	r.diary.say("everything is mended")
+	r.cast.fabric.Heal()
+	r.cast.faults.Set()
+	if err := r.cast.primaryUp(); err != nil {
+		return err
+	}
+	r.settle(ctx)
+	since := time.Now()
+	err := r.cast.await(ctx, resumeTime, func(context.Context) error {
+		all := r.diary.acceptances()
+		if len(all) == 0 || all[len(all)-1].Before(since) {
+			return errors.New("no 250 since")
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() == nil {
+		r.diary.breach("L8", "250s after all was mended: %v", err)
+	}
+	return ctx.Err()
+}
+
+// torment does what the plan says, as long as there is time.
+func (r *run) torment(ctx context.Context) error {
+	end := time.Now().Add(r.o.length)
+	for _, round := range r.plan.Rounds {
+		if ctx.Err() != nil || time.Until(end) < round.Lasts {
+			break
+		}
+		if len(round.Faults) == 0 {
+			r.diary.say("%v", round)
+		} else if err := r.round(ctx, round); err != nil {
+			return err
+		}
+		wait(ctx, round.Rests)
+	}
+	return ctx.Err()
+}
+
+// round has faults begin, last, and mended.
+func (r *run) round(ctx context.Context, round schedule.Round) error {
+	var acts []act
+	var ends []func()
+	for _, f := range round.Faults {
+		if r.nem.lacking(f.Kind) != "" {
+			continue
+		}
+		if f.Kind.Alone() {
+			// Another disk may be lost only when the last one was replaced.
+			if err := r.cast.await(ctx, wholeTime, r.cast.whole); err != nil {
+				r.diary.breach("L8", "copies of everything on all nodes: %v", err)
+				continue
+			}
+		}
+		end := r.diary.fault(string(f.Kind))
+		a, err := r.nem.begin(ctx, f)
+		if err != nil {
+			return err
+		}
+		r.diary.say("%v for %v", a.fault, round.Lasts)
+		acts, ends = append(acts, a), append(ends, end)
+	}
+	wait(ctx, round.Lasts)
+	return r.mend(ctx, acts, ends)
+}
+
+// mend undoes a round.
+func (r *run) mend(ctx context.Context, acts []act, ends []func()) error {
+	var errs []error
+	for _, a := range slices.Backward(acts) {
+		if a.mend != nil {
+			errs = append(errs, a.mend())
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("mend: %w", err)
+	}
+	wait1 := false
+	for i, a := range acts {
+		if err := r.restart(a); err != nil {
+			return err
+		}
+		if a.refuses || len(a.wiped) > 0 {
+			r.comeBack(ctx, a)
+		}
+		r.cast.diary.heal(a.harmed...)
+		ends[i]()
+		// Sometimes the next fault strikes before the nodes are ready again.
+		wait1 = wait1 || a.fault.Kind.Alone() || a.fault.Amount%3 != 0
+	}
+	if wait1 {
+		r.settle(ctx)
+	}
+	return ctx.Err()
+}
+
+// restart starts the nodes of an act that do not run, and those that should run.
+func (r *run) restart(a act) error {
+	for i, n := range r.cast.fleet.Nodes {
+		err := fell(n)
+		expected := a.ends && slices.Contains(a.harmed, i) && errors.Is(err, errRefuses)
+		if err != nil && !expected {
+			r.diary.breach("L8", "%s, in or after %q: %v", n.Name, a.fault, err)
+		}
+		if err != nil && expected {
+			r.diary.say("%s ended by itself, as it should (%s)", n.Name, exitStores)
+		}
+		if n.Running() {
+			continue
+		}
+		if err := n.Start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// comeBack brings a node back whose disk was damaged or lost. A node that refuses
+// its data directory gets an empty one.
+func (r *run) comeBack(ctx context.Context, a act) {
+	i := a.fault.Victim
+	n := r.cast.fleet.Nodes[i]
+	empty := slices.Contains(a.wiped, i)
+	begin := time.Now()
+	err := r.cast.await(ctx, wholeTime, func(ctx context.Context) error {
+		if !n.Running() {
+			err := fell(n)
+			if a.refuses && !empty && errors.Is(err, errRefuses) {
+				r.diary.say("%s refuses its data directory, and gets an empty one", n.Name)
+				empty = true
+				return errors.Join(r.nem.wipe(i), n.Start(), errors.New("just started"))
+			}
+			if err != nil {
+				r.diary.breach("L8", "%s, after %q: %v", n.Name, a.fault, err)
+			}
+			return errors.Join(errors.New("it does not run"), n.Start())
+		}
+		err := r.cast.whole(ctx)
+		if err == nil || !empty {
+			return err
+		}
+		at := r.cast.leader(ctx)
+		if at < 0 || at == i {
+			return errors.Join(err, errors.New("nobody else leads"))
+		}
+		// Again and again: it may have been too early.
+		_, adding := r.cast.fleet.Holdfast(ctx, r.cast.fleet.Nodes[at], "members", "add", n.Name)
+		return errors.Join(err, adding)
+	})
+	if err != nil && ctx.Err() == nil {
+		r.diary.breach("L8", "%s after %q: %v", n.Name, a.fault, err)
+		return
+	}
+	r.diary.say("%s is back and lacks nothing, after %.1f s (empty: %v)", n.Name, time.Since(begin).Seconds(), empty)
+}
+
+// settle waits until all nodes are ready.
+func (r *run) settle(ctx context.Context) {
+	begin := time.Now()
+	err := r.cast.await(ctx, settleTime, func(ctx context.Context) error {
+		for _, n := range r.cast.fleet.Nodes {
+			if err := n.Fallen(); err != nil {
+				return err
+			}
+		}
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		return r.cast.fleet.Ready(ctx)
+	})
+	if err != nil && ctx.Err() == nil {
+		r.diary.breach("L8", "nodes do not get ready when all is mended: %v", err)
+		return
+	}
+	r.diary.say("all nodes are ready, after %.1f s", time.Since(begin).Seconds())
+}
+
+// drain waits until everything has arrived and the queue is empty everywhere.
+func (r *run) drain(ctx context.Context) error {
+	begin := time.Now()
+	var emptySince time.Time
+	lost := errors.New("no node has it any more")
+	draining, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	err := r.cast.await(draining, drainTime, func(ctx context.Context) error {
+		all := r.cast.statuses(ctx)
+		if len(all) < nodesMax {
+			return fmt.Errorf("%d of %d nodes answer", len(all), nodesMax)
+		}
+		missing, accepted := r.book.Missing()
+		for i, s := range all {
+			if !s.Queue.Idle() || s.Queue.Held > 0 {
+				emptySince = time.Time{}
+				return fmt.Errorf("%s: %v; %d of %d have not arrived", r.cast.fleet.Nodes[i].Name, s.Queue, missing, accepted)
+			}
+		}
+		if missing == 0 {
+			return nil
+		}
+		if emptySince.IsZero() {
+			emptySince = time.Now()
+		}
+		if time.Since(emptySince) > 15*time.Second {
+			cancel(lost)
+		}
+		return fmt.Errorf("%d of %d have not arrived", missing, accepted)
+	})
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, lost):
+		r.diary.say("the queue is empty, and mail is missing: %v", err)
+	case err != nil:
+		r.diary.breach("L8", "the queue does not drain: %v", err)
+	default:
+		r.diary.say("the queue has drained, after %.1f s", time.Since(begin).Seconds())
+	}
+	return nil
+}
+
+// watch looks who leads, until ctx ends.
+func (r *run) watch(ctx context.Context) {
+	leaders := map[uint64]string{} // by term
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		who := ""
+		for _, s := range r.cast.statuses(ctx) {
+			if !s.IsLeader {
+				continue
+			}
+			if other, ok := leaders[s.Term]; ok && other != s.Node {
+				r.diary.breach("L6", "term %d has two leaders, %s and %s", s.Term, other, s.Node)
+			}
+			leaders[s.Term] = s.Node
+			if s.Quorum {
+				who = s.Node
+			}
+		}
+		if ctx.Err() == nil {
+			r.diary.leader(who)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// keep keeps what tells why a run failed: everything but disks.
+func (r *run) keep() error {
+	err := filepath.WalkDir(r.dir, func(name string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		within, err := filepath.Rel(r.dir, name)
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(r.o.out, within)
+		switch {
+		case e.IsDir() && (strings.HasPrefix(within, "disk-of-") || e.Name() == "data" || e.Name() == "ca"):
+			return fs.SkipDir
+		case e.IsDir():
+			return os.MkdirAll(to, 0o755)
+		case !e.Type().IsRegular() || strings.HasSuffix(within, ".key"):
+			return nil
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(to, b, 0o644)
+	})
+	r.diary.say("kept: ledgers, configurations and logs in %s", r.o.out)
+	return err
+}

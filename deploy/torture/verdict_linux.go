@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+)
+
+// errBroken says that a promise was broken.
+var errBroken = errors.New("a promise was broken")
+
+// A verdict is what a run found.
+type verdict struct {
+	report  ledger.Report
+	copies  ledger.Copies
+	relayed int
+	broken  []string
+}
+
+// String is the line that a run closes with.
+func (v verdict) String() string {
+	return fmt.Sprintf("acked=%d lost=%d altered=%d relayed=%d duplicates=%d bound=%d",
+		v.report.Accepted, v.report.Lost, v.report.Altered, v.relayed, v.copies.Extra, v.copies.Bound)
+}
+
+// judge compares the ledgers, prints the last line and writes the report.
+func (r *run) judge(ctx context.Context) error {
+	book, err := ledger.Load(filepath.Join(r.dir, "sent.jsonl"), filepath.Join(r.dir, "arrived.jsonl"))
+	if err != nil {
+		return err
+	}
+	d := r.diary
+	v := verdict{report: book.Check(), copies: book.CheckCopies(r.interrupted), relayed: r.taken}
+	v.relayed += v.report.Unexpected
+	for address, n := range r.cast.fabric.Strangers() {
+		if host, _, err := net.SplitHostPort(address); err == nil && host == addressNobody {
+			continue // a resolver that is not there
+		}
+		v.relayed += n
+		d.breach("L4", "%d packets that begin something went to %s", n, address)
+	}
+	for _, c := range append(v.report.Cases, v.copies.Cases...) {
+		d.say("%s", c)
+	}
+	for law, n := range map[string]int{
+		"L1 lost": v.report.Lost, "L2 altered": v.report.Altered, "L3 with too many copies": v.copies.TooMany,
+		"L4 arrived that nobody sent": v.report.Unexpected, "L5 delivered though refused": v.report.Refused,
+	} {
+		if n > 0 {
+			d.breach(law[:2], "%d %s", n, law[3:])
+		}
+	}
+	for _, p := range ledger.Pauses(nodesMax, r.spans, d.harmed(), d.acceptances(), resumeTime) {
+		d.breach("L8", "no 250 from %.1f s to %.1f s, with a healthy majority", p.From.Sub(r.begin).Seconds(), p.To.Sub(r.begin).Seconds())
+	}
+	if stats := r.load.stats(); stats.Refused+stats.GivenUp > 0 {
+		d.breach("L8", "%d recipients refused for good, %d given up", stats.Refused, stats.GivenUp)
+	}
+	if r.cast.primaryDown(); r.cast.strict > 0 {
+		d.breach("L2", "the primary saw %d violations of SMTP", r.cast.strict)
+	}
+	if v.report.Accepted == 0 {
+		d.breach("L8", "nothing was accepted")
+	}
+	r.lookAtNodes(ctx)
+	v.broken = d.breaches()
+	if err := r.write(v); err != nil {
+		return err
+	}
+	fmt.Println(v)
+	if len(v.broken) > 0 {
+		return fmt.Errorf("%w: %d times, first %s", errBroken, len(v.broken), v.broken[0])
+	}
+	return nil
+}
+
+// interrupted reports whether the node that delivered a copy may have been kept
+// from recording it: someone was harmed before its lease would have ended.
+func (r *run) interrupted(a ledger.Arrival) bool {
+	for _, h := range r.diary.harmed() {
+		if h.Span.From.Before(a.At.Add(leaseTime)) && h.Span.To.After(a.At.Add(-time.Second)) {
+			return true
+		}
+	}
+	return false
+}
+
+// lookAtNodes looks at what is left open, and whether all queues are the same.
+func (r *run) lookAtNodes(ctx context.Context) {
+	for i, n := range r.cast.fleet.Nodes {
+		if err := fell(n); err != nil {
+			r.diary.breach("L8", "%v", err)
+			continue
+		}
+		open, err := descriptors(n.PID())
+		if err == nil && open > r.files[i]+descriptorsMore {
+			err = fmt.Errorf("%d files open at the end, %d at the beginning", open, r.files[i])
+		}
+		if err != nil {
+			r.diary.breach("L7", "%s: %v", n.Name, err)
+		}
+	}
+	if len(r.cast.fleet.Running()) < nodesMax {
+		return
+	}
+	if _, err := r.cast.fleet.Holdfast(ctx, r.cast.fleet.Nodes[0], "compare"); err != nil {
+		r.diary.breach("L6", "the nodes' queues: %v", err)
+	}
+}
+
+// write writes the report, and a line for who counts runs.
+func (r *run) write(v verdict) error {
+	page := r.page(v)
+	if err := os.WriteFile(filepath.Join(r.o.out, "report.html"), []byte(page), 0o644); err != nil {
+		return err
+	}
+	r.diary.say("the report is %s", filepath.Join(r.o.out, "report.html"))
+	if r.o.summary == "" {
+		return nil
+	}
+	f, err := os.OpenFile(r.o.summary, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "seed=%d minutes=%g faults=%d broken=%d %v\n", r.o.seed, r.o.length.Minutes(), r.faults(), len(v.broken), v)
+	return errors.Join(err, f.Close())
+}
+
+func (r *run) faults() (n int) {
+	for _, count := range r.nem.done {
+		n += count
+	}
+	return n
+}
