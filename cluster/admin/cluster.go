@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"io"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/fsm"
@@ -11,7 +12,7 @@ import (
 )
 
 // A Cluster is the node that the service speaks for. All methods are safe for
-// concurrent use, and none but Do, Scrub, Compare and ChangeMember waits for another node.
+// concurrent use, and none but Do, OpenBody, Scrub, Compare and ChangeMember waits for another node.
 type Cluster interface {
 	// View returns a snapshot of the queue as this node has applied it, which
 	// stays as it is while the queue goes on.
@@ -30,6 +31,8 @@ type Cluster interface {
 	// TLSReport returns what TLS the next hops showed to this node, by day, the oldest
 	// first.
 	TLSReport() []TLSDay
+	// OpenBody opens a body, which it has fetched first where this node lacks it.
+	OpenBody(context.Context, mail.BodyRef) (io.ReadSeekCloser, error)
 	// Status describes this node at this moment.
 	Status(context.Context) Status
 	// Members lists who is known by gossip or has a vote, in any order.

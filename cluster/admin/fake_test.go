@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -39,6 +40,7 @@ type fakeCluster struct {
 	changes  []MemberChange
 	onView   func()
 	version  uint32 // of the commands that every server understands
+	bodies   map[mail.QueueID]io.ReadSeeker
 }
 
 func newFakeCluster() *fakeCluster {
@@ -103,6 +105,19 @@ func (c *fakeCluster) TLSReport() []TLSDay {
 			{Domain: "other.test", Type: "no-policy-found", Succeeded: 1},
 		}},
 	}
+}
+
+func (c *fakeCluster) OpenBody(_ context.Context, ref mail.BodyRef) (io.ReadSeekCloser, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	body, ok := c.bodies[ref.ID]
+	if !ok {
+		return nil, errors.New("held nowhere")
+	}
+	return struct {
+		io.ReadSeeker
+		io.Closer
+	}{body, io.NopCloser(nil)}, nil
 }
 
 func (c *fakeCluster) applyLocked(node fsm.NodeName, a fsm.Action) fsm.Result {

@@ -35,6 +35,7 @@ const timeoutDefault = 30 * time.Second
 // An app is one run of the command.
 type app struct {
 	in     io.Reader
+	stdout io.Writer     // what out writes to
 	out    *bufio.Writer // buffered: a table is printed whole or not at all
 	errOut io.Writer
 
@@ -45,7 +46,7 @@ type app struct {
 
 // run executes one command line and returns its exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{in: stdin, out: bufio.NewWriter(stdout), errOut: stderr}
+	a := &app{in: stdin, stdout: stdout, out: bufio.NewWriter(stdout), errOut: stderr}
 	root := a.command()
 	root.SetArgs(args)
 	root.SetIn(stdin)

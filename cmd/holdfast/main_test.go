@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -34,7 +35,11 @@ func TestMain(m *testing.M) {
 //
 //	asked TEXT
 //
-// which fails unless the last change that it was asked for contains TEXT.
+// which fails unless the last change that it was asked for contains TEXT;
+//
+//	exported FILE
+//
+// fails unless FILE is the content of its messages, and for its owner alone.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -57,6 +62,13 @@ func TestScripts(t *testing.T) {
 				asked := ts.Value(daemonKey{}).(*fakeDaemon).last()
 				if strings.Contains(asked, args[0]) == neg {
 					ts.Fatalf("the daemon was asked %q", asked)
+				}
+			},
+			"exported": func(ts *testscript.TestScript, _ bool, args []string) {
+				info, err := os.Stat(ts.MkAbs(args[0]))
+				ts.Check(err)
+				if info.Mode().Perm() != 0o600 || ts.ReadFile(args[0]) != exported {
+					ts.Fatalf("%v: %q", info.Mode(), ts.ReadFile(args[0]))
 				}
 			},
 			"status": expectStatus,
@@ -410,6 +422,21 @@ func (d *fakeDaemon) ShowMessage(ctx context.Context, r *adminpb.ShowMessageRequ
 			{Domain: "example.org", Attempts: 2, LeaseToken: 37, Holder: "mx2", Begun: true, Waiting: "the lease of mx2"},
 		},
 	}}, nil
+}
+
+// exported is the content of every message, as long as three pieces.
+var exported = "Subject: \x1b[2J\r\n\r\n" + strings.Repeat("0123456789abcdef\r\n", 10) + ".\xff\r\n"
+
+func (d *fakeDaemon) ReadMessage(ctx context.Context, r *adminpb.ReadMessageRequest) (*adminpb.ReadMessageReply, error) {
+	if err := d.change(ctx, "ReadMessage", r); err != nil {
+		return nil, err
+	}
+	rest := exported[min(int(r.GetOffset()), len(exported)):]
+	sum := sha256.Sum256([]byte(exported))
+	if d.is("rotten") {
+		rest = strings.ToUpper(rest)
+	}
+	return &adminpb.ReadMessageReply{Octets: []byte(rest[:min(len(rest), 80)]), Size: int64(len(exported)), Sha256: sum[:]}, nil
 }
 
 func (d *fakeDaemon) HoldMessage(ctx context.Context, r *adminpb.HoldMessageRequest) (*adminpb.HoldMessageReply, error) {

@@ -43,12 +43,12 @@ func stateWord(s adminpb.RecipientState) string {
 func (a *app) queueCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "queue",
-		Short: "Look at the queue, hold, release and remove messages",
+		Short: "Look at the queue, hold, release, export and remove messages",
 		Long: `Look at the queue and change it. A message is named by its queue id, as it stands
 in the reply to the sender, in Received fields and in every log line.`,
 		Example: `  holdfast queue list --state held
   holdfast queue show 01JZ0000000000000000000000`,
-	}, a.queueListCommand(), a.queueShowCommand(), a.queueHoldCommand(), a.queueReleaseCommand(), a.queueRemoveCommand())
+	}, a.queueListCommand(), a.queueShowCommand(), a.queueExportCommand(), a.queueHoldCommand(), a.queueReleaseCommand(), a.queueRemoveCommand())
 }
 
 func (a *app) queueListCommand() *cobra.Command {
@@ -297,10 +297,10 @@ func readLine(ctx context.Context, in io.Reader) (string, error) {
 	}
 }
 
-// isTerminal reports whether a person can answer at r: a character device that
-// is not /dev/null.
-func isTerminal(r io.Reader) bool {
-	f, ok := r.(*os.File)
+// isTerminal reports whether a person sits at a stream, which reads or writes: a
+// character device that is not /dev/null.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	if !ok {
 		return false
 	}

@@ -3552,6 +3552,120 @@ func (x *ShowMessageRequest) GetQueueId() string {
 	return ""
 }
 
+type ReadMessageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	QueueId       string                 `protobuf:"bytes,1,opt,name=queue_id,json=queueId,proto3" json:"queue_id,omitempty"`
+	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"` // of the first octet to read
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadMessageRequest) Reset() {
+	*x = ReadMessageRequest{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadMessageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadMessageRequest) ProtoMessage() {}
+
+func (x *ReadMessageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadMessageRequest.ProtoReflect.Descriptor instead.
+func (*ReadMessageRequest) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ReadMessageRequest) GetQueueId() string {
+	if x != nil {
+		return x.QueueId
+	}
+	return ""
+}
+
+func (x *ReadMessageRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+type ReadMessageReply struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Octets []byte                 `protobuf:"bytes,1,opt,name=octets,proto3" json:"octets,omitempty"` // none at the end
+	// Of all octets, as they were received. Nobody has compared the digest with what was
+	// read in pieces.
+	Size          int64  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	Sha256        []byte `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadMessageReply) Reset() {
+	*x = ReadMessageReply{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadMessageReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadMessageReply) ProtoMessage() {}
+
+func (x *ReadMessageReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadMessageReply.ProtoReflect.Descriptor instead.
+func (*ReadMessageReply) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ReadMessageReply) GetOctets() []byte {
+	if x != nil {
+		return x.Octets
+	}
+	return nil
+}
+
+func (x *ReadMessageReply) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ReadMessageReply) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
 type ShowMessageReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Freshness     *Freshness             `protobuf:"bytes,1,opt,name=freshness,proto3" json:"freshness,omitempty"`
@@ -3562,7 +3676,7 @@ type ShowMessageReply struct {
 
 func (x *ShowMessageReply) Reset() {
 	*x = ShowMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3574,7 +3688,7 @@ func (x *ShowMessageReply) String() string {
 func (*ShowMessageReply) ProtoMessage() {}
 
 func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3587,7 +3701,7 @@ func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowMessageReply.ProtoReflect.Descriptor instead.
 func (*ShowMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{47}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ShowMessageReply) GetFreshness() *Freshness {
@@ -3638,7 +3752,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[48]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3650,7 +3764,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[48]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3663,7 +3777,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{48}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Message) GetQueueId() string {
@@ -3827,7 +3941,7 @@ type RecipientStatus struct {
 
 func (x *RecipientStatus) Reset() {
 	*x = RecipientStatus{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[49]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3839,7 +3953,7 @@ func (x *RecipientStatus) String() string {
 func (*RecipientStatus) ProtoMessage() {}
 
 func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[49]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3852,7 +3966,7 @@ func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecipientStatus.ProtoReflect.Descriptor instead.
 func (*RecipientStatus) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{49}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RecipientStatus) GetPath() string {
@@ -3939,7 +4053,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[50]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3951,7 +4065,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[50]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3964,7 +4078,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{50}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Part) GetDomain() string {
@@ -4040,7 +4154,7 @@ type HoldMessageRequest struct {
 
 func (x *HoldMessageRequest) Reset() {
 	*x = HoldMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[51]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4052,7 +4166,7 @@ func (x *HoldMessageRequest) String() string {
 func (*HoldMessageRequest) ProtoMessage() {}
 
 func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[51]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4065,7 +4179,7 @@ func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageRequest.ProtoReflect.Descriptor instead.
 func (*HoldMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{51}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *HoldMessageRequest) GetQueueId() string {
@@ -4092,7 +4206,7 @@ type HoldMessageReply struct {
 
 func (x *HoldMessageReply) Reset() {
 	*x = HoldMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[52]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4104,7 +4218,7 @@ func (x *HoldMessageReply) String() string {
 func (*HoldMessageReply) ProtoMessage() {}
 
 func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[52]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4117,7 +4231,7 @@ func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageReply.ProtoReflect.Descriptor instead.
 func (*HoldMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{52}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *HoldMessageReply) GetMayStillArrive() bool {
@@ -4136,7 +4250,7 @@ type ReleaseMessageRequest struct {
 
 func (x *ReleaseMessageRequest) Reset() {
 	*x = ReleaseMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[53]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4148,7 +4262,7 @@ func (x *ReleaseMessageRequest) String() string {
 func (*ReleaseMessageRequest) ProtoMessage() {}
 
 func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[53]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4161,7 +4275,7 @@ func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{53}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ReleaseMessageRequest) GetQueueId() string {
@@ -4179,7 +4293,7 @@ type ReleaseMessageReply struct {
 
 func (x *ReleaseMessageReply) Reset() {
 	*x = ReleaseMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[54]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4191,7 +4305,7 @@ func (x *ReleaseMessageReply) String() string {
 func (*ReleaseMessageReply) ProtoMessage() {}
 
 func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[54]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4204,7 +4318,7 @@ func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageReply.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{54}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{56}
 }
 
 type RemoveMessageRequest struct {
@@ -4216,7 +4330,7 @@ type RemoveMessageRequest struct {
 
 func (x *RemoveMessageRequest) Reset() {
 	*x = RemoveMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[55]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4228,7 +4342,7 @@ func (x *RemoveMessageRequest) String() string {
 func (*RemoveMessageRequest) ProtoMessage() {}
 
 func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[55]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4241,7 +4355,7 @@ func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{55}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RemoveMessageRequest) GetQueueId() string {
@@ -4260,7 +4374,7 @@ type RemoveMessageReply struct {
 
 func (x *RemoveMessageReply) Reset() {
 	*x = RemoveMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[56]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4272,7 +4386,7 @@ func (x *RemoveMessageReply) String() string {
 func (*RemoveMessageReply) ProtoMessage() {}
 
 func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[56]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4285,7 +4399,7 @@ func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageReply.ProtoReflect.Descriptor instead.
 func (*RemoveMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{56}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RemoveMessageReply) GetMayStillArrive() bool {
@@ -4593,7 +4707,14 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\n" +
 	"last_reply\x18\r \x01(\tR\tlastReply\"/\n" +
 	"\x12ShowMessageRequest\x12\x19\n" +
-	"\bqueue_id\x18\x01 \x01(\tR\aqueueId\"\x84\x01\n" +
+	"\bqueue_id\x18\x01 \x01(\tR\aqueueId\"G\n" +
+	"\x12ReadMessageRequest\x12\x19\n" +
+	"\bqueue_id\x18\x01 \x01(\tR\aqueueId\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"V\n" +
+	"\x10ReadMessageReply\x12\x16\n" +
+	"\x06octets\x18\x01 \x01(\fR\x06octets\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\fR\x06sha256\"\x84\x01\n" +
 	"\x10ShowMessageReply\x12:\n" +
 	"\tfreshness\x18\x01 \x01(\v2\x1c.holdfast.admin.v1.FreshnessR\tfreshness\x124\n" +
 	"\amessage\x18\x02 \x01(\v2\x1a.holdfast.admin.v1.MessageR\amessage\"\xd7\x04\n" +
@@ -4667,7 +4788,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x14RECIPIENT_STATE_HELD\x10\x02\x12\x1d\n" +
 	"\x19RECIPIENT_STATE_DELIVERED\x10\x03\x12\x1a\n" +
 	"\x16RECIPIENT_STATE_FAILED\x10\x04\x12\x1b\n" +
-	"\x17RECIPIENT_STATE_REMOVED\x10\x052\xe0\v\n" +
+	"\x17RECIPIENT_STATE_REMOVED\x10\x052\xbb\f\n" +
 	"\fAdminService\x12J\n" +
 	"\x06Status\x12 .holdfast.admin.v1.StatusRequest\x1a\x1e.holdfast.admin.v1.StatusReply\x12M\n" +
 	"\aMembers\x12!.holdfast.admin.v1.MembersRequest\x1a\x1f.holdfast.admin.v1.MembersReply\x12G\n" +
@@ -4683,6 +4804,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\tTLSReport\x12#.holdfast.admin.v1.TLSReportRequest\x1a!.holdfast.admin.v1.TLSReportReply\x12S\n" +
 	"\tListQueue\x12#.holdfast.admin.v1.ListQueueRequest\x1a!.holdfast.admin.v1.ListQueueReply\x12Y\n" +
 	"\vShowMessage\x12%.holdfast.admin.v1.ShowMessageRequest\x1a#.holdfast.admin.v1.ShowMessageReply\x12Y\n" +
+	"\vReadMessage\x12%.holdfast.admin.v1.ReadMessageRequest\x1a#.holdfast.admin.v1.ReadMessageReply\x12Y\n" +
 	"\vHoldMessage\x12%.holdfast.admin.v1.HoldMessageRequest\x1a#.holdfast.admin.v1.HoldMessageReply\x12b\n" +
 	"\x0eReleaseMessage\x12(.holdfast.admin.v1.ReleaseMessageRequest\x1a&.holdfast.admin.v1.ReleaseMessageReply\x12_\n" +
 	"\rRemoveMessage\x12'.holdfast.admin.v1.RemoveMessageRequest\x1a%.holdfast.admin.v1.RemoveMessageReplyB/Z-github.com/holdfast-mx/holdfast/proto/adminpbb\x06proto3"
@@ -4700,7 +4822,7 @@ func file_proto_adminpb_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_adminpb_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_proto_adminpb_admin_proto_goTypes = []any{
 	(NextHopState)(0),             // 0: holdfast.admin.v1.NextHopState
 	(RecipientState)(0),           // 1: holdfast.admin.v1.RecipientState
@@ -4752,16 +4874,18 @@ var file_proto_adminpb_admin_proto_goTypes = []any{
 	(*ListQueueReply)(nil),        // 47: holdfast.admin.v1.ListQueueReply
 	(*MessageSummary)(nil),        // 48: holdfast.admin.v1.MessageSummary
 	(*ShowMessageRequest)(nil),    // 49: holdfast.admin.v1.ShowMessageRequest
-	(*ShowMessageReply)(nil),      // 50: holdfast.admin.v1.ShowMessageReply
-	(*Message)(nil),               // 51: holdfast.admin.v1.Message
-	(*RecipientStatus)(nil),       // 52: holdfast.admin.v1.RecipientStatus
-	(*Part)(nil),                  // 53: holdfast.admin.v1.Part
-	(*HoldMessageRequest)(nil),    // 54: holdfast.admin.v1.HoldMessageRequest
-	(*HoldMessageReply)(nil),      // 55: holdfast.admin.v1.HoldMessageReply
-	(*ReleaseMessageRequest)(nil), // 56: holdfast.admin.v1.ReleaseMessageRequest
-	(*ReleaseMessageReply)(nil),   // 57: holdfast.admin.v1.ReleaseMessageReply
-	(*RemoveMessageRequest)(nil),  // 58: holdfast.admin.v1.RemoveMessageRequest
-	(*RemoveMessageReply)(nil),    // 59: holdfast.admin.v1.RemoveMessageReply
+	(*ReadMessageRequest)(nil),    // 50: holdfast.admin.v1.ReadMessageRequest
+	(*ReadMessageReply)(nil),      // 51: holdfast.admin.v1.ReadMessageReply
+	(*ShowMessageReply)(nil),      // 52: holdfast.admin.v1.ShowMessageReply
+	(*Message)(nil),               // 53: holdfast.admin.v1.Message
+	(*RecipientStatus)(nil),       // 54: holdfast.admin.v1.RecipientStatus
+	(*Part)(nil),                  // 55: holdfast.admin.v1.Part
+	(*HoldMessageRequest)(nil),    // 56: holdfast.admin.v1.HoldMessageRequest
+	(*HoldMessageReply)(nil),      // 57: holdfast.admin.v1.HoldMessageReply
+	(*ReleaseMessageRequest)(nil), // 58: holdfast.admin.v1.ReleaseMessageRequest
+	(*ReleaseMessageReply)(nil),   // 59: holdfast.admin.v1.ReleaseMessageReply
+	(*RemoveMessageRequest)(nil),  // 60: holdfast.admin.v1.RemoveMessageRequest
+	(*RemoveMessageReply)(nil),    // 61: holdfast.admin.v1.RemoveMessageReply
 }
 var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	3,  // 0: holdfast.admin.v1.StatusReply.freshness:type_name -> holdfast.admin.v1.Freshness
@@ -4794,9 +4918,9 @@ var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	3,  // 27: holdfast.admin.v1.ListQueueReply.freshness:type_name -> holdfast.admin.v1.Freshness
 	48, // 28: holdfast.admin.v1.ListQueueReply.messages:type_name -> holdfast.admin.v1.MessageSummary
 	3,  // 29: holdfast.admin.v1.ShowMessageReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	51, // 30: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
-	52, // 31: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
-	53, // 32: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
+	53, // 30: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
+	54, // 31: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
+	55, // 32: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
 	1,  // 33: holdfast.admin.v1.RecipientStatus.state:type_name -> holdfast.admin.v1.RecipientState
 	5,  // 34: holdfast.admin.v1.AdminService.Status:input_type -> holdfast.admin.v1.StatusRequest
 	24, // 35: holdfast.admin.v1.AdminService.Members:input_type -> holdfast.admin.v1.MembersRequest
@@ -4812,28 +4936,30 @@ var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	39, // 45: holdfast.admin.v1.AdminService.TLSReport:input_type -> holdfast.admin.v1.TLSReportRequest
 	46, // 46: holdfast.admin.v1.AdminService.ListQueue:input_type -> holdfast.admin.v1.ListQueueRequest
 	49, // 47: holdfast.admin.v1.AdminService.ShowMessage:input_type -> holdfast.admin.v1.ShowMessageRequest
-	54, // 48: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
-	56, // 49: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
-	58, // 50: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
-	6,  // 51: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
-	25, // 52: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
-	20, // 53: holdfast.admin.v1.AdminService.Scrub:output_type -> holdfast.admin.v1.ScrubReply
-	22, // 54: holdfast.admin.v1.AdminService.Compare:output_type -> holdfast.admin.v1.CompareReply
-	16, // 55: holdfast.admin.v1.AdminService.AddMember:output_type -> holdfast.admin.v1.AddMemberReply
-	18, // 56: holdfast.admin.v1.AdminService.RemoveMember:output_type -> holdfast.admin.v1.RemoveMemberReply
-	32, // 57: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
-	34, // 58: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
-	36, // 59: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
-	38, // 60: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
-	45, // 61: holdfast.admin.v1.AdminService.ResumeDomain:output_type -> holdfast.admin.v1.ResumeDomainReply
-	40, // 62: holdfast.admin.v1.AdminService.TLSReport:output_type -> holdfast.admin.v1.TLSReportReply
-	47, // 63: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
-	50, // 64: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
-	55, // 65: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
-	57, // 66: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
-	59, // 67: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
-	51, // [51:68] is the sub-list for method output_type
-	34, // [34:51] is the sub-list for method input_type
+	50, // 48: holdfast.admin.v1.AdminService.ReadMessage:input_type -> holdfast.admin.v1.ReadMessageRequest
+	56, // 49: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
+	58, // 50: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
+	60, // 51: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
+	6,  // 52: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
+	25, // 53: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
+	20, // 54: holdfast.admin.v1.AdminService.Scrub:output_type -> holdfast.admin.v1.ScrubReply
+	22, // 55: holdfast.admin.v1.AdminService.Compare:output_type -> holdfast.admin.v1.CompareReply
+	16, // 56: holdfast.admin.v1.AdminService.AddMember:output_type -> holdfast.admin.v1.AddMemberReply
+	18, // 57: holdfast.admin.v1.AdminService.RemoveMember:output_type -> holdfast.admin.v1.RemoveMemberReply
+	32, // 58: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
+	34, // 59: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
+	36, // 60: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
+	38, // 61: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
+	45, // 62: holdfast.admin.v1.AdminService.ResumeDomain:output_type -> holdfast.admin.v1.ResumeDomainReply
+	40, // 63: holdfast.admin.v1.AdminService.TLSReport:output_type -> holdfast.admin.v1.TLSReportReply
+	47, // 64: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
+	52, // 65: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
+	51, // 66: holdfast.admin.v1.AdminService.ReadMessage:output_type -> holdfast.admin.v1.ReadMessageReply
+	57, // 67: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
+	59, // 68: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
+	61, // 69: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
+	52, // [52:70] is the sub-list for method output_type
+	34, // [34:52] is the sub-list for method input_type
 	34, // [34:34] is the sub-list for extension type_name
 	34, // [34:34] is the sub-list for extension extendee
 	0,  // [0:34] is the sub-list for field type_name
@@ -4857,7 +4983,7 @@ func file_proto_adminpb_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_adminpb_admin_proto_rawDesc), len(file_proto_adminpb_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   57,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

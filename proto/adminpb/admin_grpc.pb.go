@@ -54,6 +54,7 @@ const (
 	AdminService_TLSReport_FullMethodName      = "/holdfast.admin.v1.AdminService/TLSReport"
 	AdminService_ListQueue_FullMethodName      = "/holdfast.admin.v1.AdminService/ListQueue"
 	AdminService_ShowMessage_FullMethodName    = "/holdfast.admin.v1.AdminService/ShowMessage"
+	AdminService_ReadMessage_FullMethodName    = "/holdfast.admin.v1.AdminService/ReadMessage"
 	AdminService_HoldMessage_FullMethodName    = "/holdfast.admin.v1.AdminService/HoldMessage"
 	AdminService_ReleaseMessage_FullMethodName = "/holdfast.admin.v1.AdminService/ReleaseMessage"
 	AdminService_RemoveMessage_FullMethodName  = "/holdfast.admin.v1.AdminService/RemoveMessage"
@@ -106,6 +107,9 @@ type AdminServiceClient interface {
 	ListQueue(ctx context.Context, in *ListQueueRequest, opts ...grpc.CallOption) (*ListQueueReply, error)
 	// ShowMessage tells everything about one message but its content.
 	ShowMessage(ctx context.Context, in *ShowMessageRequest, opts ...grpc.CallOption) (*ShowMessageReply, error)
+	// ReadMessage reads a piece of a message's content, as long as the cluster keeps
+	// it: while a recipient is queued or held.
+	ReadMessage(ctx context.Context, in *ReadMessageRequest, opts ...grpc.CallOption) (*ReadMessageReply, error)
 	// HoldMessage freezes a message: no new attempt begins until it is released.
 	HoldMessage(ctx context.Context, in *HoldMessageRequest, opts ...grpc.CallOption) (*HoldMessageReply, error)
 	// ReleaseMessage ends a hold; recipients that the next hop refused are
@@ -263,6 +267,16 @@ func (c *adminServiceClient) ShowMessage(ctx context.Context, in *ShowMessageReq
 	return out, nil
 }
 
+func (c *adminServiceClient) ReadMessage(ctx context.Context, in *ReadMessageRequest, opts ...grpc.CallOption) (*ReadMessageReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadMessageReply)
+	err := c.cc.Invoke(ctx, AdminService_ReadMessage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) HoldMessage(ctx context.Context, in *HoldMessageRequest, opts ...grpc.CallOption) (*HoldMessageReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HoldMessageReply)
@@ -340,6 +354,9 @@ type AdminServiceServer interface {
 	ListQueue(context.Context, *ListQueueRequest) (*ListQueueReply, error)
 	// ShowMessage tells everything about one message but its content.
 	ShowMessage(context.Context, *ShowMessageRequest) (*ShowMessageReply, error)
+	// ReadMessage reads a piece of a message's content, as long as the cluster keeps
+	// it: while a recipient is queued or held.
+	ReadMessage(context.Context, *ReadMessageRequest) (*ReadMessageReply, error)
 	// HoldMessage freezes a message: no new attempt begins until it is released.
 	HoldMessage(context.Context, *HoldMessageRequest) (*HoldMessageReply, error)
 	// ReleaseMessage ends a hold; recipients that the next hop refused are
@@ -398,6 +415,9 @@ func (UnimplementedAdminServiceServer) ListQueue(context.Context, *ListQueueRequ
 }
 func (UnimplementedAdminServiceServer) ShowMessage(context.Context, *ShowMessageRequest) (*ShowMessageReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ShowMessage not implemented")
+}
+func (UnimplementedAdminServiceServer) ReadMessage(context.Context, *ReadMessageRequest) (*ReadMessageReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadMessage not implemented")
 }
 func (UnimplementedAdminServiceServer) HoldMessage(context.Context, *HoldMessageRequest) (*HoldMessageReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method HoldMessage not implemented")
@@ -681,6 +701,24 @@ func _AdminService_ShowMessage_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ReadMessage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadMessageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ReadMessage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ReadMessage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ReadMessage(ctx, req.(*ReadMessageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_HoldMessage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HoldMessageRequest)
 	if err := dec(in); err != nil {
@@ -797,6 +835,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ShowMessage",
 			Handler:    _AdminService_ShowMessage_Handler,
+		},
+		{
+			MethodName: "ReadMessage",
+			Handler:    _AdminService_ReadMessage_Handler,
 		},
 		{
 			MethodName: "HoldMessage",

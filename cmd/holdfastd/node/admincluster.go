@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cluster/admin"
 	"github.com/holdfast-mx/holdfast/cluster/peer"
 	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
 // adminCluster is the node as the admin service sees it.
@@ -32,6 +34,10 @@ func (a adminCluster) View() *fsm.State { return a.n.member.View() }
 func (a adminCluster) Do(ctx context.Context, action fsm.Action) (fsm.Result, error) {
 	result, err := a.n.member.Do(ctx, action)
 	return result, adminError(err)
+}
+
+func (a adminCluster) OpenBody(ctx context.Context, ref mail.BodyRef) (io.ReadSeekCloser, error) {
+	return a.n.member.OpenBody(ctx, ref)
 }
 
 func (a adminCluster) Understood(action fsm.Action) bool { return a.n.member.Understood(action) }
