@@ -50,21 +50,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	// Not t.TempDir: Postfix's own user must be able to reach it.
-	dir, err := os.MkdirTemp("", "holdfast-e2e-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("kept: %s", dir)
-			return
-		}
-		os.RemoveAll(dir)
-	})
+	dir := newDirectory(t)
 	serveDNS(t)
 	w := &world{t: t, ctx: t.Context(), book: ledger.New()}
 	mailboxes := filepath.Join(dir, "mailboxes")
@@ -86,25 +72,7 @@ func newWorld(t *testing.T) *world {
 	w.arrived = &maildir{path: filepath.Join(mailboxes, "Maildir"), book: w.book, seen: make(map[string]bool)}
 	w.letters = letter.New(letter.Options{Seed: 1, Domains: []string{"example.test", "example.org"}, Sizes: letter.ShapesOfMail, BigAt: -1})
 
-	if w.fleet, err = fleet.New(w.ctx, fleet.Options{
-		Bin: binaries(), Dir: dir, Cluster: "e2e", STARTTLS: true,
-		SMTP: []string{addressNode(0) + ":25", addressNode(1) + ":25", addressNode(2) + ":25"},
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.fleet.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := w.fleet.Stop(); err != nil {
-			t.Error(err)
-		}
-		for _, n := range w.fleet.Nodes {
-			if t.Failed() {
-				t.Logf("%s:\n%s", n.Name, n.LogTail())
-			}
-		}
-	})
+	w.fleet = startNodes(t, dir, true)
 	w.ready()
 	// One domain by address, the other by the same MX records that the sender
 	// uses, in which the nodes must recognise themselves.

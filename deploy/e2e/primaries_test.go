@@ -125,38 +125,9 @@ match from any for domain "%[1]s.test" action "keep"
 // Signed mail that comes in while its primary is down is kept by the primary as it
 // was signed, whoever made the primary: every octet, and a signature that verifies.
 func TestPrimariesKeepWhatWasSigned(t *testing.T) {
-	dir, err := os.MkdirTemp("", "holdfast-e2e-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("kept: %s", dir)
-			return
-		}
-		os.RemoveAll(dir)
-	})
+	dir := newDirectory(t)
 	serveDNS(t)
-	nodes, err := fleet.New(t.Context(), fleet.Options{
-		Bin: binaries(), Dir: dir, Cluster: "e2e",
-		SMTP: []string{addressNode(0) + ":25", addressNode(1) + ":25", addressNode(2) + ":25"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := nodes.Stop(); err != nil {
-			t.Error(err)
-		}
-		for _, n := range nodes.Nodes {
-			if t.Failed() {
-				t.Logf("%s:\n%s", n.Name, n.LogTail())
-			}
-		}
-	})
+	nodes := startNodes(t, dir, false)
 	within := func(limit time.Duration, t *testing.T, what string, condition func(context.Context) error) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -167,9 +138,6 @@ func TestPrimariesKeepWhatWasSigned(t *testing.T) {
 	}
 	ready, cancel := context.WithTimeout(t.Context(), readyTime)
 	defer cancel()
-	if err := nodes.Start(); err != nil {
-		t.Fatal(err)
-	}
 	if err := nodes.Ready(ready); err != nil {
 		t.Fatal(err)
 	}
