@@ -40,8 +40,8 @@ func TestEntriesPerMessage(t *testing.T) {
 		s := a.Stats()
 		entries := s.Pulls.Load() + s.Renewals.Load() + s.Reports.Load()
 		t.Logf("1000 messages: %d pulls, %d renewals, %d reports", s.Pulls.Load(), s.Renewals.Load(), s.Reports.Load())
-		if entries > 500 {
-			t.Errorf("%d entries", entries)
+		if entries > 300 {
+			t.Errorf("%d entries, and 0.3 a message are the most", entries)
 		}
 	})
 }
