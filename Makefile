@@ -5,7 +5,7 @@ SEEDS   ?= 20
 SEED    ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build rig demo run test lint proto e2e sim model kills torture-controls bench bench-postfix bench-slow-disk bench-jetstream bench-million bench-drain bench-flap bench-go clean
+.PHONY: help build rig demo run test lint proto e2e sim torture soak model kills torture-controls bench bench-postfix bench-slow-disk bench-jetstream bench-million bench-drain bench-flap bench-go clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,14 @@ sim: ## whole clusters in simulated time: make sim SEEDS=n [SEED=first] [DAYS=n:
 
 model: ## the queue's state machine against its rules, a million commands: make model [STEPS=n]
 	@$(GO) test -count=1 -timeout 60m ./fsm -run '^TestModel$$' -v -args -steps $(or $(STEPS),1000000) | grep -E '^(model |---|ok|FAIL|    )'
+
+torture: build ## three real nodes through faults that a seed chooses (root, e2fsprogs, strace; SEED=n MINUTES=m ONLY=kind,kind)
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-torture ./deploy/torture
+	@bin/holdfast-torture -seed $(SEED) -minutes $(or $(MINUTES),2) $(if $(ONLY),-only '$(ONLY)')
+
+soak: build ## a piece of at most 30 minutes of torture and simulation with seeds not yet tried; adds its counts to docs/guarantees.md
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-torture ./deploy/torture
+	@.ci/soak
 
 kills: build ## 2,000 messages, 20 SIGKILLs, nothing lost (about 4 minutes)
 	@bin/holdfast-bench kills --bin bin --messages 2000 --kills 20 --seed $(SEED)
