@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/admin"
@@ -102,51 +101,16 @@ func (n *Node) proveResolvers(ctx context.Context, dns *route.DNS) {
 // tlsAlarms are the relay domains whose next hops do not show the TLS that they must,
 // as this node saw it last. The zero value is ready to use.
 type tlsAlarms struct {
-	mu       sync.Mutex
-	standing map[mail.Domain]tlsAlarm
-}
-
-type tlsAlarm struct {
-	since time.Time
-	why   string
-}
-
-// note takes what a domain's hops showed; nil is as it should be. It reports whether
-// that is news.
-func (t *tlsAlarms) note(d mail.Domain, f *tlspolicy.Failure, now time.Time) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	a, stood := t.standing[d]
-	if f == nil {
-		delete(t.standing, d)
-		return stood
-	}
-	if !stood {
-		a.since = now
-	}
-	if t.standing == nil {
-		t.standing = make(map[mail.Domain]tlsAlarm)
-	}
-	a.why = f.Error()
-	t.standing[d] = a
-	return !stood
+	standing[tlspolicy.Failure]
 }
 
 // alarms returns one for each domain that still has a policy.
 func (t *tlsAlarms) alarms(policy func(mail.Domain) *tlspolicy.Policy) []admin.Alarm {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var all []admin.Alarm
-	for d, a := range t.standing {
-		if policy(d) == nil {
-			continue
-		}
-		all = append(all, admin.Alarm{
-			Name: "tls-policy", Scope: "domain " + string(d), Since: a.since,
-			Cause:  "the primary does not show the TLS that the domain's policy demands: " + a.why,
+	return t.standing.alarms(func(d mail.Domain) bool { return policy(d) != nil }, func(d mail.Domain, f *tlspolicy.Failure) admin.Alarm {
+		return admin.Alarm{
+			Name:   "tls-policy",
+			Cause:  "the primary does not show the TLS that the domain's policy demands: " + f.Error(),
 			Remedy: `repair its certificate or DNS; or change the policy: "holdfast domain put ` + string(d) + ` --tls MODE". Until then its mail waits.`,
-		})
-	}
-	slices.SortFunc(all, func(a, b admin.Alarm) int { return strings.Compare(a.Scope, b.Scope) })
-	return all
+		}
+	})
 }
