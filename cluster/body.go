@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
 	"github.com/holdfast-mx/holdfast/cluster/peer"
 	"github.com/holdfast-mx/holdfast/cluster/spool"
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
@@ -48,6 +49,8 @@ type bodies struct {
 	full   func() bool     // there is no room for bodies that come unasked for
 	ctx    context.Context // ends the fetches
 	places chan struct{}   // one per fetch under way
+
+	failpoint controls.Failpoint
 
 	mu       sync.Mutex
 	fetching map[mail.BodyRef]chan struct{} // closed when the fetch has ended
@@ -158,9 +161,11 @@ func (b *bodies) fetchFrom(ctx context.Context, ref mail.BodyRef, name string, u
 	if err != nil {
 		return err // says which body, and from whom
 	}
+	b.failpoint.At("fetch: body here")
 	if err := b.Put(ref, body); err != nil {
 		return fmt.Errorf("%w: body %s from %s: %w", errNotStored, ref.ID, name, err)
 	}
+	b.failpoint.At("fetch: body stored")
 	return nil
 }
 

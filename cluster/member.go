@@ -73,6 +73,8 @@ type Config struct {
 	Entropy       io.Reader        // random bytes for queue ids
 	// Controls breaks single rules, in builds with the tag controls alone.
 	Controls controls.Set
+	// Failpoint is called at named moments, for tests that end the node there.
+	Failpoint controls.Failpoint
 }
 
 // A Member is one running member of the cluster. It is safe for concurrent use.
@@ -103,6 +105,7 @@ type Member struct {
 	entropyLock sync.Mutex
 	entropy     io.Reader
 	controls    controls.Set
+	failpoint   controls.Failpoint
 
 	leading  atomic.Bool // this node leads, and has applied what was committed before
 	current  atomic.Bool // followLoop has caught up
@@ -132,7 +135,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 		name: fsm.NodeName(c.ID.Name()), log: c.Log, founding: c.Founding,
 		spool: c.Spool, peers: c.Peers, directory: c.Directory, starts: c.Starts, space: c.Space,
 		replica:         newReplica(c.Log),
-		bootstrapExpect: c.BootstrapExpect, orphanAge: c.OrphanAge, now: c.Now, entropy: c.Entropy, controls: c.Controls,
+		bootstrapExpect: c.BootstrapExpect, orphanAge: c.OrphanAge, now: c.Now, entropy: c.Entropy, controls: c.Controls, failpoint: c.Failpoint,
 		digesting: make(chan struct{}, 1),
 		rollEvery: cmp.Or(c.RollEvery, defaultRollEvery),
 		stopping:  make(chan struct{}), life: life, stop: stop, failed: make(chan struct{}),
@@ -140,6 +143,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	m.settled.fresh = make(chan struct{}, 1)
 	m.unwritten.max = unwrittenBytesMax
 	m.bodies = newBodies(life, c.Spool, c.Peers, c.ID.Name(), m.othersFrom(c.Directory), c.Space.Full, c.Log)
+	m.replica.failpoint, m.bodies.failpoint = c.Failpoint, c.Failpoint
 	acknowledged, err := m.checkOutdated(ctx, c)
 	if err != nil {
 		stop()
@@ -149,7 +153,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	node, err := consensus.Start(ctx, consensus.Config{
 		ID: c.ID, Stores: c.Stores, Stream: c.Stream, Observe: m.starts.observe,
 		Bodies: m.bodies, FSM: m.replica, HeartbeatTimeout: c.HeartbeatTimeout, CommitInterval: c.CommitInterval, DiskStalled: c.DiskStalled, Logger: c.Log,
-		Acknowledged: acknowledged, Controls: c.Controls,
+		Acknowledged: acknowledged, Controls: c.Controls, Failpoint: c.Failpoint,
 	})
 	if err != nil {
 		stop()

@@ -92,6 +92,7 @@ type reclaimer struct {
 	now       func() time.Time
 	orphanAge time.Duration
 	controls  controls.Set
+	failpoint controls.Failpoint
 
 	// owed have finished and could not be freed yet: they are pinned, or named by
 	// an entry that is not applied.
@@ -110,7 +111,7 @@ type reclaimer struct {
 // reclaimLoop frees bodies until ctx ends.
 func (m *Member) reclaimLoop(ctx context.Context) {
 	r := &reclaimer{
-		bodies: m.spool, node: m.node, finished: &m.replica.finished, view: m.View, now: m.now, orphanAge: m.orphanAge, controls: m.controls,
+		bodies: m.spool, node: m.node, finished: &m.replica.finished, view: m.View, now: m.now, orphanAge: m.orphanAge, controls: m.controls, failpoint: m.failpoint,
 	}
 	defer r.close()
 	tick := time.NewTicker(reclaimEvery)
@@ -199,6 +200,7 @@ func (r *reclaimer) round() (int, error) {
 	if err := r.bodies.Delete(dying); err != nil {
 		return 0, fmt.Errorf("delete %d bodies: %w", len(dying), err)
 	}
+	r.failpoint.At("reclaim: bodies deleted")
 	return len(dying), nil
 }
 

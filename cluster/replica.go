@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/holdfast-mx/holdfast/deploy/controls"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -30,6 +31,8 @@ type replica struct {
 	restores atomic.Uint64
 	// finished is whose bodies nobody needs any more, for the reclaimer.
 	finished finishedQueue
+
+	failpoint controls.Failpoint
 
 	mu    sync.Mutex
 	state *fsm.State
@@ -67,6 +70,8 @@ func newReplica(log *slog.Logger) *replica {
 // entry could not be understood: then the node must stop, since going on would
 // let its copy differ from the others'.
 func (r *replica) Apply(index uint64, data []byte, body *mail.BodyRef) any {
+	r.failpoint.At("apply: committed")
+	defer r.failpoint.At("apply: applied")
 	command, err := fsm.DecodeCommand(data)
 	if err == nil {
 		err = matchBody(command, body)

@@ -57,6 +57,7 @@ func (m *Member) Submit(ctx context.Context, e mail.Envelope, body *mail.Body) (
 		return id, err
 	}
 	defer release()
+	m.failpoint.At("accept: body spread")
 	accept := fsm.Command{Node: m.name, Action: fsm.Accept{Envelope: e, Body: ref}}
 	a := acceptance{
 		id:       id,

@@ -190,6 +190,7 @@ func (t *attempt) run(next *attempt) result {
 		log.Warn("given up before the dot", "reason", err)
 		return o.untried(true)
 	}
+	a.c.Failpoint.At("dot: permitted")
 	sent := time.Now()
 	reply, err := t.dot(next, ahead)
 	waited := time.Since(sent)

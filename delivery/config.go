@@ -84,6 +84,8 @@ type Config struct {
 	Timeouts       smtpclient.Timeouts
 	// Controls breaks single rules, in builds with the tag controls alone.
 	Controls controls.Set
+	// Failpoint is called at named moments, for tests that end the node there.
+	Failpoint controls.Failpoint
 }
 
 // The defaults of Config.

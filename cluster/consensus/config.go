@@ -219,6 +219,8 @@ type Config struct {
 	// Controls breaks single rules on purpose, so that tests can show that they
 	// would notice.
 	Controls controls.Set
+	// Failpoint is called at named moments, for tests that end the node there.
+	Failpoint controls.Failpoint
 	// stored is told of each write of entries to the log before it happens. Nil
 	// outside of tests.
 	stored func([]*raft.Log)

@@ -35,17 +35,18 @@ const doomedRetry = 20 * time.Millisecond
 // It asks for no suffrage. A nonvoter's first success after its promotion
 // counts its whole log.
 type gate struct {
-	bodies   Bodies
-	floor    *floor
-	log      *logStore
-	applied  func() uint64 // the last entry that Raft counts as applied here
-	passed   chan raft.RPC
-	waiting  chan struct{} // one token per request at the gate
-	stop     <-chan struct{}
-	controls controls.Set
-	hasVote  func() bool // for a control only
-	logger   *slog.Logger
-	stats    gateStats
+	bodies    Bodies
+	floor     *floor
+	log       *logStore
+	applied   func() uint64 // the last entry that Raft counts as applied here
+	passed    chan raft.RPC
+	waiting   chan struct{} // one token per request at the gate
+	stop      <-chan struct{}
+	controls  controls.Set
+	failpoint controls.Failpoint
+	hasVote   func() bool // for a control only
+	logger    *slog.Logger
+	stats     gateStats
 	// unlogged is how many malformed requests were refused since loggedAt, when
 	// the last one was logged. Only the pump uses them.
 	unlogged uint64
@@ -69,13 +70,14 @@ func raise(v *atomic.Uint64, n uint64) {
 
 func newGate(c Config, f *floor, log *logStore) *gate {
 	return &gate{
-		bodies:   c.Bodies,
-		floor:    f,
-		log:      log,
-		passed:   make(chan raft.RPC),
-		waiting:  make(chan struct{}, gateRequestsMax),
-		controls: c.Controls,
-		logger:   c.Logger,
+		bodies:    c.Bodies,
+		floor:     f,
+		log:       log,
+		passed:    make(chan raft.RPC),
+		waiting:   make(chan struct{}, gateRequestsMax),
+		controls:  c.Controls,
+		failpoint: c.Failpoint,
+		logger:    c.Logger,
 	}
 }
 
@@ -145,6 +147,7 @@ func (g *gate) handle(rpc raft.RPC, req *raft.AppendEntriesRequest) {
 		return
 	}
 	g.stats.refusingSince.Store(0)
+	g.failpoint.At("follower: bodies here")
 	// Raft answers us, so that we know when the pins may go.
 	g.relay(rpc)
 }
@@ -168,6 +171,7 @@ func (g *gate) relay(rpc raft.RPC) (raft.RPCResponse, bool) {
 		if err := g.log.awaitAll(); err != nil {
 			a = raft.RPCResponse{Error: err}
 		}
+		g.failpoint.At("follower: entries settled")
 	}
 	answer <- a
 	return a, true

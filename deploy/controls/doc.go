@@ -1,4 +1,7 @@
-// Package controls names the negative controls: one switch for each rule that the
+// Package controls is what tests do to a node from inside: switches that break a
+// rule, and failpoints, at which a test may end it.
+//
+// Switches are the negative controls: one switch for each rule that the
 // promises rest on, which breaks that rule on purpose, so that the tests can show
 // that they would notice. Its values come through constructors, and there is no
 // state beside them.
@@ -6,6 +9,8 @@
 // The switches are in builds with the tag controls alone. In every other build a
 // Set is an empty struct and Has the constant false, so that the compiler leaves
 // out what stands behind a switch. TestProductHasNoSwitch looks into the binary.
+//
+// A Failpoint is nil in the product, and does nothing. docs/testing.md lists them.
 //
 // Package trial has the scripts' side: what each control breaks, and what must
 // notice.

@@ -84,6 +84,9 @@ type World struct {
 	arriving func(ledger.Arrival)
 	// controls are the switches of nodes that are started.
 	controls controls.Set
+	// failpoint, if not nil, is told of the moments that nodes come to, see
+	// failpoints.go. The files of worlds that have one are short.
+	failpoint func(node, moment string)
 
 	// nodes are those that run. Written by the goroutine that owns the world,
 	// read by any through node.
@@ -164,6 +167,10 @@ func (w *World) Start(ctx context.Context, name string) error {
 		spoolSegment, spoolPool = spoolSegmentBytes, poolFiles
 		d.spool.SetLatency(w.latency())
 		fs = d.spool.Mount()
+		if w.failpoint != nil {
+			spoolSegment = shortSegmentBytes
+			fs = observedFS{fs, w.failpointOf(p)}
+		}
 	default:
 		fs = d.spool.Mount()
 	}
@@ -210,8 +217,13 @@ func (w *World) Start(ctx context.Context, name string) error {
 			if !w.segments {
 				return stores, nil
 			}
+			options := raftlog.Options{SegmentBytes: logSegmentBytes, PoolFiles: poolFiles}
+			if w.failpoint != nil {
+				options.SegmentBytes = shortSegmentBytes
+				stores = observedStores(stores, w.failpointOf(p))
+			}
 			var err error
-			stores.Log, stores.Close, err = consensus.OpenLog(fs, filepath.Join(dir, "log"), p.raft, raftlog.Options{SegmentBytes: logSegmentBytes, PoolFiles: poolFiles})
+			stores.Log, stores.Close, err = consensus.OpenLog(fs, filepath.Join(dir, "log"), p.raft, options)
 			return stores, err
 		},
 		Directory: func(c node.DirectoryConfig) (node.Directory, error) {
@@ -226,6 +238,7 @@ func (w *World) Start(ctx context.Context, name string) error {
 		Boot:        w.clocks[name].boot,
 		Entropy:     &randomReader{random: rand.New(rand.NewPCG(w.random.Uint64(), w.random.Uint64()))},
 		Controls:    w.controls,
+		Failpoint:   w.failpointOf(p),
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", name, err)

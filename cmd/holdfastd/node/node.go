@@ -231,7 +231,7 @@ func (n *Node) openDirectory(context.Context) error {
 
 func (n *Node) startMember(ctx context.Context) error {
 	backend := cluster.NewBackend(n.spool, n.space)
-	n.server = peer.NewServer(backend, n.log.With("room", "peer"))
+	n.server = peer.NewServer(observedBackend{backend, n.seams.Failpoint}, n.log.With("room", "peer"))
 	n.server.UseMemory(n.memory)
 	n.loops.Go(func() {
 		if err := n.server.Serve(n.port.GRPC()); err != nil {
@@ -256,7 +256,7 @@ func (n *Node) startMember(ctx context.Context) error {
 		LeaseDuration:   n.config.LeaseDuration, LeaseBatchMax: n.config.LeaseBatch,
 		TickEvery: cmp.Or(n.seams.Pace.Tick, tickEvery), OrphanAge: orphanAge,
 		HydrationRate: n.config.HydrationRate, ScrubRate: n.config.ScrubRate,
-		Now: n.seams.Now, Entropy: n.seams.Entropy, Controls: n.seams.Controls,
+		Now: n.seams.Now, Entropy: n.seams.Entropy, Controls: n.seams.Controls, Failpoint: n.seams.Failpoint,
 	})
 	if err != nil {
 		return err
@@ -288,7 +288,7 @@ func (n *Node) startDelivery(context.Context) error {
 	n.router = route.New(route.Config{Resolver: n.seams.Resolver, Self: n.self})
 	c := delivery.Config{
 		Node: n.config.Node, Hostname: string(n.config.Hostname), TraceMark: n.traceMark,
-		Queue:  deliveryQueue{n.member, n.log.With("room", "delivery"), n.refusals.barred},
+		Queue:  observedQueue{deliveryQueue{n.member, n.log.With("room", "delivery"), n.refusals.barred}, n.seams.Failpoint},
 		Router: outboundRouter{n.router, n.config.Smarthost},
 		Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return n.seams.DialSMTP(ctx, address)
@@ -296,7 +296,7 @@ func (n *Node) startDelivery(context.Context) error {
 		Boot: n.seams.Boot, BootID: n.bootID,
 		Log:           n.log.With("room", "delivery"),
 		LeaseDuration: n.config.LeaseDuration, LeaseBatch: n.config.LeaseBatch, ConnectionsMax: n.config.DeliveryConnectionsMax,
-		Controls:  n.seams.Controls,
+		Controls: n.seams.Controls, Failpoint: n.seams.Failpoint,
 		TLSPolicy: n.tlsPolicy, TLSCounts: &n.tlsCounts,
 		TLSAlarm: func(d mail.Domain, f *tlspolicy.Failure) {
 			switch news := n.tlsAlarms.note(d, f, n.seams.Now()); {

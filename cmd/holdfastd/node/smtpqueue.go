@@ -32,7 +32,11 @@ func (q smtpQueue) RelayDomain(ctx context.Context, d mail.Domain) (bool, error)
 func (q smtpQueue) PostmasterDomain() (mail.Domain, bool) { return q.n.member.FirstDomain() }
 
 func (q smtpQueue) Submit(ctx context.Context, e mail.Envelope, b *mail.Body) (mail.QueueID, error) {
+	q.n.seams.Failpoint.At("accept: body read")
 	id, err := q.n.member.Submit(ctx, e, b)
+	if err == nil {
+		q.n.seams.Failpoint.At("accept: committed")
+	}
 	return id, submitError(err)
 }
 

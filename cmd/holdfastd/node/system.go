@@ -57,6 +57,8 @@ type Seams struct {
 	Entropy io.Reader
 	// Controls breaks single rules, in builds with the tag controls alone.
 	Controls controls.Set
+	// Failpoint is called at named moments, for tests that end the node there.
+	Failpoint controls.Failpoint
 }
 
 // A Pace says how often a node does what it does again and again. A slower one
