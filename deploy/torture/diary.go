@@ -135,3 +135,16 @@ func (d *diary) leader(name string) {
 	}
 	d.leads = append(d.leads, entry{what: name, from: now, to: now})
 }
+
+// led reports whether a node led, or nobody did, at a time between the two, as far
+// as was seen.
+func (d *diary) led(name string, from, to time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.leads {
+		if (l.what == name || l.what == "") && l.from.Before(to) && l.to.After(from) {
+			return true
+		}
+	}
+	return false
+}

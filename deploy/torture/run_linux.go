@@ -28,6 +28,8 @@ const (
 	// primary that is up again is found within 30 s, and what is in doubt waits for
 	// doubtTime and a tick of the log, which is a minute.
 	drainTime = 150 * time.Second
+	// watchEvery is how often nodes are asked who leads.
+	watchEvery = 2 * time.Second
 	// descriptorsMore is how many more files a node may have open at the end than
 	// at the beginning: segments come and go.
 	descriptorsMore = 40
@@ -380,7 +382,7 @@ func (r *run) drain(ctx context.Context) error {
 // watch looks who leads, until ctx ends.
 func (r *run) watch(ctx context.Context) {
 	leaders := map[uint64]string{} // by term
-	tick := time.NewTicker(2 * time.Second)
+	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		who := ""

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
@@ -81,14 +83,24 @@ func (r *run) judge(ctx context.Context) error {
 }
 
 // interrupted reports whether the node that delivered a copy may have been kept
-// from recording it: someone was harmed before its lease would have ended.
+// from recording it before its lease ended: it was harmed itself, or the node that
+// led was, or so many that nothing could be committed.
 func (r *run) interrupted(a ledger.Arrival) bool {
+	from, to := a.At.Add(-time.Second), a.At.Add(leaseTime)
+	var nodes []int
 	for _, h := range r.diary.harmed() {
-		if h.Span.From.Before(a.At.Add(leaseTime)) && h.Span.To.After(a.At.Add(-time.Second)) {
+		if !h.Span.From.Before(to) || !h.Span.To.After(from) {
+			continue
+		}
+		name := r.cast.fleet.Nodes[h.Node].Name
+		if strings.HasPrefix(a.Peer, addressNode(h.Node).String()+":") || r.diary.led(name, from.Add(-watchEvery), to.Add(watchEvery)) {
 			return true
 		}
+		if !slices.Contains(nodes, h.Node) {
+			nodes = append(nodes, h.Node)
+		}
 	}
-	return false
+	return len(nodes) > nodesMax/2
 }
 
 // lookAtNodes looks at what is left open, and whether all queues are the same.
