@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
@@ -27,9 +28,8 @@ const (
 	commandTime = 8 * time.Second
 	// giveUpTime is how long a sender tries after the last letter was begun.
 	giveUpTime = 100 * time.Second
-	// letterMax bounds the mail of a run, which lies on three small disks at once.
-	letterMax = 12_000
-	bytesMax  = 150 << 20
+	// letterMax bounds the ledgers. The longest run sends fewer.
+	letterMax = 150_000
 )
 
 // A load is all senders of a run. Some keep to one node, so that each is offered
@@ -44,9 +44,7 @@ type load struct {
 	running sync.WaitGroup
 	failed  chan error
 
-	mu      sync.Mutex
-	letters int
-	octets  int64
+	letters atomic.Int64
 }
 
 // Intent and Outcome record, and note 250s.
@@ -64,8 +62,8 @@ func (l *load) Outcome(o ledger.Outcome) error {
 	return nil
 }
 
-// admit lets letters begin until the run's mail is enough.
-func (l *load) admit(open context.Context) func(context.Context, int) bool {
+// admit lets letters begin while open lives.
+func admit(open context.Context) func(context.Context, int) bool {
 	return func(context.Context, int) bool { return open.Err() == nil }
 }
 
@@ -78,7 +76,7 @@ func begin(ctx context.Context, d *diary, sent, book *ledger.Ledger, seed uint64
 	for i := range len(addresses) + 1 {
 		o := sender.Options{
 			Targets: addresses, Sessions: 6, PerConnection: 7, Pause: pauseBetween, Seed: seed + uint64(i), Hello: "sender.test",
-			ReplyTime: replyTime, CommandTime: commandTime, GiveUp: time.Hour, Record: l, Admit: l.admit(open),
+			ReplyTime: replyTime, CommandTime: commandTime, GiveUp: time.Hour, Record: l, Admit: admit(open),
 			Dial: func(ctx context.Context, address string) (net.Conn, error) {
 				return dialer.DialContext(ctx, "tcp", address)
 			},
@@ -90,15 +88,10 @@ func begin(ctx context.Context, d *diary, sent, book *ledger.Ledger, seed uint64
 			Seed: seed, Run: fmt.Sprintf("s%dx%d", seed, i), Domains: domains(), Sizes: letter.ShapesOfMail, BigAt: -1,
 		})
 		o.Letter = func(n int) *letter.Letter {
-			made := letters.Letter(n)
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			l.letters++
-			l.octets += made.Octets().Size
-			if l.letters > letterMax || l.octets > bytesMax {
+			if l.letters.Add(1) > letterMax {
 				l.stop()
 			}
-			return made
+			return letters.Letter(n)
 		}
 		s, err := sender.New(o)
 		if err != nil {

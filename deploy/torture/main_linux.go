@@ -55,11 +55,11 @@ func start(args []string) int {
 	defer stop()
 	// What is left to do when something hangs: with this process its cell ends.
 	limit := o.length + overtime
+	r := &run{o: o, begin: time.Now(), dir: os.Getenv(dirKey)}
 	time.AfterFunc(limit, func() {
-		fmt.Fprintf(os.Stderr, "torture: the run took more than %v\n", limit)
+		fmt.Fprintf(os.Stderr, "torture: the run took more than %v (%v)\n", limit, r.keep())
 		os.Exit(exitFailure)
 	})
-	r := &run{o: o, begin: time.Now()}
 	err = r.do(ctx)
 	switch {
 	case err == nil:
@@ -78,12 +78,23 @@ func start(args []string) int {
 // is broken last, to drain, and to judge.
 const overtime = 6 * time.Minute
 
+// dirKey names, in the environment, the directory of a run. It is removed from
+// outside the cell, when its mounts are gone, however the run ended.
+const dirKey = "HOLDFAST_TORTURE_DIR"
+
 func enter(pass []os.Signal) int {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "torture: this needs root, for namespaces and mounts")
 		return exitFailure
 	}
-	err := cell.Enter(pass...)
+	dir, err := os.MkdirTemp("", "holdfast-torture-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "torture:", err)
+		return exitFailure
+	}
+	defer os.RemoveAll(dir)
+	os.Setenv(dirKey, dir)
+	err = cell.Enter(pass...)
 	var exit *exec.ExitError
 	switch {
 	case err == nil:

@@ -105,7 +105,9 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 		a.mend = n.cut(append(pairs(v, others(v)), outside(v, fabric.Way{Cut: true})...))
 	case schedule.Bridge:
 		rest := others(v)
-		a.harmed = nil
+		// Not all three are a majority that reaches one another: two of them are,
+		// with the victim.
+		a.harmed = rest[:1]
 		a.mend = n.cut(pairs(rest[0], rest[1:]))
 	case schedule.Deaf:
 		a.mend = n.cut(oneWay(others(v), v))

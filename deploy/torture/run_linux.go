@@ -40,7 +40,7 @@ type run struct {
 	o     options
 	begin time.Time
 	diary *diary
-	dir   string // of everything while the run lasts
+	dir   string // of everything while the run lasts; exists
 	plan  schedule.Plan
 	cast  *cast
 	nem   *nemesis
@@ -67,9 +67,6 @@ func (r *run) do(ctx context.Context) (err error) {
 	if err := errors.Join(os.RemoveAll(r.o.out), os.MkdirAll(r.o.out, 0o755)); err != nil {
 		return err
 	}
-	if r.dir, err = os.MkdirTemp("", "holdfast-torture-"); err != nil {
-		return err
-	}
 	defer func() {
 		if r.cast != nil {
 			err = errors.Join(err, r.cast.close())
@@ -77,7 +74,6 @@ func (r *run) do(ctx context.Context) (err error) {
 		if err != nil && ctx.Err() == nil {
 			err = errors.Join(err, r.keep())
 		}
-		err = errors.Join(err, os.RemoveAll(r.dir))
 	}()
 	r.plan = schedule.New(r.o.seed, nodesMax, r.o.length, r.o.only...)
 	if err := r.open(ctx); err != nil {
@@ -237,7 +233,7 @@ func (r *run) mend(ctx context.Context, acts []act, ends []func()) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("mend: %w", err)
 	}
-	wait1 := false
+	ready := false
 	for i, a := range acts {
 		if err := r.restart(a); err != nil {
 			return err
@@ -248,9 +244,9 @@ func (r *run) mend(ctx context.Context, acts []act, ends []func()) error {
 		r.cast.diary.heal(a.harmed...)
 		ends[i]()
 		// Sometimes the next fault strikes before the nodes are ready again.
-		wait1 = wait1 || a.fault.Kind.Alone() || a.fault.Amount%3 != 0
+		ready = ready || a.fault.Kind.Alone() || a.fault.Amount%3 != 0
 	}
-	if wait1 {
+	if ready {
 		r.settle(ctx)
 	}
 	return ctx.Err()

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+)
+
+// story makes a run in which node-1 led all the time and nodes were harmed as told.
+func story(harms ...ledger.Harm) (*run, time.Time) {
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	d := newDiary(io.Discard, begin)
+	d.harms = harms
+	d.leads = []entry{{what: "node-1", from: begin, to: begin.Add(time.Hour)}}
+	return &run{diary: d, begin: begin, cast: &cast{fleet: &fleet.Fleet{Nodes: []*fleet.Node{{Name: "node-1"}, {Name: "node-2"}, {Name: "node-3"}}}}}, begin
+}
+
+func harm(node, from, to int) ledger.Harm {
+	at := func(s int) time.Time {
+		return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(s) * time.Second)
+	}
+	return ledger.Harm{Node: node, Span: ledger.Span{From: at(from), To: at(to)}}
+}
+
+// A copy is excused by what happened to who delivered it, to who led, or to a
+// majority, and by nothing else.
+func TestInterrupted(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		harms []ledger.Harm
+		want  bool
+	}{
+		{"nothing", nil, false},
+		{"its node, at once", []ledger.Harm{harm(1, 101, 110)}, true},
+		{"its node, when the lease had ended", []ledger.Harm{harm(1, 106, 110)}, false},
+		{"its node, long before", []ledger.Harm{harm(1, 10, 20)}, false},
+		{"who led", []ledger.Harm{harm(0, 101, 110)}, true},
+		{"one that has nothing to do with it", []ledger.Harm{harm(2, 101, 110)}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, begin := story(c.harms...)
+			a := ledger.Arrival{Peer: addressNode(1).String() + ":4711", At: begin.Add(100 * time.Second)}
+			if got := r.interrupted(a); got != c.want {
+				t.Errorf("interrupted: %v, want %v", got, c.want)
+			}
+		})
+	}
+	r, begin := story(harm(1, 101, 110), harm(2, 101, 110))
+	r.diary.leads = []entry{{what: "node-1", from: begin, to: begin.Add(time.Hour)}}
+	if !r.interrupted(ledger.Arrival{Peer: addressNode(0).String() + ":4711", At: begin.Add(100 * time.Second)}) {
+		t.Error("without a majority nothing is recorded, and yet it is not interrupted")
+	}
+}
+
+// The timeline shows what happened.
+func TestTimeline(t *testing.T) {
+	d := newDiary(io.Discard, time.Now())
+	d.fault("power loss")()
+	d.accepted(3)
+	d.arrived()
+	d.leader("node-2")
+	got := (&run{diary: d}).timeline()
+	for _, want := range []string{"<svg", "power loss", "node-2", "polyline", "(3 at most)"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in %s", want, got)
+		}
+	}
+}
+
+// How to repeat a run is a command that makes the same one.
+func TestAgain(t *testing.T) {
+	o, err := parse([]string{"-seed", "7", "-minutes", "0.5", "-only", "kill,power loss"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := o.again(), "make torture SEED=7 MINUTES=0.5 ONLY='kill,power loss'"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for _, bad := range [][]string{{"-only", "earthquake"}, {"-minutes", "0"}, {"-minutes", "90"}, {"more"}} {
+		if _, err := parse(bad); err == nil {
+			t.Errorf("%v was taken", bad)
+		}
+	}
+}
