@@ -37,6 +37,7 @@ type Agent struct {
 	cancelWork, cancelDots, cancelFinal context.CancelFunc
 
 	running sync.WaitGroup
+	joining sync.Mutex           // held while who is not in running joins it, or work ends
 	hops    map[mail.Domain]*hop // only the loop of run touches it
 	awaited awaited
 	plain   plainHops
@@ -71,7 +72,9 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 	if a.cancelWork == nil {
 		return nil // It was never started.
 	}
+	a.joining.Lock()
 	a.cancelWork()
+	a.joining.Unlock()
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)
 		timer := time.AfterFunc(left-min(doubtReserve, left/4), a.cancelDots)
@@ -96,6 +99,9 @@ func (a *Agent) run() {
 		works := a.c.Queue.Work()
 		listed := make(map[mail.Domain]bool, len(works))
 		for _, w := range works {
+			if w.Domain.OnDemand {
+				continue // Nobody can connect to its primary: see Answer.
+			}
 			listed[w.Domain.Name] = true
 			h := a.hops[w.Domain.Name]
 			if h == nil {

@@ -297,6 +297,13 @@ func (n node) Work() []Work {
 	return []Work{{Domain: d, NextHop: hop, Due: due, Rank: n.rank, Nodes: n.nodes}}
 }
 
+func (n node) WorkFor(name mail.Domain) (Work, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	d, ok := n.state.Domain(name)
+	return Work{Domain: d, NextHop: n.state.NextHop(name), Due: n.state.Counts(name).Due, Rank: n.rank, Nodes: n.nodes}, ok
+}
+
 func (n node) Changed() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -71,6 +71,8 @@ type hop struct {
 	reported  [Barred + 1]time.Time // when we last reported each Sight
 	suspects  suspects
 	reception reception
+
+	called *called // not nil where the primary has called for its mail
 }
 
 func newHop(a *Agent, w Work) *hop {
@@ -307,10 +309,16 @@ func (h *hop) busy() {
 	h.mu.Lock()
 	h.empty.reset()
 	h.mu.Unlock()
+	if h.called != nil {
+		h.called.empty = 0
+	}
 }
 
 // report tells the cluster what we saw of the next hop, if it does not know.
 func (h *hop) report(saw Sight, detail string) {
+	if h.called != nil {
+		return // It says nothing of where its mail goes otherwise.
+	}
 	h.mu.Lock()
 	now := time.Now()
 	if h.work == nil || h.known(saw) || now.Sub(h.reported[saw]) < reportSpacing {

@@ -19,8 +19,12 @@ var ErrLeaseEnded = errors.New("lease has ended")
 type Queue interface {
 	// Work lists, from this node's applied state, the relay domains that have
 	// due mail or whose next hop is not up, and those that RefusedAlarm was told of,
-	// whose next hops refuse this node's connections. The order does not matter.
+	// whose next hops refuse this node's connections. The order does not matter. Those
+	// whose mail waits to be called for may be among them.
 	Work() []Work
+	// WorkFor is Work for one domain, whether it has due mail or not. False: it is none
+	// that mail is queued for, or none that is delivered now.
+	WorkFor(mail.Domain) (Work, bool)
 	// Changed returns a channel that is closed, or gets a value, when Work may
 	// have changed since the call: new mail, a flush, a next hop, a tick. It is
 	// called again after each.

@@ -7,6 +7,7 @@ import "sync/atomic"
 type Stats struct {
 	Connections      atomic.Int64 // conversations that reached the end of EHLO
 	ConnectionsLost  atomic.Int64 // of these, ended by the next hop before QUIT
+	Answered         atomic.Int64 // of these, where the primary had called for its mail
 	ConnectFailed    atomic.Int64 // attempts to connect that failed at every hop
 	TLSFallbacks     atomic.Int64 // TLS failed, and the hop was dialled again without
 	TLSRefused       atomic.Int64 // hops that the domain's TLS policy forbade

@@ -53,9 +53,20 @@ func (h *hop) deliver(w Work) {
 	h.reached()
 	defer h.left()
 	h.report(Reached, at.String())
+	finish := h.exhaust(conn, at, lease, sent)
+	_ = conn.Quit(h.a.work)
+	finish()
+}
+
+// exhaust delivers lease after lease over a connection, beginning with one that was
+// pulled at sent, if that has messages, until there is nothing more for us or the
+// connection ends. finish is to be called when the connection is over for the domain: it
+// returns when all is reported.
+func (h *hop) exhaust(conn *smtpclient.Conn, at route.Hop, lease Lease, sent time.Duration) (finish func()) {
 	var previous *reporter
 	var seen Feedback
 	for h.a.work.Err() == nil && conn.Usable() {
+		var err error
 		if len(lease.Messages) == 0 {
 			sent = h.a.c.Boot() // The right counts from here, not from the answer.
 			lease, err = h.pull(h.batch(), seen)
@@ -63,6 +74,9 @@ func (h *hop) deliver(w Work) {
 				seen = Feedback{} // it is told
 			}
 			if err != nil || len(lease.Messages) == 0 {
+				if h.called != nil && h.called.again() {
+					continue
+				}
 				h.idle()
 				break
 			}
@@ -82,12 +96,13 @@ func (h *hop) deliver(w Work) {
 		h.report(Reached, at.String()) // Others may have called it down meanwhile.
 	}
 	h.handBack(lease) // one that was not begun
-	_ = conn.Quit(h.a.work)
-	if seen.Token != 0 && h.a.work.Err() == nil {
-		_, _ = h.pull(0, seen) // What this connection saw last is a hint: it may be lost.
-	}
-	if previous != nil {
-		<-previous.done
+	return func() {
+		if seen.Token != 0 && h.a.work.Err() == nil {
+			_, _ = h.pull(0, seen) // What this connection saw last is a hint: it may be lost.
+		}
+		if previous != nil {
+			<-previous.done
+		}
 	}
 }
 

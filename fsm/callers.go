@@ -1,22 +1,39 @@
 package fsm
 
-import "slices"
+import (
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
 
-// callersMax bounds the keys of one relay domain's callers.
-const callersMax = 16
+const (
+	callersMax     = 16  // keys of one relay domain's callers
+	userBytesMax   = 255 // of their name
+	secretBytesMax = 255 // of their password, hashed
+)
 
-func (c Callers) equal(o Callers) bool { return slices.Equal(c.Pins, o.Pins) }
+func (c Callers) equal(o Callers) bool {
+	return slices.Equal(c.Pins, o.Pins) && c.User == o.User && c.Secret == o.Secret
+}
 
 // flaw says what makes callers malformed, or "".
 func (c Callers) flaw() string {
-	if len(c.Pins) > callersMax {
+	control := func(r rune) bool { return r < ' ' || r == 0x7f }
+	switch {
+	case len(c.Pins) > callersMax:
 		return "too many keys of callers"
+	case (c.User == "") != (c.Secret == ""):
+		return "name of a caller without password, or the other way round"
+	case len(c.User) > userBytesMax || !utf8.ValidString(c.User) || strings.ContainsFunc(c.User, control):
+		return "malformed name of a caller"
+	case len(c.Secret) > secretBytesMax || !utf8.ValidString(string(c.Secret)):
+		return "malformed password of a caller"
 	}
 	return ""
 }
 
 // called says that the configuration has what only version 6 of commands can say.
-func (d Domain) called() bool { return !d.Callers.equal(Callers{}) }
+func (d Domain) called() bool { return d.OnDemand || !d.Callers.equal(Callers{}) }
 
 // CallersHaveKeys reports whether a relay domain knows callers by their keys.
 func (s *State) CallersHaveKeys() bool {

@@ -59,6 +59,7 @@ func everyAction() []fsm.Action {
 		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", Targets: []fsm.Target{{Host: "2001:db8::25", Port: 25}, {Host: "mail.a.test", Port: 2525}}}},
 		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", MX: true}},
 		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", MX: true, Callers: fsm.Callers{Pins: [][32]byte{{1}, {2}}}}},
+		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", OnDemand: true, Callers: fsm.Callers{User: "mail.a.test", Secret: "hash"}}},
 		fsm.RemoveDomain{Name: "a.test"},
 		fsm.PutDomain{Domain: fsm.Domain{Name: "a.test", MX: true, ConnectionsMax: 7, TLS: fsm.TLSPolicy{Mode: fsm.TLSVerify, Pins: [][32]byte{{1}, {2}}, Authorities: "PEM", Names: []string{"mail.a.test"}}, ETRN: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}, Schedule: fsm.Schedule{RetryMin: 1, RetryMax: 2, Lifetime: 3}}},
 		fsm.FlushDomain{Name: "a.test"},
@@ -219,7 +220,7 @@ func guard(t testing.TB, s *fsm.State) {
 		Name: "a.test", MX: true, ConnectionsMax: 7, ETRN: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 		Schedule: fsm.Schedule{RetryMin: 60_000, RetryMax: 120_000, Lifetime: fsm.LifetimeDefault},
 		Bounce:   fsm.BounceAlways, DelayWarning: 60_000, XClient: true, TLS: fsm.TLSPolicy{Mode: fsm.TLSMTASTS},
-		Callers: fsm.Callers{Pins: [][32]byte{{7}}},
+		Callers: fsm.Callers{Pins: [][32]byte{{7}}, User: "mail.a.test", Secret: "hash"},
 	}})
 	apply(s, fsm.RecordPolicy{Domain: "a.test", Policy: fsm.STSPolicy{ID: "1", Text: "version: STSv1", Fetched: 5}})
 	reports(t, s)

@@ -9,7 +9,7 @@ import (
 
 // A Domain is the configuration of one relay domain, equal on every node.
 //
-// Invariant: MX is true, or Targets is not empty; never both.
+// Invariant: exactly one of these: MX is true, OnDemand is true, Targets is not empty.
 type Domain struct {
 	Name mail.Domain
 	// MX routes by the domain's MX records, without any cluster member and
@@ -17,6 +17,9 @@ type Domain struct {
 	MX bool
 	// Targets are explicit next hops, tried in order.
 	Targets []Target
+	// OnDemand says that its primary has no address at which a node could reach it: its
+	// mail waits until one of Callers calls for it (RFC 2645).
+	OnDemand bool
 	// Schedule is when, and for how long, its mail is tried.
 	Schedule Schedule
 	// ConnectionsMax is how many connections to the next hop the whole cluster has
@@ -45,6 +48,21 @@ type Domain struct {
 type Callers struct {
 	// Pins are SHA-256 of the keys of TLS client certificates.
 	Pins [][32]byte
+	// User and Secret are a name and password; both are empty, or neither.
+	User   string
+	Secret PasswordHash
+}
+
+// A PasswordHash is a password, salted and hashed by who made it, and opaque here. It is
+// not for people to see.
+type PasswordHash string
+
+// String says no more than whether there is one.
+func (h PasswordHash) String() string {
+	if h == "" {
+		return ""
+	}
+	return "(set)"
 }
 
 // A TLSPolicy is what TLS the next hops of a relay domain must show. The zero value is

@@ -199,6 +199,7 @@ func domainToProto(d Domain) *queuepb.RelayDomain {
 	for _, n := range d.ETRN {
 		p.EtrnNetworks = append(p.EtrnNetworks, n.String())
 	}
+	p.OnDemand, p.CallerUser, p.CallerSecret = d.OnDemand, clean(d.Callers.User), clean(string(d.Callers.Secret))
 	for _, pin := range d.Callers.Pins {
 		p.CallerPins = append(p.CallerPins, pin[:])
 	}
@@ -253,6 +254,8 @@ func domainFromProto(p *queuepb.RelayDomain) (Domain, error) {
 		}
 		d.TLS.Pins = append(d.TLS.Pins, [32]byte(pin))
 	}
+	d.OnDemand = p.GetOnDemand()
+	d.Callers.User, d.Callers.Secret = p.GetCallerUser(), PasswordHash(p.GetCallerSecret())
 	for _, pin := range p.GetCallerPins() {
 		if len(pin) != 32 {
 			return Domain{}, fmt.Errorf("pin of %d bytes", len(pin))

@@ -87,7 +87,7 @@ func (d Domain) equal(o Domain) bool {
 }
 
 func (d Domain) sameRoute(o Domain) bool {
-	return d.Name == o.Name && d.MX == o.MX && slices.Equal(d.Targets, o.Targets)
+	return d.Name == o.Name && d.MX == o.MX && d.OnDemand == o.OnDemand && slices.Equal(d.Targets, o.Targets)
 }
 
 // flaw says what makes a configuration malformed, or "".
@@ -102,7 +102,9 @@ func (d Domain) flaw() string {
 	switch n := len(d.Targets); {
 	case d.MX && n > 0:
 		return "both MX and targets"
-	case !d.MX && n == 0:
+	case d.OnDemand && (d.MX || n > 0):
+		return "mail that is to be called for, and has a next hop"
+	case !d.MX && n == 0 && !d.OnDemand:
 		return "neither MX nor targets"
 	case n > targetsMax:
 		return "too many targets"
@@ -339,6 +341,9 @@ func (s *State) reportNextHop(r ReportNextHop) Result {
 	old, ok := s.domain(r.Domain)
 	if !ok {
 		return notFound("%q is not a relay domain", r.Domain)
+	}
+	if old.config.OnDemand { // of a route that it had before
+		return refused("%q has no next hop", r.Domain)
 	}
 	d := *old
 	d.hop.Detail = cut(r.Detail, detailBytesMax)

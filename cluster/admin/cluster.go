@@ -28,6 +28,9 @@ type Cluster interface {
 	TLSPolicy(mode string, pins []string, authorities string, names []string) (fsm.TLSPolicy, error)
 	// CallerPins reads the keys of callers; the error says what is wrong with them.
 	CallerPins(pins []string) ([][32]byte, error)
+	// CallerSecret salts and hashes the password of a caller; the error says what is
+	// wrong with the password.
+	CallerSecret(user, password string) (fsm.PasswordHash, error)
 	// TLSReport returns what TLS the next hops showed to this node, by day, the oldest
 	// first.
 	TLSReport() []TLSDay

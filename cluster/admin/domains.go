@@ -34,7 +34,7 @@ func (s *Service) PutDomain(ctx context.Context, r *adminpb.PutDomainRequest) (*
 	}
 	reply := &adminpb.PutDomainReply{}
 	if !s.awaitUnderstood(ctx, fsm.PutDomain{Domain: d}) {
-		if asked := r.GetDomain(); asked.RetryMinMs != nil || asked.RetryMaxMs != nil || asked.LifetimeMs != nil || asked.ConnectionsMax != nil || asked.Etrn != nil || asked.Tls != nil || asked.Bounce != nil || asked.DelayWarningMs != nil || asked.Xclient != nil || asked.CallerPins != nil {
+		if asked := r.GetDomain(); asked.RetryMinMs != nil || asked.RetryMaxMs != nil || asked.LifetimeMs != nil || asked.ConnectionsMax != nil || asked.Etrn != nil || asked.Tls != nil || asked.Bounce != nil || asked.DelayWarningMs != nil || asked.Xclient != nil || asked.CallerPins != nil || asked.Caller != nil || asked.OnDemand {
 			return nil, status.Error(codes.FailedPrecondition, "not every server of the cluster is known to understand retry times, lifetimes, ceilings, networks for ETRN, TLS policies, reports to senders, XCLIENT and callers: bring all of them up, with this version; nothing was changed")
 		}
 		d.Schedule, d.ConnectionsMax, d.ETRN = fsm.Schedule{}, 0, nil
@@ -48,6 +48,9 @@ func (s *Service) PutDomain(ctx context.Context, r *adminpb.PutDomainRequest) (*
 	}
 	if _, err := s.do(ctx, change{"PutDomain", string(d.Name), "domain", configOf(d), fsm.PutDomain{Domain: d}}); err != nil {
 		return nil, err
+	}
+	if d.OnDemand && d.Callers.User == "" && len(d.Callers.Pins) == 0 {
+		reply.Warnings = append(reply.Warnings, "nobody may call for its mail: give a caller's name and password, or a key")
 	}
 	for _, t := range d.Targets {
 		if isLoopback(t.Host) {
@@ -96,15 +99,24 @@ func (s *Service) domainOf(p *adminpb.Domain) (fsm.Domain, error) {
 	if err := reports(&d, p); err != nil {
 		return fsm.Domain{}, err
 	}
-	if known && !p.GetMx() && len(p.GetTargets()) == 0 {
+	if err := s.caller(&d, p.GetCaller()); err != nil {
+		return fsm.Domain{}, err
+	}
+	ways := 0
+	for _, is := range []bool{p.GetMx(), p.GetOnDemand(), len(p.GetTargets()) > 0} {
+		if is {
+			ways++
+		}
+	}
+	if known && ways == 0 {
 		return d, nil
 	}
-	d.Name, d.MX, d.Targets = name, p.GetMx(), nil
-	switch explicit := len(p.GetTargets()) > 0; {
-	case d.MX && explicit:
-		return fsm.Domain{}, status.Error(codes.InvalidArgument, "domain: give either mx or targets")
-	case !d.MX && !explicit:
-		return fsm.Domain{}, status.Errorf(codes.InvalidArgument, "domain: %q is not a relay domain yet: say where its mail goes, by targets or mx", name)
+	d.Name, d.MX, d.OnDemand, d.Targets = name, p.GetMx(), p.GetOnDemand(), nil
+	switch {
+	case ways > 1:
+		return fsm.Domain{}, status.Error(codes.InvalidArgument, "domain: give one of mx, targets and on_demand")
+	case ways == 0:
+		return fsm.Domain{}, status.Errorf(codes.InvalidArgument, "domain: %q is not a relay domain yet: say where its mail goes, by targets, mx or on_demand", name)
 	}
 	if len(p.GetTargets()) > targetsMax {
 		return fsm.Domain{}, status.Errorf(codes.InvalidArgument, "domain.targets: %d, and at most %d are allowed", len(p.GetTargets()), targetsMax)
@@ -183,6 +195,29 @@ func schedule(d *fsm.Domain, p *adminpb.Domain) error {
 	}
 	return nil
 }
+
+// caller takes over by which name and password a domain's mail may be called for.
+func (s *Service) caller(d *fsm.Domain, p *adminpb.CallerAccount) error {
+	switch {
+	case p == nil:
+	case p.GetUser() == "" && p.GetPassword() == "":
+		d.Callers.User, d.Callers.Secret = "", ""
+	default:
+		// Not quoted: it may be the password, in the wrong place.
+		if n := len(p.GetUser()); n == 0 || n > callerUserBytesMax || strings.ContainsFunc(p.GetUser(), func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+			return status.Errorf(codes.InvalidArgument, "domain.caller.user: want 1 to %d characters, none of them a space", callerUserBytesMax)
+		}
+		secret, err := s.cluster.CallerSecret(p.GetUser(), p.GetPassword())
+		if err != nil {
+			return status.Errorf(codes.InvalidArgument, "domain.caller.password: %s", text(err.Error()))
+		}
+		d.Callers.User, d.Callers.Secret = p.GetUser(), secret
+	}
+	return nil
+}
+
+// callerUserBytesMax is how long the name of a caller is at most.
+const callerUserBytesMax = 255
 
 // reports takes over what is said of reports to senders, and of them to the next hop.
 func reports(d *fsm.Domain, p *adminpb.Domain) error {
@@ -311,8 +346,11 @@ func addressOf(t fsm.Target) string {
 
 // routeOf is where a domain's mail goes, in words.
 func routeOf(d fsm.Domain) string {
-	if d.MX {
+	switch {
+	case d.MX:
 		return "MX"
+	case d.OnDemand:
+		return "on demand"
 	}
 	all := make([]string, len(d.Targets))
 	for i, t := range d.Targets {
@@ -342,6 +380,9 @@ func reportsOf(d fsm.Domain) string {
 	}
 	if d.XClient {
 		words += ", XCLIENT"
+	}
+	if d.Callers.User != "" {
+		words += ", called for by " + text(d.Callers.User)
 	}
 	if n := len(d.Callers.Pins); n > 0 {
 		words += fmt.Sprintf(", %d keys of callers", n)
@@ -440,6 +481,10 @@ func domainToProto(d fsm.Domain) *adminpb.Domain {
 	}
 	if d.XClient {
 		p.Xclient = &d.XClient
+	}
+	p.OnDemand = d.OnDemand
+	if d.Callers.User != "" {
+		p.Caller = &adminpb.CallerAccount{User: text(d.Callers.User)}
 	}
 	if len(d.Callers.Pins) > 0 {
 		p.CallerPins = &adminpb.CallerPins{}

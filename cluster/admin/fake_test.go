@@ -89,6 +89,13 @@ func (c *fakeCluster) CallerPins(pins []string) ([][32]byte, error) {
 	return all, nil
 }
 
+func (c *fakeCluster) CallerSecret(_, password string) (fsm.PasswordHash, error) {
+	if len(password) < 8 {
+		return "", errors.New("too short")
+	}
+	return "salted-and-hashed", nil
+}
+
 func (c *fakeCluster) TLSPolicy(mode string, pins []string, authorities string, names []string) (fsm.TLSPolicy, error) {
 	if mode != "verify" || len(pins) != 1 {
 		return fsm.TLSPolicy{}, errors.New("only verify by a pin")

@@ -94,7 +94,7 @@ func TestMalformedRequests(t *testing.T) {
 		"retries too late":         {put(&adminpb.Domain{Name: "example.org", Mx: true, RetryMaxMs: ms(8 * 24 * 3600_000)}), codes.InvalidArgument, "domain.retry_max_ms: want a week"},
 		"a lifetime of no retry":   {put(&adminpb.Domain{Name: "example.org", Mx: true, LifetimeMs: ms(1000)}), codes.InvalidArgument, "domain.lifetime_ms: want 0 for ever, or from the first retry, 1m0s"},
 		"an address":               {put(&adminpb.Domain{Name: "192.0.2.1", Mx: true}), codes.InvalidArgument, "192.0.2.1 is an address, and no domain"},
-		"both MX and targets":      {put(&adminpb.Domain{Name: "example.org", Mx: true, Targets: many[:1]}), codes.InvalidArgument, "give either mx or targets"},
+		"both MX and targets":      {put(&adminpb.Domain{Name: "example.org", Mx: true, Targets: many[:1]}), codes.InvalidArgument, "give one of mx, targets and on_demand"},
 		"too many targets":         {put(&adminpb.Domain{Name: "example.org", Targets: many}), codes.InvalidArgument, "17, and at most 16"},
 		"target twice":             {put(&adminpb.Domain{Name: "example.org", Targets: []*adminpb.Target{{Host: "A.example", Port: 25}, {Host: "a.example", Port: 25}}}), codes.InvalidArgument, "listed twice"},
 		"nil target":               {put(&adminpb.Domain{Name: "example.org", Targets: []*adminpb.Target{nil}}), codes.InvalidArgument, "domain.targets[0]"},
@@ -281,6 +281,10 @@ func TestChangesLeaveAnAuditLine(t *testing.T) {
 	}{
 		{func() error { return put(&adminpb.Domain{CallerPins: &adminpb.CallerPins{Pins: []string{pin}}}) },
 			`call=PutDomain outcome=done domain=example.test detail="127.0.0.1:2526,[2001:db8::1]:25, retries after 1m0s to 1h0m0s, lifetime 720h0m0s, 20 connections, 1 keys of callers"`},
+		{func() error {
+			return put(&adminpb.Domain{OnDemand: true, Caller: &adminpb.CallerAccount{User: "mail.example.test", Password: "not to be seen"}})
+		},
+			`call=PutDomain outcome=done domain=example.test detail="on demand, retries after 1m0s to 1h0m0s, lifetime 720h0m0s, 20 connections, called for by mail.example.test, 1 keys of callers"`},
 		{func() error {
 			_, err := client.FlushDomain(ctx, &adminpb.FlushDomainRequest{Name: "example.test"})
 			return err

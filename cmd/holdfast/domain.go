@@ -53,6 +53,8 @@ type (
 		DelayWarningMS uint64   `json:"delay_warning_ms"` // 0: never
 		XClient        bool     `json:"xclient"`
 		CallerPins     []string `json:"caller_pins"` // SHA-256 of keys
+		CallerUser     string   `json:"caller_user"` // or empty
+		OnDemand       bool     `json:"on_demand"`
 	}
 )
 
@@ -85,10 +87,10 @@ one node counts on all. Mail for a domain that is not listed is refused.`,
 
 func (a *app) domainPutCommand() *cobra.Command {
 	var to []string
-	var mx bool
+	var mx, onDemand bool
 	var schedule scheduleFlags
 	cmd := &cobra.Command{
-		Use:   "put NAME [--to HOST[:PORT][,HOST[:PORT]...] | --mx]",
+		Use:   "put NAME [--to HOST[:PORT][,HOST[:PORT]...] | --mx | --on-demand]",
 		Short: "Add a relay domain, or change where its mail goes and how it is tried",
 		Long: `Add a relay domain, or change one: what is not said stays as it is. Mail that is
 already queued goes the new way at its next attempt.
@@ -96,7 +98,9 @@ already queued goes the new way at its next attempt.
 --to names the primary: host names or addresses, tried in order, port 25 unless
 given. An IPv6 address stands in brackets. --mx takes the domain's MX records
 instead, without the nodes of this cluster and without what is listed as equal or
-worse. A new domain needs one of the two.
+worse. --on-demand is for a primary that no node can reach, behind address translation
+for one: its mail waits until the primary calls for it by ATRN (RFC 2645), at the nodes'
+atrn_listen. A new domain needs one of the three.
 
 A message that the primary puts off with a 4xx reply is tried again after
 --retry-min, and after twice as long each time, up to --retry-max; up to a quarter
@@ -108,6 +112,10 @@ delivered within --lifetime is held: "holdfast queue list --state held" lists it
 The primary itself may have its mail delivered at once by ETRN (RFC 1985), as may hosts
 in the networks that --etrn names, and who shows a TLS client certificate whose key
 --caller-pin lists, from wherever: neither its names nor its dates then matter.
+
+ATRN is for who shows such a certificate, and for who knows the name of --caller-user and
+the password that is the first line of --caller-password-file ("-" is the standard input);
+the nodes keep no password, only what is made of it. One name may call for several domains.
 
 --tls says what TLS the primary must show; until it does, its mail waits, with an
 alarm. opportunistic takes what there is, and goes on in the clear; require wants TLS
@@ -138,15 +146,15 @@ topmost Received field of ours: docs/filters.md says how filters find it.`,
 			if err != nil {
 				return usage(cmd, "NAME: %v", err)
 			}
-			d := &adminpb.Domain{Name: string(name), Mx: mx}
-			if mx && len(to) > 0 {
-				return usage(cmd, "say where the mail goes: either --to HOST[:PORT] or --mx")
+			d := &adminpb.Domain{Name: string(name), Mx: mx, OnDemand: onDemand}
+			if mx && len(to) > 0 || onDemand && (mx || len(to) > 0) {
+				return usage(cmd, "say where the mail goes: either --to HOST[:PORT], or --mx, or --on-demand")
 			}
-			if err := schedule.into(d, cmd.Flags()); err != nil {
+			if err := schedule.into(d, cmd.Flags(), cmd.InOrStdin()); err != nil {
 				return usage(cmd, "%v", err)
 			}
-			if !mx && len(to) == 0 && d.RetryMinMs == nil && d.RetryMaxMs == nil && d.LifetimeMs == nil && d.ConnectionsMax == nil && d.Etrn == nil && d.Tls == nil && d.Bounce == nil && d.DelayWarningMs == nil && d.Xclient == nil && d.CallerPins == nil {
-				return usage(cmd, "say where the mail goes, --to HOST[:PORT] or --mx, or what else is to change")
+			if !mx && !onDemand && len(to) == 0 && d.RetryMinMs == nil && d.RetryMaxMs == nil && d.LifetimeMs == nil && d.ConnectionsMax == nil && d.Etrn == nil && d.Tls == nil && d.Bounce == nil && d.DelayWarningMs == nil && d.Xclient == nil && d.CallerPins == nil && d.Caller == nil {
+				return usage(cmd, "say where the mail goes, --to HOST[:PORT], --mx or --on-demand, or what else is to change")
 			}
 			for _, s := range to {
 				target, err := parseTarget(s)
@@ -164,17 +172,21 @@ topmost Received field of ours: docs/filters.md says how filters find it.`,
 					a.complain("warning: %s", w)
 				}
 				text := fmt.Sprintf("%s is changed.", name)
-				if mx || len(to) > 0 {
+				switch {
+				case onDemand:
+					text = fmt.Sprintf("Mail for %s waits until it is called for.", name)
+				case mx || len(to) > 0:
 					text = fmt.Sprintf("Mail for %s goes to %s.", name, route(d))
 				}
 				return a.done(text, map[string]any{
-					"domain": string(name), "mx": mx, "targets": targets(d), "warnings": list(r.GetWarnings()),
+					"domain": string(name), "mx": mx, "on_demand": onDemand, "targets": targets(d), "warnings": list(r.GetWarnings()),
 				})
 			})
 		},
 	}
 	cmd.Flags().StringSliceVar(&to, "to", nil, "the primary: `HOST[:PORT]`, several separated by commas")
 	cmd.Flags().BoolVar(&mx, "mx", false, "route by the domain's MX records")
+	cmd.Flags().BoolVar(&onDemand, "on-demand", false, "keep its mail until the primary calls for it (ATRN)")
 	schedule.add(cmd.Flags())
 	return cmd
 }
@@ -329,8 +341,11 @@ func targets(d *adminpb.Domain) []string {
 }
 
 func route(d *adminpb.Domain) string {
-	if d.GetMx() {
+	switch {
+	case d.GetMx():
 		return "its MX hosts"
+	case d.GetOnDemand():
+		return "who calls for it"
 	}
 	return strings.Join(targets(d), ", ")
 }
@@ -370,8 +385,8 @@ func toDomainsJSON(domains []*adminpb.DomainStatus) []domainJSON {
 			ConnectionsMax: d.GetDomain().ConnectionsMax, ETRN: list(d.GetDomain().GetEtrn().GetNetworks()),
 			TLS:    toTLSJSON(d.GetDomain().GetTls()),
 			Bounce: bounceWord(d.GetDomain()), DelayWarningMS: d.GetDomain().GetDelayWarningMs(), XClient: d.GetDomain().GetXclient(),
-			CallerPins: list(d.GetDomain().GetCallerPins().GetPins()),
-			Guarded:    d.GetGuarded(), Stopped: d.GetStopped(), StoppedSince: rfc3339(d.GetStoppedSinceUnix()),
+			CallerPins: list(d.GetDomain().GetCallerPins().GetPins()), CallerUser: d.GetDomain().GetCaller().GetUser(), OnDemand: d.GetDomain().GetOnDemand(),
+			Guarded: d.GetGuarded(), Stopped: d.GetStopped(), StoppedSince: rfc3339(d.GetStoppedSinceUnix()),
 		})
 	}
 	return js

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -24,6 +26,8 @@ type scheduleFlags struct {
 	delayWarning                 period
 	xclient                      bool
 	callerPins                   []string
+	callerUser                   string
+	callerPassword               string // a file
 }
 
 const (
@@ -40,6 +44,8 @@ const (
 	flagWarning     = "delay-warning"
 	flagXClient     = "xclient"
 	flagCallerPin   = "caller-pin"
+	flagCallerUser  = "caller-user"
+	flagCallerFile  = "caller-password-file"
 )
 
 func (f *scheduleFlags) add(flags *pflag.FlagSet) {
@@ -55,11 +61,13 @@ func (f *scheduleFlags) add(flags *pflag.FlagSet) {
 	flags.Var(&f.delayWarning, flagWarning, `after which time senders who asked for it hear that their mail waits, "0" for never`)
 	flags.BoolVar(&f.xclient, flagXClient, false, "tell the primary who gave us each message, where it offers XCLIENT")
 	flags.StringSliceVar(&f.callerPins, flagCallerPin, nil, "SHA-256 `HASHES` of the keys of TLS client certificates that may call for its mail, in hexadecimal or base64")
+	flags.StringVar(&f.callerUser, flagCallerUser, "", "`NAME` by which its mail may be called for (ATRN)")
+	flags.StringVar(&f.callerPassword, flagCallerFile, "", "`FILE` whose first line is the password of --caller-user, \"-\" for the standard input")
 	flags.StringSliceVar(&f.names, flagName, nil, "with --tls verify: `NAMES` that its certificate may have")
 }
 
 // into sets what was given.
-func (f *scheduleFlags) into(d *adminpb.Domain, flags *pflag.FlagSet) error {
+func (f *scheduleFlags) into(d *adminpb.Domain, flags *pflag.FlagSet, in io.Reader) error {
 	for _, one := range []struct {
 		flag string
 		is   period
@@ -98,6 +106,18 @@ func (f *scheduleFlags) into(d *adminpb.Domain, flags *pflag.FlagSet) error {
 	} else if flags.Changed(flagPin) || flags.Changed(flagCA) || flags.Changed(flagName) {
 		return fmt.Errorf("--%s, --%s and --%s go with --%s verify", flagPin, flagCA, flagName, flagTLS)
 	}
+	switch {
+	case flags.Changed(flagCallerUser) && f.callerUser == "" && f.callerPassword == "": // takes it away
+		d.Caller = &adminpb.CallerAccount{}
+	case f.callerUser != "" && f.callerPassword != "":
+		password, err := readPassword(f.callerPassword, in)
+		if err != nil {
+			return fmt.Errorf("--%s: %w", flagCallerFile, err)
+		}
+		d.Caller = &adminpb.CallerAccount{User: f.callerUser, Password: password}
+	case f.callerUser != "" || f.callerPassword != "":
+		return fmt.Errorf("--%s and --%s go together", flagCallerUser, flagCallerFile)
+	}
 	if flags.Changed(flagCallerPin) {
 		d.CallerPins = &adminpb.CallerPins{}
 		for _, pin := range f.callerPins {
@@ -115,6 +135,31 @@ func (f *scheduleFlags) into(d *adminpb.Domain, flags *pflag.FlagSet) error {
 		}
 	}
 	return nil
+}
+
+// passwordFileMax bounds what is read for a password.
+const passwordFileMax = 4 << 10
+
+// readPassword reads a password, which is never an argument: everybody on the host sees
+// those. It is the first line of a file.
+func readPassword(file string, in io.Reader) (string, error) {
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return "", err
+		}
+		defer func() { _ = f.Close() }() // only read from
+		in = f
+	}
+	all, err := io.ReadAll(io.LimitReader(in, passwordFileMax))
+	if err != nil {
+		return "", err
+	}
+	line, _, _ := strings.Cut(string(all), "\n")
+	if line = strings.TrimSuffix(line, "\r"); line == "" {
+		return "", errors.New("its first line is empty")
+	}
+	return line, nil
 }
 
 // A period is a duration that may be said in days: lifetimes are.

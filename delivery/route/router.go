@@ -95,7 +95,10 @@ func New(c Config) *Router {
 // Route returns the next hops of d, best first. It is never empty without an
 // error, and no error is a verdict on the mail.
 func (r *Router) Route(ctx context.Context, d fsm.Domain) ([]Hop, error) {
-	if d.MX {
+	switch {
+	case d.OnDemand:
+		return nil, ErrNoAddress
+	case d.MX:
 		return r.byMX(ctx, string(d.Name))
 	}
 	return r.explicit(ctx, d.Targets)

@@ -22,7 +22,10 @@ type Options struct {
 	// Hello is our host name, the argument of EHLO.
 	Hello string
 	// TLS is used when the peer offers STARTTLS. Nil does without.
-	TLS      *tls.Config
+	TLS *tls.Config
+	// Secured is the TLS layer over the connection where there is one already: who
+	// calls for its mail has begun it. STARTTLS is then not said.
+	Secured  *tls.Conn
 	Timeouts Timeouts
 }
 
@@ -63,6 +66,11 @@ func Open(ctx context.Context, nc net.Conn, o Options) (*Conn, error) {
 	c := &Conn{raw: nc, wire: nc, hello: o.Hello, timeouts: o.Timeouts.withDefaults()}
 	c.r = bufio.NewReaderSize(nc, replyLineBytesMax)
 	c.w = bufio.NewWriterSize(blockWriter{c}, writeBufferBytes)
+	if o.Secured != nil {
+		state := o.Secured.ConnectionState()
+		c.wire, c.secure = o.Secured, &state
+		c.r.Reset(o.Secured)
+	}
 	end := c.guard(ctx)
 	defer end()
 	banner, err := c.read(StageBanner, c.timeouts.Banner)
@@ -76,7 +84,7 @@ func Open(ctx context.Context, nc net.Conn, o Options) (*Conn, error) {
 	if err := c.greet(); err != nil {
 		return nil, err
 	}
-	if _, offered := c.extensions["STARTTLS"]; offered && o.TLS != nil {
+	if _, offered := c.extensions["STARTTLS"]; offered && o.TLS != nil && c.secure == nil {
 		if err := c.startTLS(ctx, o.TLS); err != nil {
 			return nil, err
 		}

@@ -22,7 +22,7 @@ type twinDomain struct {
 }
 
 func (w *Twin) putDomain(c fsm.Domain) fsm.Result {
-	if c.MX == (len(c.Targets) > 0) || isOutbound(c.Name) {
+	if ways := len(c.Targets) > 0; c.MX && ways || (c.MX || ways) == c.OnDemand || isOutbound(c.Name) {
 		return fsm.Result{Verdict: fsm.Invalid}
 	}
 	d := w.domains[c.Name]
@@ -30,7 +30,7 @@ func (w *Twin) putDomain(c fsm.Domain) fsm.Result {
 	case d == nil:
 		w.made++
 		w.domains[c.Name] = &twinDomain{config: c, hop: fsm.NextHop{State: fsm.NextHopUp, Since: w.now}, number: w.made, known: make(map[string]fsm.Millis)}
-	case d.config.MX != c.MX || !slices.Equal(d.config.Targets, c.Targets):
+	case d.config.MX != c.MX || d.config.OnDemand != c.OnDemand || !slices.Equal(d.config.Targets, c.Targets):
 		d.hop.Failed, d.hop.Barred, d.hop.Detail = nil, nil, ""
 		if d.hop.Guarded || d.hop.Stopped {
 			d.guard(true)

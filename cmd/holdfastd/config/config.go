@@ -50,7 +50,8 @@ const (
 // could never be accepted.
 // Invariant: DoubtWait >= LeaseDuration, or a message in doubt could be tried
 // again while its first holder may still act.
-// Invariant: SMTPCert and SMTPKey are both set or both empty.
+// Invariant: SMTPCert and SMTPKey are both set or both empty; set where ATRNListen is not
+// empty.
 type Config struct {
 	Cluster  string
 	Node     fsm.NodeName
@@ -60,6 +61,7 @@ type Config struct {
 	SMTPListen []string
 	SMTPCert   string
 	SMTPKey    string
+	ATRNListen []string // for primaries that call for their mail; empty: nowhere
 
 	ClusterListen    string
 	ClusterAdvertise string // what other nodes dial

@@ -241,6 +241,10 @@ func TestBadFiles(t *testing.T) {
 			`f:14: smtp_key: has no certificate: give smtp_cert as well, or neither`}},
 		{"certificate without key", without("smtp_key"), []string{
 			`f:13: smtp_cert: has no key: give smtp_key as well, or neither`}},
+		{"callers in the clear", strings.NewReplacer("smtp_cert", "#", "smtp_key", "#").Replace(minimal) + "atrn_listen = [\":366\"]\n", []string{
+			`f:15: atrn_listen: needs smtp_cert and smtp_key: nobody is asked for a password in the clear`}},
+		{"callers where mail is taken", add(`atrn_listen = [":366", "192.0.2.1:25"]`), []string{
+			`f:15: atrn_listen: "192.0.2.1:25" collides with smtp_listen, ":25": use another port`}},
 		{"socket path too long", add(`admin_socket = "/` + strings.Repeat("a", 107) + `"`), []string{
 			`f:15: admin_socket: is a path of 108 octets: a socket's has at most 107, choose a shorter one`}},
 		{"a value over several lines", set("join", "[\n\"a:1\",\n# text\n\"b\"]"), []string{

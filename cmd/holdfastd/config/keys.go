@@ -37,6 +37,7 @@ func keys() []key {
 		}},
 		{"smtp_cert", "", func(c *Config, v value) error { return setString(&c.SMTPCert, v) }},
 		{"smtp_key", "", func(c *Config, v value) error { return setString(&c.SMTPKey, v) }},
+		{"atrn_listen", "", func(c *Config, v value) error { return setAddresses(&c.ATRNListen, v, 0, listenAddress) }},
 		{"cluster_listen", `give the address for the other nodes, as in ":7420"`, func(c *Config, v value) error {
 			return setAddress(&c.ClusterListen, v, listenAddress)
 		}},

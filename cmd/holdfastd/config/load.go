@@ -186,6 +186,8 @@ func (c *Config) judge(file string, at lines, bad map[string]bool, problems *Pro
 			refuse("smtp_cert", "has no key: give smtp_key as well, or neither")
 		case c.SMTPCert == "" && c.SMTPKey != "":
 			refuse("smtp_key", "has no certificate: give smtp_cert as well, or neither")
+		case c.SMTPCert == "" && len(c.ATRNListen) > 0 && good("atrn_listen"):
+			refuse("atrn_listen", "needs smtp_cert and smtp_key: nobody is asked for a password in the clear")
 		case c.SMTPCert == "":
 			warn("smtp_cert", "is not given: STARTTLS is not offered, and mail comes in the clear")
 		}
@@ -240,6 +242,9 @@ func (c *Config) judgeAddresses(good func(...string) bool, refuse func(key, form
 	}
 	for _, a := range c.SMTPListen {
 		check("smtp_listen", a)
+	}
+	for _, a := range c.ATRNListen {
+		check("atrn_listen", a)
 	}
 	check("cluster_listen", c.ClusterListen)
 	check("gossip_listen", c.GossipListen)

@@ -31,16 +31,34 @@ func (q deliveryQueue) Work() []delivery.Work {
 	rank, nodes := q.m.Rank()
 	var works []delivery.Work
 	for _, d := range view.Destinations() {
-		hop, due := view.NextHop(d.Name), view.Counts(d.Name).Due
-		if hop.Stopped {
-			due = 0 // until an administrator has it go on
-		}
-		if due == 0 && hop.State == fsm.NextHopUp && !q.barred(d.Name) {
+		w := workFor(view, d)
+		if w.Due == 0 && w.NextHop.State == fsm.NextHopUp && !q.barred(d.Name) {
 			continue
 		}
-		works = append(works, delivery.Work{Domain: d, NextHop: hop, Due: due, Rank: rank, Nodes: nodes})
+		w.Rank, w.Nodes = rank, nodes
+		works = append(works, w)
 	}
 	return works
+}
+
+func (q deliveryQueue) WorkFor(n mail.Domain) (delivery.Work, bool) {
+	view := q.m.View()
+	d, ok := view.Domain(n)
+	if !ok {
+		return delivery.Work{}, false
+	}
+	w := workFor(view, d)
+	w.Rank, w.Nodes = q.m.Rank()
+	return w, !w.NextHop.Stopped
+}
+
+// workFor is the work for a domain, without who shares it.
+func workFor(view *fsm.State, d fsm.Domain) delivery.Work {
+	w := delivery.Work{Domain: d, NextHop: view.NextHop(d.Name), Due: view.Counts(d.Name).Due}
+	if w.NextHop.Stopped {
+		w.Due = 0 // until an administrator has it go on
+	}
+	return w
 }
 
 func (q deliveryQueue) Changed() <-chan struct{} { return q.m.Changed() }

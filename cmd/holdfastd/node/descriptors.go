@@ -13,7 +13,8 @@ const (
 	// Raft's stores (a few dozen), the cluster port (at most 128 connections
 	// whose other side has not proved to be a node, about ten to each that
 	// has), gossip (64 incoming), the admin socket (64), refused SMTP clients
-	// that are being told so (64), and connections to next hops.
+	// that are being told so (64), primaries that call for their mail (32), and
+	// connections to next hops.
 	descriptorsReserve = 512
 	// descriptorsMin is the fewest with which a node starts.
 	descriptorsMin = 1024

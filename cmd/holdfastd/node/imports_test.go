@@ -35,8 +35,9 @@ var arrows = map[string][]string{
 	"cluster/dispatch":  {"fsm", "fsm/mail", "deploy/controls"},
 	"cluster/admin":     {"fsm", "fsm/mail", "proto/adminpb"},
 
-	"smtpd":      {"smtpd/gate", "fsm/mail", "deploy/controls"},
-	"smtpd/gate": {"fsm/mail", "deploy/controls"},
+	"smtpd":          {"smtpd/gate", "fsm/mail", "deploy/controls"},
+	"smtpd/gate":     {"fsm/mail", "deploy/controls"},
+	"smtpd/ondemand": {"fsm/mail"},
 
 	"delivery":            {"delivery/route", "delivery/smtpclient", "delivery/tlspolicy", "fsm", "fsm/mail", "deploy/controls"},
 	"delivery/dnscheck":   {"delivery/route", "delivery/smtpclient", "delivery/tlspolicy", "fsm/mail"},
@@ -74,6 +75,8 @@ var doors = []struct {
 	{"go.etcd.io/bbolt", []string{"cluster/consensus"}, "only below Raft's stores"},
 	{"github.com/hashicorp/memberlist", []string{"cluster/gossip"}, "it blocks and panics where it is used carelessly"},
 	{"github.com/emersion/go-smtp", []string{"smtpd"}, "what it gets wrong is cured by the gate in front of it"},
+	{"github.com/emersion/go-sasl", []string{"smtpd/ondemand"}, "nobody else authenticates"},
+	{"golang.org/x/crypto/bcrypt", []string{"cmd/holdfastd/node"}, "a password is made a hash, and compared with one, in one place"},
 	{"github.com/miekg/dns", []string{"delivery/route"}, "answers are compared and truncation retried in one place"},
 	{"google.golang.org/grpc", []string{"cluster/peer", "cluster/admin", "cmd/holdfast", "proto"}, "rooms meet through small interfaces, not through RPC types"},
 	{"github.com/prometheus", []string{}, "only in files named metrics.go"},

@@ -31,6 +31,7 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 	"github.com/holdfast-mx/holdfast/smtpd"
 	"github.com/holdfast-mx/holdfast/smtpd/gate"
+	"github.com/holdfast-mx/holdfast/smtpd/ondemand"
 )
 
 // The parts of a data directory.
@@ -69,6 +70,7 @@ type Node struct {
 	tlsCounts tlspolicy.Counts
 	refusals  refusals
 	smtp      *smtpd.Server
+	ondemand  *ondemand.Server // nil where atrn_listen is empty
 	admin     *admin.Server
 	space     *space
 	disk      *diskWatch
@@ -125,6 +127,7 @@ func Start(ctx context.Context, c *config.Config, s Seams) (_ *Node, err error) 
 		n.startMember,
 		n.startDelivery,
 		func(context.Context) error { return n.startSMTP(certificate) },
+		func(context.Context) error { return n.startOnDemand(certificate) },
 		n.startAdmin,
 	} {
 		if err := open(ctx); err != nil {

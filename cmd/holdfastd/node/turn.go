@@ -63,6 +63,8 @@ func (q smtpQueue) Turn(ctx context.Context, who smtpd.Caller, d mail.Domain) (s
 		return smtpd.Turned{}, fmt.Errorf("not certain: %w", behind)
 	case err != nil:
 		return smtpd.Turned{}, err
+	case domain.OnDemand:
+		return smtpd.Turned{}, errors.New("nobody can connect to its primary: that calls by ATRN")
 	case view.NextHop(d).Stopped:
 		return smtpd.Turned{}, errors.New("delivery to the domain is stopped until an administrator has it go on")
 	}
@@ -101,7 +103,11 @@ func mayTurn(ctx context.Context, router interface {
 			return nil
 		}
 	}
-	hops, err := router.Route(ctx, d)
+	var hops []route.Hop
+	var err error
+	if !d.OnDemand {
+		hops, err = router.Route(ctx, d)
+	}
 	if err != nil {
 		return fmt.Errorf("next hops not known: %w", err)
 	}
