@@ -163,6 +163,8 @@ type NodeCounters struct {
 	SMTPAccepted     uint64 // messages answered 250
 	SMTPRefused      uint64 // messages answered 4yz or 5yz after the final dot
 	SMTPConnections  uint64
+	ATRNCalls        uint64 // connections over which a primary called for its mail
+	ATRNAuthFailed   uint64 // wrong names, passwords and keys, those barred included
 	DeliveryAttempts uint64
 }
 

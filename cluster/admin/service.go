@@ -201,6 +201,7 @@ func counters(view *fsm.State, n NodeCounters) *adminpb.Counters {
 		DoubtsReported:     t.DoubtsReported, DoubtsExpired: t.DoubtsExpired,
 		DeliveredLate: t.DeliveredLate, ReportsIgnored: t.ReportsIgnored, FingerprintsDropped: t.FingerprintsDropped,
 		AcceptUnknownTotal: n.AcceptUnknown, SmtpAccepted: n.SMTPAccepted, SmtpRefused: n.SMTPRefused,
+		AtrnCalls: n.ATRNCalls, AtrnAuthFailed: n.ATRNAuthFailed,
 		SmtpConnections: n.SMTPConnections, DeliveryAttempts: n.DeliveryAttempts,
 	}
 }

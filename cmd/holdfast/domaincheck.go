@@ -189,7 +189,7 @@ func checkDomains(listed []*adminpb.DomainStatus, names []string) []dnscheck.Dom
 		if len(names) > 0 && !slices.Contains(names, d.GetName()) {
 			continue
 		}
-		one := dnscheck.Domain{Name: mail.Domain(d.GetName())}
+		one := dnscheck.Domain{Name: mail.Domain(d.GetName()), OnDemand: d.GetOnDemand()}
 		for _, t := range d.GetTargets() {
 			one.Targets = append(one.Targets, t.GetHost())
 		}

@@ -73,6 +73,8 @@ type (
 		SMTPAccepted        uint64 `json:"smtp_accepted"`
 		SMTPRefused         uint64 `json:"smtp_refused"`
 		SMTPConnections     uint64 `json:"smtp_connections"`
+		ATRNCalls           uint64 `json:"atrn_calls"`
+		ATRNAuthFailed      uint64 `json:"atrn_auth_failed"`
 		DeliveryAttempts    uint64 `json:"delivery_attempts"`
 	}
 	spoolJSON struct {
@@ -142,6 +144,8 @@ func toStatusJSON(s *adminpb.StatusReply) statusJSON {
 			SMTPAccepted:        c.GetSmtpAccepted(),
 			SMTPRefused:         c.GetSmtpRefused(),
 			SMTPConnections:     c.GetSmtpConnections(),
+			ATRNCalls:           c.GetAtrnCalls(),
+			ATRNAuthFailed:      c.GetAtrnAuthFailed(),
 			DeliveryAttempts:    c.GetDeliveryAttempts(),
 		},
 		Spool: spoolJSON{Bodies: sp.GetBodies(), Bytes: sp.GetBytes(), Segments: sp.GetSegments(), DiskBytes: sp.GetDiskBytes()},

@@ -84,7 +84,7 @@ func (c *cluster) proposal(d DomainFacts) []Record {
 			primaries++
 		}
 	}
-	if len(d.Targets) == 0 { // Its mail goes to the host of its own name.
+	if len(d.Targets) == 0 && !d.OnDemand { // Its mail goes to the host of its own name.
 		out = append(out, mxRecord(d, route.MX{Preference: preferenceStep, Host: string(d.Name)}))
 	}
 	for _, host := range c.hostsOf() {
@@ -258,6 +258,7 @@ func (c *cluster) ranks(f *findings, d DomainFacts, all, ours, better []mailExch
 		}
 	}
 	switch {
+	case d.OnDemand: // The nodes are where mail is to come.
 	case len(d.Targets) == 0:
 		f.add(Error, CheckMX, change, "nothing is listed that is better than the nodes (at %d), and the MX records are to say where the mail goes: what the cluster takes it can only hold; list the primary at a better preference, or name it with \"holdfast domain put %s --to HOST\"", first, d.Name)
 	case !strangers:

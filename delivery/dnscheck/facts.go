@@ -26,8 +26,10 @@ type Node struct {
 type Domain struct {
 	Name mail.Domain
 	// Targets are the hosts, names or addresses, that its mail is delivered to.
-	// None means that its MX records say so.
+	// None means that its MX records say so, unless OnDemand.
 	Targets []string
+	// OnDemand says that its primary calls for its mail, and need not be in DNS.
+	OnDemand bool
 }
 
 // Facts are what was seen.

@@ -197,6 +197,10 @@ func TestEachThingWrong(t *testing.T) {
 		{"before the primary", func(_ *fleet, _ *NodeFacts, org, _ *DomainFacts) { org.MX[0].Preference = 30 }, []string{"example.org warning mx: nothing is listed that is better than the nodes (at 20): senders come to the cluster while the primary is up +example.org. MX 40 mx1.example.net. -example.org. MX 20 mx1.example.net."}},
 		{"equal to the primary, by MX", func(_ *fleet, _ *NodeFacts, _, com *DomainFacts) { com.MX[0].Preference = 20 }, []string{"example.com error mx: nothing is listed that is better than the nodes (at 20), and the MX records are to say where the mail goes: what the cluster takes it can only hold; list the primary at a better preference, or name it with \"holdfast domain put example.com --to HOST\" +example.com. MX 30 mx1.example.net."}},
 		{"the nodes alone", func(_ *fleet, _ *NodeFacts, org, _ *DomainFacts) { org.MX = org.MX[1:] }, []string{"example.org warning mx: the nodes alone are listed, and no primary: all mail comes through the cluster"}},
+		{"the nodes alone, on demand", func(_ *fleet, _ *NodeFacts, org, _ *DomainFacts) {
+			org.MX, org.Targets, org.OnDemand = org.MX[1:], nil, true
+		}, nil},
+		{"no MX, on demand", func(_ *fleet, _ *NodeFacts, _, com *DomainFacts) { com.MX, com.OnDemand = nil, true }, []string{"example.com error mx: no MX records: senders go to the addresses of example.com itself, and never to the cluster +example.com. MX 20 mx1.example.net."}},
 		{"the nodes alone, by MX", func(_ *fleet, _ *NodeFacts, _, com *DomainFacts) { com.MX = com.MX[1:] }, []string{"example.com error mx: nothing is listed that is better"}},
 		{"somebody else before them", func(_ *fleet, _ *NodeFacts, org, _ *DomainFacts) {
 			org.MX = append(org.MX, route.MX{Preference: 15, Host: "mail.example.com"})

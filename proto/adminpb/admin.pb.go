@@ -984,6 +984,8 @@ type Counters struct {
 	SmtpAccepted       uint64 `protobuf:"varint,12,opt,name=smtp_accepted,json=smtpAccepted,proto3" json:"smtp_accepted,omitempty"`                     // messages answered 250
 	SmtpRefused        uint64 `protobuf:"varint,13,opt,name=smtp_refused,json=smtpRefused,proto3" json:"smtp_refused,omitempty"`                        // messages answered 4yz or 5yz after the final dot
 	SmtpConnections    uint64 `protobuf:"varint,14,opt,name=smtp_connections,json=smtpConnections,proto3" json:"smtp_connections,omitempty"`
+	AtrnCalls          uint64 `protobuf:"varint,30,opt,name=atrn_calls,json=atrnCalls,proto3" json:"atrn_calls,omitempty"`                  // connections over which a primary called for its mail
+	AtrnAuthFailed     uint64 `protobuf:"varint,31,opt,name=atrn_auth_failed,json=atrnAuthFailed,proto3" json:"atrn_auth_failed,omitempty"` // wrong names, passwords and keys, those barred included
 	DeliveryAttempts   uint64 `protobuf:"varint,15,opt,name=delivery_attempts,json=deliveryAttempts,proto3" json:"delivery_attempts,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -1113,6 +1115,20 @@ func (x *Counters) GetSmtpRefused() uint64 {
 func (x *Counters) GetSmtpConnections() uint64 {
 	if x != nil {
 		return x.SmtpConnections
+	}
+	return 0
+}
+
+func (x *Counters) GetAtrnCalls() uint64 {
+	if x != nil {
+		return x.AtrnCalls
+	}
+	return 0
+}
+
+func (x *Counters) GetAtrnAuthFailed() uint64 {
+	if x != nil {
+		return x.AtrnAuthFailed
 	}
 	return 0
 }
@@ -4490,7 +4506,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\awaiting\x18\n" +
 	" \x01(\x04R\awaiting\x12\x1e\n" +
 	"\bin_doubt\x18\v \x01(\x04H\x00R\ainDoubt\x88\x01\x01B\v\n" +
-	"\t_in_doubt\"\xce\x04\n" +
+	"\t_in_doubt\"\x97\x05\n" +
 	"\bCounters\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\x04R\baccepted\x12\x18\n" +
 	"\arepeats\x18\x02 \x01(\x04R\arepeats\x12\x1c\n" +
@@ -4506,7 +4522,10 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x14accept_unknown_total\x18\v \x01(\x04R\x12acceptUnknownTotal\x12#\n" +
 	"\rsmtp_accepted\x18\f \x01(\x04R\fsmtpAccepted\x12!\n" +
 	"\fsmtp_refused\x18\r \x01(\x04R\vsmtpRefused\x12)\n" +
-	"\x10smtp_connections\x18\x0e \x01(\x04R\x0fsmtpConnections\x12+\n" +
+	"\x10smtp_connections\x18\x0e \x01(\x04R\x0fsmtpConnections\x12\x1d\n" +
+	"\n" +
+	"atrn_calls\x18\x1e \x01(\x04R\tatrnCalls\x12(\n" +
+	"\x10atrn_auth_failed\x18\x1f \x01(\x04R\x0eatrnAuthFailed\x12+\n" +
 	"\x11delivery_attempts\x18\x0f \x01(\x04R\x10deliveryAttempts\"u\n" +
 	"\n" +
 	"SpoolStats\x12\x16\n" +

@@ -83,6 +83,10 @@ func (a adminCluster) Status(context.Context) admin.Status {
 		SMTPRefused:      sessions.NotAccepted.Load() + sessions.Refused.Load() + sessions.MemoryRefused.Load(),
 		DeliveryAttempts: uint64(n.agent.Stats().Attempts.Load()),
 	}
+	if n.ondemand != nil {
+		calls := n.ondemand.Stats()
+		s.Counters.ATRNCalls, s.Counters.ATRNAuthFailed = calls.Calls.Load(), calls.AuthFailed.Load()+calls.AuthBarred.Load()
+	}
 	return s
 }
 
