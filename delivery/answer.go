@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"time"
 
 	"github.com/holdfast-mx/holdfast/delivery/route"
 	"github.com/holdfast-mx/holdfast/delivery/smtpclient"
@@ -35,7 +34,8 @@ var ErrShutDown = errors.New("delivery is shut down")
 // only who has called is different. It waits for the primary's banner, and returns when
 // there is nothing more, or the connection ended; then it is closed, and what became of
 // each message is reported. The domains' TLS policies are about whom we connect to, and
-// say nothing here.
+// say nothing here. It is one connection of this node's, whatever others it has: where a
+// domain has next hops as well, there may be one more per node than its ceiling.
 func (a *Agent) Answer(c Call) error {
 	if !a.join() {
 		_ = c.Conn.Close()
@@ -59,6 +59,9 @@ func (a *Agent) Answer(c Call) error {
 		}
 		h := newHop(a, w)
 		h.called, h.workers = &called{h: h}, 1
+		if w.Domain.OnDemand {
+			h.welcomed() // nobody else would take back what was said of an earlier call
+		}
 		finish = append(finish, h.exhaust(conn, at, Lease{}, 0))
 	}
 	_ = conn.Quit(a.work)
@@ -94,7 +97,7 @@ func (c *called) again() bool {
 	}
 	c.empty++
 	c.h.mu.Lock()
-	wait := time.Duration(c.h.a.jitter(c.h.empty.grow()))
+	wait := c.h.a.jitter(c.h.empty.grow())
 	c.h.mu.Unlock()
 	return sleep(c.h.a.work, wait)
 }

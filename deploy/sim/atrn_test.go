@@ -24,11 +24,11 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-// An account is a name and password that a primary calls for its mail with.
-type account struct{ user, password string }
+// Credentials are a name and password that a primary calls for its mail with.
+type credentials struct{ user, password string }
 
 // secret is what the cluster keeps of the password, cheaply made.
-func (a account) secret(t *testing.T) fsm.PasswordHash {
+func (a credentials) secret(t *testing.T) fsm.PasswordHash {
 	t.Helper()
 	hash, err := bcrypt.GenerateFromPassword([]byte(a.password), bcrypt.MinCost)
 	if err != nil {
@@ -40,7 +40,7 @@ func (a account) secret(t *testing.T) fsm.PasswordHash {
 // atrn has the primary call a node for its mail: it says AUTH and ATRN, and where that is
 // taken it is the server on the connection until that ends. The reply to ATRN, or what
 // came in its place, is returned. For others it is a primary that nobody can connect to.
-func (s *story) atrn(node string, a account, domains string) (string, error) {
+func (s *story) atrn(node string, a credentials, domains string) (string, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, time.Minute)
 	defer cancel()
 	conn, err := s.network.Host(primaryName).Dial(ctx, node+":366")
@@ -146,7 +146,7 @@ func TestAPrimaryWithoutAnAddressCallsForItsMail(t *testing.T) {
 	tell(t, 720, func(t *testing.T, s *story) {
 		s.listensForCalls()
 		s.begin()
-		us, others := account{"mail.example.org", "correct horse"}, account{"elsewhere", "battery staple"}
+		us, others := credentials{"mail.example.org", "correct horse"}, credentials{"elsewhere", "battery staple"}
 		for _, d := range relayDomains {
 			s.do(fsm.PutDomain{Domain: fsm.Domain{
 				Name: d, OnDemand: true, Callers: fsm.Callers{User: us.user, Secret: us.secret(t)}, ConnectionsMax: fsm.ConnectionsMaxDefault,
@@ -185,11 +185,16 @@ func TestAPrimaryWithoutAnAddressCallsForItsMail(t *testing.T) {
 				}
 			}
 		}
-		if arrived > 0 {
-			t.Fatalf("%d letters arrived without a call", arrived)
+		count := func() int {
+			lock.Lock()
+			defer lock.Unlock()
+			return arrived
+		}
+		if n := count(); n > 0 {
+			t.Fatalf("%d letters arrived without a call", n)
 		}
 		for want, call := range map[string]func() (string, error){
-			"535": func() (string, error) { return s.atrn("n1", account{us.user, others.password}, "") },
+			"535": func() (string, error) { return s.atrn("n1", credentials{us.user, others.password}, "") },
 			"450": func() (string, error) { return s.atrn("n1", others, "example.org") },
 			"453": func() (string, error) { return s.atrn("n2", others, "") },
 		} {
@@ -201,15 +206,15 @@ func TestAPrimaryWithoutAnAddressCallsForItsMail(t *testing.T) {
 		cutAfter, killAfter = 30, 80
 		lock.Unlock()
 		for _, node := range []string{"n1", "n2"} {
-			before := arrived
+			before := count()
 			if reply, err := s.atrn(node, us, ""); err != nil {
 				t.Errorf("%s: %s, %v", node, reply, err)
 			}
-			if arrived == before {
+			if count() == before {
 				t.Errorf("nothing arrived by way of %s", node)
 			}
 		}
-		if arrived >= 200 {
+		if s.ledgerDone() {
 			t.Error("all arrived before the link was cut and the node was killed")
 		}
 		s.network.HealAll()
@@ -223,7 +228,7 @@ func TestAPrimaryWithoutAnAddressCallsForItsMail(t *testing.T) {
 			t.Fatal("mail is left")
 		}
 		report := s.ledger.Check()
-		if report.Accepted != 200 || report.Lost > 0 || report.Altered > 0 || report.Unknown > 0 {
+		if report.Accepted < 200 || !report.OK() {
 			t.Errorf("the ledger does not balance: %+v", report)
 		}
 		seen.check(t, s.totals())
