@@ -144,6 +144,15 @@ func (s *State) Owing(from Index) iter.Seq[Message] {
 	}
 }
 
+// OwingCount is how many messages Owing has.
+func (s *State) OwingCount() int { return s.owing.len() }
+
+// Owes reports whether a message is one of them.
+func (s *State) Owes(id mail.QueueID) bool {
+	m, ok := s.ids.get(idItem{id: id})
+	return ok && s.owing.has(m.entry)
+}
+
 // issueReport settles what a message owes its sender for some recipients, all at once
 // or not at all: it has changed since its node looked if one of them owes no such
 // report any more.

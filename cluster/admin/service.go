@@ -200,6 +200,7 @@ func counters(view *fsm.State, n NodeCounters) *adminpb.Counters {
 		PossibleDuplicates: t.DoubtsReported + t.DoubtsExpired,
 		DoubtsReported:     t.DoubtsReported, DoubtsExpired: t.DoubtsExpired,
 		DeliveredLate: t.DeliveredLate, ReportsIgnored: t.ReportsIgnored, FingerprintsDropped: t.FingerprintsDropped,
+		Expired: t.Expired, Failed: t.Failed, Reports: t.Reports, ReportsDropped: t.ReportsDropped,
 		AcceptUnknownTotal: n.AcceptUnknown, SmtpAccepted: n.SMTPAccepted, SmtpRefused: n.SMTPRefused,
 		AtrnCalls: n.ATRNCalls, AtrnAuthFailed: n.ATRNAuthFailed,
 		SmtpConnections: n.SMTPConnections, DeliveryAttempts: n.DeliveryAttempts,

@@ -442,6 +442,42 @@ func TestStatusAndStaleness(t *testing.T) {
 	}
 }
 
+// TestCountersOfReports: who looks sees how many senders were told, and how many were not.
+func TestCountersOfReports(t *testing.T) {
+	c := newFakeCluster()
+	c.apply(t, "mx1", fsm.PutDomain{Domain: fsm.Domain{Name: "example.test", MX: true, Bounce: fsm.BounceAlways, Schedule: fsm.Schedule{Lifetime: 60_000}}})
+	fail := func(d mail.Domain, m mail.QueueID) {
+		t.Helper()
+		c.apply(t, "mx1", fsm.GrantLeases{Holder: "mx1", Domain: d, Messages: []mail.QueueID{m}})
+		c.apply(t, "mx1", fsm.RecordOutcomes{Holder: "mx1", Token: fsm.Token(c.index), Messages: []fsm.MessageOutcomes{{
+			ID: m, Recipients: []fsm.RecipientOutcome{{Outcome: fsm.Failed, Tried: true, Reply: mail.Reply{Code: 550, Text: "no"}}},
+		}}})
+	}
+	from, err := mail.ParseReversePath("sender@example.com", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, first := mail.ForwardPath{Mailbox: from.Mailbox}, id(1)
+	c.apply(t, "mx1", fsm.Accept{
+		Envelope: mail.Envelope{From: from, Recipients: []mail.Recipient{{Path: mail.ForwardPath{Mailbox: mail.Mailbox{Local: "a", Host: "example.test"}}, Domain: "example.test"}}},
+		Body:     mail.NewBody([]byte{1}).Ref(first),
+	})
+	c.accept(t, 2, "b@example.test")
+	fail("example.test", first)
+	report := fsm.OutboundDomain("example.com")
+	c.apply(t, "mx1", fsm.IssueReport{Message: first, Kind: fsm.ReportFailure, Recipients: []int{0}, Report: fsm.Accept{
+		Envelope: mail.Envelope{Recipients: []mail.Recipient{{Path: to, Domain: report}}}, Body: mail.NewBody([]byte("report")).Ref(id(9)),
+	}})
+	fail(report, id(9))
+	for range 2 {
+		c.apply(t, "mx1", fsm.Tick{Elapsed: 60_000})
+	}
+	got := counters(c.View(), NodeCounters{})
+	if got.GetFailed() != 1 || got.GetReports() != 1 || got.GetReportsDropped() != 1 || got.GetExpired() != 1 {
+		t.Errorf("%v", got)
+	}
+}
+
 // TestAlarmOfAPrimaryThatRefuses: it stands once on a node that was refused itself, and
 // names all that are.
 func TestAlarmOfAPrimaryThatRefuses(t *testing.T) {

@@ -301,7 +301,7 @@ func (d *fakeDaemon) Status(ctx context.Context, _ *adminpb.StatusRequest) (*adm
 		Freshness: d.freshness(), Cluster: "example", Node: "mx1", ServerId: "mx1/aaa", Leader: "mx2", Term: 9,
 		CommitIndex: 42, AppliedIndex: 41, Floor: 40, Voters: []string{"mx1", "mx2"}, Domains: d.domains(), Members: d.members(),
 		Queue: &adminpb.QueueTotals{Live: 8, LiveBytes: 3 << 20, Queued: 7, Held: 1}, Spool: &adminpb.SpoolStats{Bodies: 8, Bytes: 3 << 20, Segments: 2},
-		Counters: &adminpb.Counters{Accepted: 12, Repeats: 1, Delivered: 4, AcceptUnknownTotal: 2}, SmtpSessions: 5,
+		Counters: &adminpb.Counters{Accepted: 12, Repeats: 1, Delivered: 4, Expired: 3, Failed: 5, Reports: 6, ReportsDropped: 1, AcceptUnknownTotal: 2}, SmtpSessions: 5,
 		Posture: "queue; nothing bounces or expires", Version: "v0",
 		FewestCopies: &copies, Complete: []string{"mx2"},
 		Alarms: []*adminpb.Alarm{

@@ -63,6 +63,10 @@ type (
 		Repeats             uint64 `json:"repeats"`
 		Delivered           uint64 `json:"delivered"`
 		Removed             uint64 `json:"removed"`
+		Expired             uint64 `json:"expired"` // held since they outlived their lifetime
+		Failed              uint64 `json:"failed"`  // refused for good, and the sender told
+		Reports             uint64 `json:"reports"` // to senders
+		ReportsDropped      uint64 `json:"reports_dropped"`
 		PossibleDuplicates  uint64 `json:"possible_duplicates"`
 		DoubtsReported      uint64 `json:"doubts_reported"`
 		DoubtsExpired       uint64 `json:"doubts_expired"`
@@ -134,6 +138,10 @@ func toStatusJSON(s *adminpb.StatusReply) statusJSON {
 			Repeats:             c.GetRepeats(),
 			Delivered:           c.GetDelivered(),
 			Removed:             c.GetRemoved(),
+			Expired:             c.GetExpired(),
+			Failed:              c.GetFailed(),
+			Reports:             c.GetReports(),
+			ReportsDropped:      c.GetReportsDropped(),
 			PossibleDuplicates:  c.GetPossibleDuplicates(),
 			DoubtsReported:      c.GetDoubtsReported(),
 			DoubtsExpired:       c.GetDoubtsExpired(),
@@ -214,6 +222,8 @@ func (a *app) printStatus(s *adminpb.StatusReply) error {
 		q.GetLive(), size(int64(q.GetLiveBytes())), q.GetLeases(), q.GetPossibleDuplicates(), q.GetUnsettled()))
 	t.row("Since founding", fmt.Sprintf("%d messages accepted, %d repeats recognised; %d recipients delivered, %d removed; %d attempts in doubt",
 		c.GetAccepted(), c.GetRepeats(), c.GetDelivered(), c.GetRemoved(), c.GetPossibleDuplicates()))
+	t.row("Senders told", fmt.Sprintf("of %d recipients that were refused for good; %d reports queued, %d dropped since they could not be delivered; %d recipients held since their time was over",
+		c.GetFailed(), c.GetReports(), c.GetReportsDropped(), c.GetExpired()))
 	t.row("This node", fmt.Sprintf("%d SMTP sessions open, %d messages answered 250, %d closed without a reply after the final dot, %d delivery attempts",
 		s.GetSmtpSessions(), c.GetSmtpAccepted(), c.GetAcceptUnknownTotal(), c.GetDeliveryAttempts()))
 	if s.FewestCopies != nil {

@@ -987,8 +987,13 @@ type Counters struct {
 	AtrnCalls          uint64 `protobuf:"varint,30,opt,name=atrn_calls,json=atrnCalls,proto3" json:"atrn_calls,omitempty"`                  // connections over which a primary called for its mail
 	AtrnAuthFailed     uint64 `protobuf:"varint,31,opt,name=atrn_auth_failed,json=atrnAuthFailed,proto3" json:"atrn_auth_failed,omitempty"` // wrong names, passwords and keys, those barred included
 	DeliveryAttempts   uint64 `protobuf:"varint,15,opt,name=delivery_attempts,json=deliveryAttempts,proto3" json:"delivery_attempts,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Of the cluster.
+	Expired        uint64 `protobuf:"varint,16,opt,name=expired,proto3" json:"expired,omitempty"`                                     // recipients held since they outlived their lifetime
+	Failed         uint64 `protobuf:"varint,17,opt,name=failed,proto3" json:"failed,omitempty"`                                       // recipients that were refused for good, and whose sender was told
+	Reports        uint64 `protobuf:"varint,18,opt,name=reports,proto3" json:"reports,omitempty"`                                     // reports to senders that were queued
+	ReportsDropped uint64 `protobuf:"varint,19,opt,name=reports_dropped,json=reportsDropped,proto3" json:"reports_dropped,omitempty"` // of those, what could not be delivered
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Counters) Reset() {
@@ -1136,6 +1141,34 @@ func (x *Counters) GetAtrnAuthFailed() uint64 {
 func (x *Counters) GetDeliveryAttempts() uint64 {
 	if x != nil {
 		return x.DeliveryAttempts
+	}
+	return 0
+}
+
+func (x *Counters) GetExpired() uint64 {
+	if x != nil {
+		return x.Expired
+	}
+	return 0
+}
+
+func (x *Counters) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *Counters) GetReports() uint64 {
+	if x != nil {
+		return x.Reports
+	}
+	return 0
+}
+
+func (x *Counters) GetReportsDropped() uint64 {
+	if x != nil {
+		return x.ReportsDropped
 	}
 	return 0
 }
@@ -2176,7 +2209,7 @@ func (x *MembersReply) GetMembers() []*Member {
 	return nil
 }
 
-// A Domain is a relay domain. Exactly one of mx and targets is set.
+// A Domain is a relay domain. Exactly one of mx, targets and on_demand is set.
 type Domain struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2202,7 +2235,11 @@ type Domain struct {
 	// Tell the next hop who gave us each message, where it offers XCLIENT.
 	Xclient *bool `protobuf:"varint,12,opt,name=xclient,proto3,oneof" json:"xclient,omitempty"`
 	// Whose TLS client certificates may call for its mail.
-	CallerPins    *CallerPins `protobuf:"bytes,13,opt,name=caller_pins,json=callerPins,proto3" json:"caller_pins,omitempty"`
+	CallerPins *CallerPins `protobuf:"bytes,13,opt,name=caller_pins,json=callerPins,proto3" json:"caller_pins,omitempty"`
+	// The name and password by which its mail may be called for (RFC 2645).
+	Caller *CallerAccount `protobuf:"bytes,14,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Its primary cannot be reached: its mail waits until it is called for.
+	OnDemand      bool `protobuf:"varint,15,opt,name=on_demand,json=onDemand,proto3" json:"on_demand,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2326,6 +2363,20 @@ func (x *Domain) GetCallerPins() *CallerPins {
 		return x.CallerPins
 	}
 	return nil
+}
+
+func (x *Domain) GetCaller() *CallerAccount {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+func (x *Domain) GetOnDemand() bool {
+	if x != nil {
+		return x.OnDemand
+	}
+	return false
 }
 
 // What TLS the next hops of a domain must show. Where they do not, its mail waits, and
@@ -2491,6 +2542,59 @@ func (x *CallerPins) GetPins() []string {
 	return nil
 }
 
+// Without a user: there is none any more.
+type CallerAccount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Password      string                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"` // never in a reply
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallerAccount) Reset() {
+	*x = CallerAccount{}
+	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallerAccount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallerAccount) ProtoMessage() {}
+
+func (x *CallerAccount) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallerAccount.ProtoReflect.Descriptor instead.
+func (*CallerAccount) Descriptor() ([]byte, []int) {
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *CallerAccount) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *CallerAccount) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
 type Target struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`  // a name or an IP address, without brackets
@@ -2501,7 +2605,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2617,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[27]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2630,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{27}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Target) GetHost() string {
@@ -2543,8 +2647,8 @@ func (x *Target) GetPort() uint32 {
 	return 0
 }
 
-// Adds a relay domain, or changes one: neither mx nor targets leaves its route as it
-// is.
+// Adds a relay domain, or changes one: none of mx, targets and on_demand leaves its
+// route as it is.
 type PutDomainRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Domain        *Domain                `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
@@ -2554,7 +2658,7 @@ type PutDomainRequest struct {
 
 func (x *PutDomainRequest) Reset() {
 	*x = PutDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2566,7 +2670,7 @@ func (x *PutDomainRequest) String() string {
 func (*PutDomainRequest) ProtoMessage() {}
 
 func (x *PutDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[28]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2579,7 +2683,7 @@ func (x *PutDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomainRequest.ProtoReflect.Descriptor instead.
 func (*PutDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{28}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PutDomainRequest) GetDomain() *Domain {
@@ -2599,7 +2703,7 @@ type PutDomainReply struct {
 
 func (x *PutDomainReply) Reset() {
 	*x = PutDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +2715,7 @@ func (x *PutDomainReply) String() string {
 func (*PutDomainReply) ProtoMessage() {}
 
 func (x *PutDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[29]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +2728,7 @@ func (x *PutDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDomainReply.ProtoReflect.Descriptor instead.
 func (*PutDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{29}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PutDomainReply) GetWarnings() []string {
@@ -2642,7 +2746,7 @@ type ListDomainsRequest struct {
 
 func (x *ListDomainsRequest) Reset() {
 	*x = ListDomainsRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2654,7 +2758,7 @@ func (x *ListDomainsRequest) String() string {
 func (*ListDomainsRequest) ProtoMessage() {}
 
 func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[30]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2667,7 +2771,7 @@ func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDomainsRequest.ProtoReflect.Descriptor instead.
 func (*ListDomainsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{30}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{31}
 }
 
 type ListDomainsReply struct {
@@ -2680,7 +2784,7 @@ type ListDomainsReply struct {
 
 func (x *ListDomainsReply) Reset() {
 	*x = ListDomainsReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2692,7 +2796,7 @@ func (x *ListDomainsReply) String() string {
 func (*ListDomainsReply) ProtoMessage() {}
 
 func (x *ListDomainsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[31]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2705,7 +2809,7 @@ func (x *ListDomainsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDomainsReply.ProtoReflect.Descriptor instead.
 func (*ListDomainsReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{31}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListDomainsReply) GetFreshness() *Freshness {
@@ -2731,7 +2835,7 @@ type RemoveDomainRequest struct {
 
 func (x *RemoveDomainRequest) Reset() {
 	*x = RemoveDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2743,7 +2847,7 @@ func (x *RemoveDomainRequest) String() string {
 func (*RemoveDomainRequest) ProtoMessage() {}
 
 func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[32]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2756,7 +2860,7 @@ func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainRequest.ProtoReflect.Descriptor instead.
 func (*RemoveDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{32}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RemoveDomainRequest) GetName() string {
@@ -2774,7 +2878,7 @@ type RemoveDomainReply struct {
 
 func (x *RemoveDomainReply) Reset() {
 	*x = RemoveDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +2890,7 @@ func (x *RemoveDomainReply) String() string {
 func (*RemoveDomainReply) ProtoMessage() {}
 
 func (x *RemoveDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[33]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +2903,7 @@ func (x *RemoveDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainReply.ProtoReflect.Descriptor instead.
 func (*RemoveDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{33}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{34}
 }
 
 type FlushDomainRequest struct {
@@ -2811,7 +2915,7 @@ type FlushDomainRequest struct {
 
 func (x *FlushDomainRequest) Reset() {
 	*x = FlushDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +2927,7 @@ func (x *FlushDomainRequest) String() string {
 func (*FlushDomainRequest) ProtoMessage() {}
 
 func (x *FlushDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[34]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +2940,7 @@ func (x *FlushDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomainRequest.ProtoReflect.Descriptor instead.
 func (*FlushDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{34}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FlushDomainRequest) GetName() string {
@@ -2854,7 +2958,7 @@ type FlushDomainReply struct {
 
 func (x *FlushDomainReply) Reset() {
 	*x = FlushDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2866,7 +2970,7 @@ func (x *FlushDomainReply) String() string {
 func (*FlushDomainReply) ProtoMessage() {}
 
 func (x *FlushDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[35]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2879,7 +2983,7 @@ func (x *FlushDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushDomainReply.ProtoReflect.Descriptor instead.
 func (*FlushDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{35}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{36}
 }
 
 type TLSReportRequest struct {
@@ -2891,7 +2995,7 @@ type TLSReportRequest struct {
 
 func (x *TLSReportRequest) Reset() {
 	*x = TLSReportRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2903,7 +3007,7 @@ func (x *TLSReportRequest) String() string {
 func (*TLSReportRequest) ProtoMessage() {}
 
 func (x *TLSReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[36]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2916,7 +3020,7 @@ func (x *TLSReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSReportRequest.ProtoReflect.Descriptor instead.
 func (*TLSReportRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{36}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TLSReportRequest) GetName() string {
@@ -2936,7 +3040,7 @@ type TLSReportReply struct {
 
 func (x *TLSReportReply) Reset() {
 	*x = TLSReportReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2948,7 +3052,7 @@ func (x *TLSReportReply) String() string {
 func (*TLSReportReply) ProtoMessage() {}
 
 func (x *TLSReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[37]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2961,7 +3065,7 @@ func (x *TLSReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSReportReply.ProtoReflect.Descriptor instead.
 func (*TLSReportReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{37}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *TLSReportReply) GetNode() string {
@@ -2988,7 +3092,7 @@ type TLSReportDay struct {
 
 func (x *TLSReportDay) Reset() {
 	*x = TLSReportDay{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3000,7 +3104,7 @@ func (x *TLSReportDay) String() string {
 func (*TLSReportDay) ProtoMessage() {}
 
 func (x *TLSReportDay) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[38]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3013,7 +3117,7 @@ func (x *TLSReportDay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSReportDay.ProtoReflect.Descriptor instead.
 func (*TLSReportDay) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{38}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *TLSReportDay) GetUnix() int64 {
@@ -3043,7 +3147,7 @@ type TLSReportPolicy struct {
 
 func (x *TLSReportPolicy) Reset() {
 	*x = TLSReportPolicy{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3055,7 +3159,7 @@ func (x *TLSReportPolicy) String() string {
 func (*TLSReportPolicy) ProtoMessage() {}
 
 func (x *TLSReportPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[39]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3068,7 +3172,7 @@ func (x *TLSReportPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSReportPolicy.ProtoReflect.Descriptor instead.
 func (*TLSReportPolicy) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{39}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *TLSReportPolicy) GetDomain() string {
@@ -3117,7 +3221,7 @@ type TLSReportFailure struct {
 
 func (x *TLSReportFailure) Reset() {
 	*x = TLSReportFailure{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3129,7 +3233,7 @@ func (x *TLSReportFailure) String() string {
 func (*TLSReportFailure) ProtoMessage() {}
 
 func (x *TLSReportFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[40]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3142,7 +3246,7 @@ func (x *TLSReportFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSReportFailure.ProtoReflect.Descriptor instead.
 func (*TLSReportFailure) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{40}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TLSReportFailure) GetResultType() string {
@@ -3175,7 +3279,7 @@ type ResumeDomainRequest struct {
 
 func (x *ResumeDomainRequest) Reset() {
 	*x = ResumeDomainRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3187,7 +3291,7 @@ func (x *ResumeDomainRequest) String() string {
 func (*ResumeDomainRequest) ProtoMessage() {}
 
 func (x *ResumeDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[41]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3200,7 +3304,7 @@ func (x *ResumeDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeDomainRequest.ProtoReflect.Descriptor instead.
 func (*ResumeDomainRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{41}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ResumeDomainRequest) GetName() string {
@@ -3218,7 +3322,7 @@ type ResumeDomainReply struct {
 
 func (x *ResumeDomainReply) Reset() {
 	*x = ResumeDomainReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3230,7 +3334,7 @@ func (x *ResumeDomainReply) String() string {
 func (*ResumeDomainReply) ProtoMessage() {}
 
 func (x *ResumeDomainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[42]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3243,7 +3347,7 @@ func (x *ResumeDomainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeDomainReply.ProtoReflect.Descriptor instead.
 func (*ResumeDomainReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{42}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{43}
 }
 
 type ListQueueRequest struct {
@@ -3264,7 +3368,7 @@ type ListQueueRequest struct {
 
 func (x *ListQueueRequest) Reset() {
 	*x = ListQueueRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3276,7 +3380,7 @@ func (x *ListQueueRequest) String() string {
 func (*ListQueueRequest) ProtoMessage() {}
 
 func (x *ListQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[43]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3289,7 +3393,7 @@ func (x *ListQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueueRequest.ProtoReflect.Descriptor instead.
 func (*ListQueueRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{43}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListQueueRequest) GetDomain() string {
@@ -3334,7 +3438,7 @@ type ListQueueReply struct {
 
 func (x *ListQueueReply) Reset() {
 	*x = ListQueueReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3346,7 +3450,7 @@ func (x *ListQueueReply) String() string {
 func (*ListQueueReply) ProtoMessage() {}
 
 func (x *ListQueueReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[44]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3359,7 +3463,7 @@ func (x *ListQueueReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueueReply.ProtoReflect.Descriptor instead.
 func (*ListQueueReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{44}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListQueueReply) GetFreshness() *Freshness {
@@ -3405,7 +3509,7 @@ type MessageSummary struct {
 
 func (x *MessageSummary) Reset() {
 	*x = MessageSummary{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3417,7 +3521,7 @@ func (x *MessageSummary) String() string {
 func (*MessageSummary) ProtoMessage() {}
 
 func (x *MessageSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[45]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3430,7 +3534,7 @@ func (x *MessageSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageSummary.ProtoReflect.Descriptor instead.
 func (*MessageSummary) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{45}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *MessageSummary) GetQueueId() string {
@@ -3533,7 +3637,7 @@ type ShowMessageRequest struct {
 
 func (x *ShowMessageRequest) Reset() {
 	*x = ShowMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3545,7 +3649,7 @@ func (x *ShowMessageRequest) String() string {
 func (*ShowMessageRequest) ProtoMessage() {}
 
 func (x *ShowMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[46]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3558,7 +3662,7 @@ func (x *ShowMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowMessageRequest.ProtoReflect.Descriptor instead.
 func (*ShowMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{46}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ShowMessageRequest) GetQueueId() string {
@@ -3578,7 +3682,7 @@ type ReadMessageRequest struct {
 
 func (x *ReadMessageRequest) Reset() {
 	*x = ReadMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3590,7 +3694,7 @@ func (x *ReadMessageRequest) String() string {
 func (*ReadMessageRequest) ProtoMessage() {}
 
 func (x *ReadMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[47]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3603,7 +3707,7 @@ func (x *ReadMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadMessageRequest.ProtoReflect.Descriptor instead.
 func (*ReadMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{47}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ReadMessageRequest) GetQueueId() string {
@@ -3633,7 +3737,7 @@ type ReadMessageReply struct {
 
 func (x *ReadMessageReply) Reset() {
 	*x = ReadMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[48]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3645,7 +3749,7 @@ func (x *ReadMessageReply) String() string {
 func (*ReadMessageReply) ProtoMessage() {}
 
 func (x *ReadMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[48]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3658,7 +3762,7 @@ func (x *ReadMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadMessageReply.ProtoReflect.Descriptor instead.
 func (*ReadMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{48}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReadMessageReply) GetOctets() []byte {
@@ -3692,7 +3796,7 @@ type ShowMessageReply struct {
 
 func (x *ShowMessageReply) Reset() {
 	*x = ShowMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[49]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3704,7 +3808,7 @@ func (x *ShowMessageReply) String() string {
 func (*ShowMessageReply) ProtoMessage() {}
 
 func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[49]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3717,7 +3821,7 @@ func (x *ShowMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowMessageReply.ProtoReflect.Descriptor instead.
 func (*ShowMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{49}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ShowMessageReply) GetFreshness() *Freshness {
@@ -3768,7 +3872,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[50]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3780,7 +3884,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[50]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3793,7 +3897,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{50}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Message) GetQueueId() string {
@@ -3957,7 +4061,7 @@ type RecipientStatus struct {
 
 func (x *RecipientStatus) Reset() {
 	*x = RecipientStatus{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[51]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3969,7 +4073,7 @@ func (x *RecipientStatus) String() string {
 func (*RecipientStatus) ProtoMessage() {}
 
 func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[51]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3982,7 +4086,7 @@ func (x *RecipientStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecipientStatus.ProtoReflect.Descriptor instead.
 func (*RecipientStatus) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{51}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RecipientStatus) GetPath() string {
@@ -4069,7 +4173,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[52]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4081,7 +4185,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[52]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4094,7 +4198,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{52}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Part) GetDomain() string {
@@ -4170,7 +4274,7 @@ type HoldMessageRequest struct {
 
 func (x *HoldMessageRequest) Reset() {
 	*x = HoldMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[53]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4182,7 +4286,7 @@ func (x *HoldMessageRequest) String() string {
 func (*HoldMessageRequest) ProtoMessage() {}
 
 func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[53]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4195,7 +4299,7 @@ func (x *HoldMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageRequest.ProtoReflect.Descriptor instead.
 func (*HoldMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{53}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *HoldMessageRequest) GetQueueId() string {
@@ -4222,7 +4326,7 @@ type HoldMessageReply struct {
 
 func (x *HoldMessageReply) Reset() {
 	*x = HoldMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[54]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4234,7 +4338,7 @@ func (x *HoldMessageReply) String() string {
 func (*HoldMessageReply) ProtoMessage() {}
 
 func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[54]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4247,7 +4351,7 @@ func (x *HoldMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldMessageReply.ProtoReflect.Descriptor instead.
 func (*HoldMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{54}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *HoldMessageReply) GetMayStillArrive() bool {
@@ -4266,7 +4370,7 @@ type ReleaseMessageRequest struct {
 
 func (x *ReleaseMessageRequest) Reset() {
 	*x = ReleaseMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[55]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4278,7 +4382,7 @@ func (x *ReleaseMessageRequest) String() string {
 func (*ReleaseMessageRequest) ProtoMessage() {}
 
 func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[55]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4291,7 +4395,7 @@ func (x *ReleaseMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{55}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ReleaseMessageRequest) GetQueueId() string {
@@ -4309,7 +4413,7 @@ type ReleaseMessageReply struct {
 
 func (x *ReleaseMessageReply) Reset() {
 	*x = ReleaseMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[56]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4321,7 +4425,7 @@ func (x *ReleaseMessageReply) String() string {
 func (*ReleaseMessageReply) ProtoMessage() {}
 
 func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[56]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4334,7 +4438,7 @@ func (x *ReleaseMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMessageReply.ProtoReflect.Descriptor instead.
 func (*ReleaseMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{56}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{57}
 }
 
 type RemoveMessageRequest struct {
@@ -4346,7 +4450,7 @@ type RemoveMessageRequest struct {
 
 func (x *RemoveMessageRequest) Reset() {
 	*x = RemoveMessageRequest{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[57]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4358,7 +4462,7 @@ func (x *RemoveMessageRequest) String() string {
 func (*RemoveMessageRequest) ProtoMessage() {}
 
 func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[57]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4371,7 +4475,7 @@ func (x *RemoveMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMessageRequest) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{57}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RemoveMessageRequest) GetQueueId() string {
@@ -4390,7 +4494,7 @@ type RemoveMessageReply struct {
 
 func (x *RemoveMessageReply) Reset() {
 	*x = RemoveMessageReply{}
-	mi := &file_proto_adminpb_admin_proto_msgTypes[58]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4402,7 +4506,7 @@ func (x *RemoveMessageReply) String() string {
 func (*RemoveMessageReply) ProtoMessage() {}
 
 func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_adminpb_admin_proto_msgTypes[58]
+	mi := &file_proto_adminpb_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4415,7 +4519,7 @@ func (x *RemoveMessageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMessageReply.ProtoReflect.Descriptor instead.
 func (*RemoveMessageReply) Descriptor() ([]byte, []int) {
-	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{58}
+	return file_proto_adminpb_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RemoveMessageReply) GetMayStillArrive() bool {
@@ -4506,7 +4610,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\awaiting\x18\n" +
 	" \x01(\x04R\awaiting\x12\x1e\n" +
 	"\bin_doubt\x18\v \x01(\x04H\x00R\ainDoubt\x88\x01\x01B\v\n" +
-	"\t_in_doubt\"\x97\x05\n" +
+	"\t_in_doubt\"\x8c\x06\n" +
 	"\bCounters\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\x04R\baccepted\x12\x18\n" +
 	"\arepeats\x18\x02 \x01(\x04R\arepeats\x12\x1c\n" +
@@ -4526,7 +4630,11 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\n" +
 	"atrn_calls\x18\x1e \x01(\x04R\tatrnCalls\x12(\n" +
 	"\x10atrn_auth_failed\x18\x1f \x01(\x04R\x0eatrnAuthFailed\x12+\n" +
-	"\x11delivery_attempts\x18\x0f \x01(\x04R\x10deliveryAttempts\"u\n" +
+	"\x11delivery_attempts\x18\x0f \x01(\x04R\x10deliveryAttempts\x12\x18\n" +
+	"\aexpired\x18\x10 \x01(\x04R\aexpired\x12\x16\n" +
+	"\x06failed\x18\x11 \x01(\x04R\x06failed\x12\x18\n" +
+	"\areports\x18\x12 \x01(\x04R\areports\x12'\n" +
+	"\x0freports_dropped\x18\x13 \x01(\x04R\x0ereportsDropped\"u\n" +
 	"\n" +
 	"SpoolStats\x12\x16\n" +
 	"\x06bodies\x18\x01 \x01(\x04R\x06bodies\x12\x14\n" +
@@ -4619,7 +4727,7 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x0eMembersRequest\"\x7f\n" +
 	"\fMembersReply\x12:\n" +
 	"\tfreshness\x18\x01 \x01(\v2\x1c.holdfast.admin.v1.FreshnessR\tfreshness\x123\n" +
-	"\amembers\x18\x02 \x03(\v2\x19.holdfast.admin.v1.MemberR\amembers\"\x85\x05\n" +
+	"\amembers\x18\x02 \x03(\v2\x19.holdfast.admin.v1.MemberR\amembers\"\xdc\x05\n" +
 	"\x06Domain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02mx\x18\x02 \x01(\bR\x02mx\x123\n" +
@@ -4638,7 +4746,9 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\x10delay_warning_ms\x18\v \x01(\x04H\x05R\x0edelayWarningMs\x88\x01\x01\x12\x1d\n" +
 	"\axclient\x18\f \x01(\bH\x06R\axclient\x88\x01\x01\x12>\n" +
 	"\vcaller_pins\x18\r \x01(\v2\x1d.holdfast.admin.v1.CallerPinsR\n" +
-	"callerPinsB\x0f\n" +
+	"callerPins\x128\n" +
+	"\x06caller\x18\x0e \x01(\v2 .holdfast.admin.v1.CallerAccountR\x06caller\x12\x1b\n" +
+	"\ton_demand\x18\x0f \x01(\bR\bonDemandB\x0f\n" +
 	"\r_retry_min_msB\x0f\n" +
 	"\r_retry_max_msB\x0e\n" +
 	"\f_lifetime_msB\x12\n" +
@@ -4656,7 +4766,10 @@ const file_proto_adminpb_admin_proto_rawDesc = "" +
 	"\bnetworks\x18\x01 \x03(\tR\bnetworks\" \n" +
 	"\n" +
 	"CallerPins\x12\x12\n" +
-	"\x04pins\x18\x01 \x03(\tR\x04pins\"0\n" +
+	"\x04pins\x18\x01 \x03(\tR\x04pins\"?\n" +
+	"\rCallerAccount\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1a\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\"0\n" +
 	"\x06Target\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\"E\n" +
@@ -4841,7 +4954,7 @@ func file_proto_adminpb_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_adminpb_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_proto_adminpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_proto_adminpb_admin_proto_goTypes = []any{
 	(NextHopState)(0),             // 0: holdfast.admin.v1.NextHopState
 	(RecipientState)(0),           // 1: holdfast.admin.v1.RecipientState
@@ -4873,38 +4986,39 @@ var file_proto_adminpb_admin_proto_goTypes = []any{
 	(*TLSPolicy)(nil),             // 27: holdfast.admin.v1.TLSPolicy
 	(*EtrnNetworks)(nil),          // 28: holdfast.admin.v1.EtrnNetworks
 	(*CallerPins)(nil),            // 29: holdfast.admin.v1.CallerPins
-	(*Target)(nil),                // 30: holdfast.admin.v1.Target
-	(*PutDomainRequest)(nil),      // 31: holdfast.admin.v1.PutDomainRequest
-	(*PutDomainReply)(nil),        // 32: holdfast.admin.v1.PutDomainReply
-	(*ListDomainsRequest)(nil),    // 33: holdfast.admin.v1.ListDomainsRequest
-	(*ListDomainsReply)(nil),      // 34: holdfast.admin.v1.ListDomainsReply
-	(*RemoveDomainRequest)(nil),   // 35: holdfast.admin.v1.RemoveDomainRequest
-	(*RemoveDomainReply)(nil),     // 36: holdfast.admin.v1.RemoveDomainReply
-	(*FlushDomainRequest)(nil),    // 37: holdfast.admin.v1.FlushDomainRequest
-	(*FlushDomainReply)(nil),      // 38: holdfast.admin.v1.FlushDomainReply
-	(*TLSReportRequest)(nil),      // 39: holdfast.admin.v1.TLSReportRequest
-	(*TLSReportReply)(nil),        // 40: holdfast.admin.v1.TLSReportReply
-	(*TLSReportDay)(nil),          // 41: holdfast.admin.v1.TLSReportDay
-	(*TLSReportPolicy)(nil),       // 42: holdfast.admin.v1.TLSReportPolicy
-	(*TLSReportFailure)(nil),      // 43: holdfast.admin.v1.TLSReportFailure
-	(*ResumeDomainRequest)(nil),   // 44: holdfast.admin.v1.ResumeDomainRequest
-	(*ResumeDomainReply)(nil),     // 45: holdfast.admin.v1.ResumeDomainReply
-	(*ListQueueRequest)(nil),      // 46: holdfast.admin.v1.ListQueueRequest
-	(*ListQueueReply)(nil),        // 47: holdfast.admin.v1.ListQueueReply
-	(*MessageSummary)(nil),        // 48: holdfast.admin.v1.MessageSummary
-	(*ShowMessageRequest)(nil),    // 49: holdfast.admin.v1.ShowMessageRequest
-	(*ReadMessageRequest)(nil),    // 50: holdfast.admin.v1.ReadMessageRequest
-	(*ReadMessageReply)(nil),      // 51: holdfast.admin.v1.ReadMessageReply
-	(*ShowMessageReply)(nil),      // 52: holdfast.admin.v1.ShowMessageReply
-	(*Message)(nil),               // 53: holdfast.admin.v1.Message
-	(*RecipientStatus)(nil),       // 54: holdfast.admin.v1.RecipientStatus
-	(*Part)(nil),                  // 55: holdfast.admin.v1.Part
-	(*HoldMessageRequest)(nil),    // 56: holdfast.admin.v1.HoldMessageRequest
-	(*HoldMessageReply)(nil),      // 57: holdfast.admin.v1.HoldMessageReply
-	(*ReleaseMessageRequest)(nil), // 58: holdfast.admin.v1.ReleaseMessageRequest
-	(*ReleaseMessageReply)(nil),   // 59: holdfast.admin.v1.ReleaseMessageReply
-	(*RemoveMessageRequest)(nil),  // 60: holdfast.admin.v1.RemoveMessageRequest
-	(*RemoveMessageReply)(nil),    // 61: holdfast.admin.v1.RemoveMessageReply
+	(*CallerAccount)(nil),         // 30: holdfast.admin.v1.CallerAccount
+	(*Target)(nil),                // 31: holdfast.admin.v1.Target
+	(*PutDomainRequest)(nil),      // 32: holdfast.admin.v1.PutDomainRequest
+	(*PutDomainReply)(nil),        // 33: holdfast.admin.v1.PutDomainReply
+	(*ListDomainsRequest)(nil),    // 34: holdfast.admin.v1.ListDomainsRequest
+	(*ListDomainsReply)(nil),      // 35: holdfast.admin.v1.ListDomainsReply
+	(*RemoveDomainRequest)(nil),   // 36: holdfast.admin.v1.RemoveDomainRequest
+	(*RemoveDomainReply)(nil),     // 37: holdfast.admin.v1.RemoveDomainReply
+	(*FlushDomainRequest)(nil),    // 38: holdfast.admin.v1.FlushDomainRequest
+	(*FlushDomainReply)(nil),      // 39: holdfast.admin.v1.FlushDomainReply
+	(*TLSReportRequest)(nil),      // 40: holdfast.admin.v1.TLSReportRequest
+	(*TLSReportReply)(nil),        // 41: holdfast.admin.v1.TLSReportReply
+	(*TLSReportDay)(nil),          // 42: holdfast.admin.v1.TLSReportDay
+	(*TLSReportPolicy)(nil),       // 43: holdfast.admin.v1.TLSReportPolicy
+	(*TLSReportFailure)(nil),      // 44: holdfast.admin.v1.TLSReportFailure
+	(*ResumeDomainRequest)(nil),   // 45: holdfast.admin.v1.ResumeDomainRequest
+	(*ResumeDomainReply)(nil),     // 46: holdfast.admin.v1.ResumeDomainReply
+	(*ListQueueRequest)(nil),      // 47: holdfast.admin.v1.ListQueueRequest
+	(*ListQueueReply)(nil),        // 48: holdfast.admin.v1.ListQueueReply
+	(*MessageSummary)(nil),        // 49: holdfast.admin.v1.MessageSummary
+	(*ShowMessageRequest)(nil),    // 50: holdfast.admin.v1.ShowMessageRequest
+	(*ReadMessageRequest)(nil),    // 51: holdfast.admin.v1.ReadMessageRequest
+	(*ReadMessageReply)(nil),      // 52: holdfast.admin.v1.ReadMessageReply
+	(*ShowMessageReply)(nil),      // 53: holdfast.admin.v1.ShowMessageReply
+	(*Message)(nil),               // 54: holdfast.admin.v1.Message
+	(*RecipientStatus)(nil),       // 55: holdfast.admin.v1.RecipientStatus
+	(*Part)(nil),                  // 56: holdfast.admin.v1.Part
+	(*HoldMessageRequest)(nil),    // 57: holdfast.admin.v1.HoldMessageRequest
+	(*HoldMessageReply)(nil),      // 58: holdfast.admin.v1.HoldMessageReply
+	(*ReleaseMessageRequest)(nil), // 59: holdfast.admin.v1.ReleaseMessageRequest
+	(*ReleaseMessageReply)(nil),   // 60: holdfast.admin.v1.ReleaseMessageReply
+	(*RemoveMessageRequest)(nil),  // 61: holdfast.admin.v1.RemoveMessageRequest
+	(*RemoveMessageReply)(nil),    // 62: holdfast.admin.v1.RemoveMessageReply
 }
 var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	3,  // 0: holdfast.admin.v1.StatusReply.freshness:type_name -> holdfast.admin.v1.Freshness
@@ -4923,65 +5037,66 @@ var file_proto_adminpb_admin_proto_depIdxs = []int32{
 	23, // 13: holdfast.admin.v1.CompareReply.copies:type_name -> holdfast.admin.v1.Copy
 	3,  // 14: holdfast.admin.v1.MembersReply.freshness:type_name -> holdfast.admin.v1.Freshness
 	12, // 15: holdfast.admin.v1.MembersReply.members:type_name -> holdfast.admin.v1.Member
-	30, // 16: holdfast.admin.v1.Domain.targets:type_name -> holdfast.admin.v1.Target
+	31, // 16: holdfast.admin.v1.Domain.targets:type_name -> holdfast.admin.v1.Target
 	28, // 17: holdfast.admin.v1.Domain.etrn:type_name -> holdfast.admin.v1.EtrnNetworks
 	27, // 18: holdfast.admin.v1.Domain.tls:type_name -> holdfast.admin.v1.TLSPolicy
 	29, // 19: holdfast.admin.v1.Domain.caller_pins:type_name -> holdfast.admin.v1.CallerPins
-	26, // 20: holdfast.admin.v1.PutDomainRequest.domain:type_name -> holdfast.admin.v1.Domain
-	3,  // 21: holdfast.admin.v1.ListDomainsReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	8,  // 22: holdfast.admin.v1.ListDomainsReply.domains:type_name -> holdfast.admin.v1.DomainStatus
-	41, // 23: holdfast.admin.v1.TLSReportReply.days:type_name -> holdfast.admin.v1.TLSReportDay
-	42, // 24: holdfast.admin.v1.TLSReportDay.policies:type_name -> holdfast.admin.v1.TLSReportPolicy
-	43, // 25: holdfast.admin.v1.TLSReportPolicy.failures:type_name -> holdfast.admin.v1.TLSReportFailure
-	1,  // 26: holdfast.admin.v1.ListQueueRequest.state:type_name -> holdfast.admin.v1.RecipientState
-	3,  // 27: holdfast.admin.v1.ListQueueReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	48, // 28: holdfast.admin.v1.ListQueueReply.messages:type_name -> holdfast.admin.v1.MessageSummary
-	3,  // 29: holdfast.admin.v1.ShowMessageReply.freshness:type_name -> holdfast.admin.v1.Freshness
-	53, // 30: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
-	54, // 31: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
-	55, // 32: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
-	1,  // 33: holdfast.admin.v1.RecipientStatus.state:type_name -> holdfast.admin.v1.RecipientState
-	5,  // 34: holdfast.admin.v1.AdminService.Status:input_type -> holdfast.admin.v1.StatusRequest
-	24, // 35: holdfast.admin.v1.AdminService.Members:input_type -> holdfast.admin.v1.MembersRequest
-	19, // 36: holdfast.admin.v1.AdminService.Scrub:input_type -> holdfast.admin.v1.ScrubRequest
-	21, // 37: holdfast.admin.v1.AdminService.Compare:input_type -> holdfast.admin.v1.CompareRequest
-	15, // 38: holdfast.admin.v1.AdminService.AddMember:input_type -> holdfast.admin.v1.AddMemberRequest
-	17, // 39: holdfast.admin.v1.AdminService.RemoveMember:input_type -> holdfast.admin.v1.RemoveMemberRequest
-	31, // 40: holdfast.admin.v1.AdminService.PutDomain:input_type -> holdfast.admin.v1.PutDomainRequest
-	33, // 41: holdfast.admin.v1.AdminService.ListDomains:input_type -> holdfast.admin.v1.ListDomainsRequest
-	35, // 42: holdfast.admin.v1.AdminService.RemoveDomain:input_type -> holdfast.admin.v1.RemoveDomainRequest
-	37, // 43: holdfast.admin.v1.AdminService.FlushDomain:input_type -> holdfast.admin.v1.FlushDomainRequest
-	44, // 44: holdfast.admin.v1.AdminService.ResumeDomain:input_type -> holdfast.admin.v1.ResumeDomainRequest
-	39, // 45: holdfast.admin.v1.AdminService.TLSReport:input_type -> holdfast.admin.v1.TLSReportRequest
-	46, // 46: holdfast.admin.v1.AdminService.ListQueue:input_type -> holdfast.admin.v1.ListQueueRequest
-	49, // 47: holdfast.admin.v1.AdminService.ShowMessage:input_type -> holdfast.admin.v1.ShowMessageRequest
-	50, // 48: holdfast.admin.v1.AdminService.ReadMessage:input_type -> holdfast.admin.v1.ReadMessageRequest
-	56, // 49: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
-	58, // 50: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
-	60, // 51: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
-	6,  // 52: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
-	25, // 53: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
-	20, // 54: holdfast.admin.v1.AdminService.Scrub:output_type -> holdfast.admin.v1.ScrubReply
-	22, // 55: holdfast.admin.v1.AdminService.Compare:output_type -> holdfast.admin.v1.CompareReply
-	16, // 56: holdfast.admin.v1.AdminService.AddMember:output_type -> holdfast.admin.v1.AddMemberReply
-	18, // 57: holdfast.admin.v1.AdminService.RemoveMember:output_type -> holdfast.admin.v1.RemoveMemberReply
-	32, // 58: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
-	34, // 59: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
-	36, // 60: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
-	38, // 61: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
-	45, // 62: holdfast.admin.v1.AdminService.ResumeDomain:output_type -> holdfast.admin.v1.ResumeDomainReply
-	40, // 63: holdfast.admin.v1.AdminService.TLSReport:output_type -> holdfast.admin.v1.TLSReportReply
-	47, // 64: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
-	52, // 65: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
-	51, // 66: holdfast.admin.v1.AdminService.ReadMessage:output_type -> holdfast.admin.v1.ReadMessageReply
-	57, // 67: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
-	59, // 68: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
-	61, // 69: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
-	52, // [52:70] is the sub-list for method output_type
-	34, // [34:52] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	30, // 20: holdfast.admin.v1.Domain.caller:type_name -> holdfast.admin.v1.CallerAccount
+	26, // 21: holdfast.admin.v1.PutDomainRequest.domain:type_name -> holdfast.admin.v1.Domain
+	3,  // 22: holdfast.admin.v1.ListDomainsReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	8,  // 23: holdfast.admin.v1.ListDomainsReply.domains:type_name -> holdfast.admin.v1.DomainStatus
+	42, // 24: holdfast.admin.v1.TLSReportReply.days:type_name -> holdfast.admin.v1.TLSReportDay
+	43, // 25: holdfast.admin.v1.TLSReportDay.policies:type_name -> holdfast.admin.v1.TLSReportPolicy
+	44, // 26: holdfast.admin.v1.TLSReportPolicy.failures:type_name -> holdfast.admin.v1.TLSReportFailure
+	1,  // 27: holdfast.admin.v1.ListQueueRequest.state:type_name -> holdfast.admin.v1.RecipientState
+	3,  // 28: holdfast.admin.v1.ListQueueReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	49, // 29: holdfast.admin.v1.ListQueueReply.messages:type_name -> holdfast.admin.v1.MessageSummary
+	3,  // 30: holdfast.admin.v1.ShowMessageReply.freshness:type_name -> holdfast.admin.v1.Freshness
+	54, // 31: holdfast.admin.v1.ShowMessageReply.message:type_name -> holdfast.admin.v1.Message
+	55, // 32: holdfast.admin.v1.Message.recipients:type_name -> holdfast.admin.v1.RecipientStatus
+	56, // 33: holdfast.admin.v1.Message.parts:type_name -> holdfast.admin.v1.Part
+	1,  // 34: holdfast.admin.v1.RecipientStatus.state:type_name -> holdfast.admin.v1.RecipientState
+	5,  // 35: holdfast.admin.v1.AdminService.Status:input_type -> holdfast.admin.v1.StatusRequest
+	24, // 36: holdfast.admin.v1.AdminService.Members:input_type -> holdfast.admin.v1.MembersRequest
+	19, // 37: holdfast.admin.v1.AdminService.Scrub:input_type -> holdfast.admin.v1.ScrubRequest
+	21, // 38: holdfast.admin.v1.AdminService.Compare:input_type -> holdfast.admin.v1.CompareRequest
+	15, // 39: holdfast.admin.v1.AdminService.AddMember:input_type -> holdfast.admin.v1.AddMemberRequest
+	17, // 40: holdfast.admin.v1.AdminService.RemoveMember:input_type -> holdfast.admin.v1.RemoveMemberRequest
+	32, // 41: holdfast.admin.v1.AdminService.PutDomain:input_type -> holdfast.admin.v1.PutDomainRequest
+	34, // 42: holdfast.admin.v1.AdminService.ListDomains:input_type -> holdfast.admin.v1.ListDomainsRequest
+	36, // 43: holdfast.admin.v1.AdminService.RemoveDomain:input_type -> holdfast.admin.v1.RemoveDomainRequest
+	38, // 44: holdfast.admin.v1.AdminService.FlushDomain:input_type -> holdfast.admin.v1.FlushDomainRequest
+	45, // 45: holdfast.admin.v1.AdminService.ResumeDomain:input_type -> holdfast.admin.v1.ResumeDomainRequest
+	40, // 46: holdfast.admin.v1.AdminService.TLSReport:input_type -> holdfast.admin.v1.TLSReportRequest
+	47, // 47: holdfast.admin.v1.AdminService.ListQueue:input_type -> holdfast.admin.v1.ListQueueRequest
+	50, // 48: holdfast.admin.v1.AdminService.ShowMessage:input_type -> holdfast.admin.v1.ShowMessageRequest
+	51, // 49: holdfast.admin.v1.AdminService.ReadMessage:input_type -> holdfast.admin.v1.ReadMessageRequest
+	57, // 50: holdfast.admin.v1.AdminService.HoldMessage:input_type -> holdfast.admin.v1.HoldMessageRequest
+	59, // 51: holdfast.admin.v1.AdminService.ReleaseMessage:input_type -> holdfast.admin.v1.ReleaseMessageRequest
+	61, // 52: holdfast.admin.v1.AdminService.RemoveMessage:input_type -> holdfast.admin.v1.RemoveMessageRequest
+	6,  // 53: holdfast.admin.v1.AdminService.Status:output_type -> holdfast.admin.v1.StatusReply
+	25, // 54: holdfast.admin.v1.AdminService.Members:output_type -> holdfast.admin.v1.MembersReply
+	20, // 55: holdfast.admin.v1.AdminService.Scrub:output_type -> holdfast.admin.v1.ScrubReply
+	22, // 56: holdfast.admin.v1.AdminService.Compare:output_type -> holdfast.admin.v1.CompareReply
+	16, // 57: holdfast.admin.v1.AdminService.AddMember:output_type -> holdfast.admin.v1.AddMemberReply
+	18, // 58: holdfast.admin.v1.AdminService.RemoveMember:output_type -> holdfast.admin.v1.RemoveMemberReply
+	33, // 59: holdfast.admin.v1.AdminService.PutDomain:output_type -> holdfast.admin.v1.PutDomainReply
+	35, // 60: holdfast.admin.v1.AdminService.ListDomains:output_type -> holdfast.admin.v1.ListDomainsReply
+	37, // 61: holdfast.admin.v1.AdminService.RemoveDomain:output_type -> holdfast.admin.v1.RemoveDomainReply
+	39, // 62: holdfast.admin.v1.AdminService.FlushDomain:output_type -> holdfast.admin.v1.FlushDomainReply
+	46, // 63: holdfast.admin.v1.AdminService.ResumeDomain:output_type -> holdfast.admin.v1.ResumeDomainReply
+	41, // 64: holdfast.admin.v1.AdminService.TLSReport:output_type -> holdfast.admin.v1.TLSReportReply
+	48, // 65: holdfast.admin.v1.AdminService.ListQueue:output_type -> holdfast.admin.v1.ListQueueReply
+	53, // 66: holdfast.admin.v1.AdminService.ShowMessage:output_type -> holdfast.admin.v1.ShowMessageReply
+	52, // 67: holdfast.admin.v1.AdminService.ReadMessage:output_type -> holdfast.admin.v1.ReadMessageReply
+	58, // 68: holdfast.admin.v1.AdminService.HoldMessage:output_type -> holdfast.admin.v1.HoldMessageReply
+	60, // 69: holdfast.admin.v1.AdminService.ReleaseMessage:output_type -> holdfast.admin.v1.ReleaseMessageReply
+	62, // 70: holdfast.admin.v1.AdminService.RemoveMessage:output_type -> holdfast.admin.v1.RemoveMessageReply
+	53, // [53:71] is the sub-list for method output_type
+	35, // [35:53] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_proto_adminpb_admin_proto_init() }
@@ -5002,7 +5117,7 @@ func file_proto_adminpb_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_adminpb_admin_proto_rawDesc), len(file_proto_adminpb_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   59,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1989,7 +1989,7 @@ func (x *PutDomain) GetDomain() *RelayDomain {
 	return nil
 }
 
-// The configuration of a relay domain: mx, or targets, never both.
+// The configuration of a relay domain: one of mx, targets and on_demand.
 type RelayDomain struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2007,7 +2007,10 @@ type RelayDomain struct {
 	DelayWarningMillis int64        `protobuf:"varint,9,opt,name=delay_warning_millis,json=delayWarningMillis,proto3" json:"delay_warning_millis,omitempty"` // 0: never
 	Xclient            bool         `protobuf:"varint,10,opt,name=xclient,proto3" json:"xclient,omitempty"`
 	// From here on version 6.
-	CallerPins    [][]byte `protobuf:"bytes,11,rep,name=caller_pins,json=callerPins,proto3" json:"caller_pins,omitempty"` // SHA-256 of the keys of those who may call for its mail
+	CallerPins    [][]byte `protobuf:"bytes,11,rep,name=caller_pins,json=callerPins,proto3" json:"caller_pins,omitempty"`       // SHA-256 of the keys of those who may call for its mail
+	CallerUser    string   `protobuf:"bytes,12,opt,name=caller_user,json=callerUser,proto3" json:"caller_user,omitempty"`       // their name, and
+	CallerSecret  string   `protobuf:"bytes,13,opt,name=caller_secret,json=callerSecret,proto3" json:"caller_secret,omitempty"` // password, salted and hashed; both empty: none
+	OnDemand      bool     `protobuf:"varint,14,opt,name=on_demand,json=onDemand,proto3" json:"on_demand,omitempty"`            // neither mx nor targets: its mail waits to be called for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2117,6 +2120,27 @@ func (x *RelayDomain) GetCallerPins() [][]byte {
 		return x.CallerPins
 	}
 	return nil
+}
+
+func (x *RelayDomain) GetCallerUser() string {
+	if x != nil {
+		return x.CallerUser
+	}
+	return ""
+}
+
+func (x *RelayDomain) GetCallerSecret() string {
+	if x != nil {
+		return x.CallerSecret
+	}
+	return ""
+}
+
+func (x *RelayDomain) GetOnDemand() bool {
+	if x != nil {
+		return x.OnDemand
+	}
+	return false
 }
 
 // What TLS the next hops of a relay domain must show.
@@ -3159,7 +3183,7 @@ func (*SnapshotRecord_Known) isSnapshotRecord_Record() {}
 
 type SnapshotHeader struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
-	Version    uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 7, 6 where no domain has callers, nor a next hop that refuses a node, 5 where nothing is reported to senders, 4 where no domain has a schedule or connections_max either, 3 where waits_per_entry is zero, too, or 1 where there are no starts either
+	Version    uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 7, 6 where no domain has callers, nor on_demand, nor a next hop that refuses a node, 5 where nothing is reported to senders, 4 where no domain has a schedule or connections_max either, 3 where waits_per_entry is zero, too, or 1 where there are no starts either
 	Applied    uint64                 `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"` // index of the last entry applied
 	Now        int64                  `protobuf:"varint,3,opt,name=now,proto3" json:"now,omitempty"`
 	Settings   *Settings              `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
@@ -4456,7 +4480,7 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\x06Remove\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\"C\n" +
 	"\tPutDomain\x126\n" +
-	"\x06domain\x18\x01 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\"\xc3\x03\n" +
+	"\x06domain\x18\x01 \x01(\v2\x1e.holdfast.queue.v1.RelayDomainR\x06domain\"\xa6\x04\n" +
 	"\vRelayDomain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02mx\x18\x02 \x01(\bR\x02mx\x123\n" +
@@ -4470,7 +4494,11 @@ const file_proto_queuepb_queue_proto_rawDesc = "" +
 	"\axclient\x18\n" +
 	" \x01(\bR\axclient\x12\x1f\n" +
 	"\vcaller_pins\x18\v \x03(\fR\n" +
-	"callerPins\"\x87\x01\n" +
+	"callerPins\x12\x1f\n" +
+	"\vcaller_user\x18\f \x01(\tR\n" +
+	"callerUser\x12#\n" +
+	"\rcaller_secret\x18\r \x01(\tR\fcallerSecret\x12\x1b\n" +
+	"\ton_demand\x18\x0e \x01(\bR\bonDemand\"\x87\x01\n" +
 	"\tTLSPolicy\x12.\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1a.holdfast.queue.v1.TLSModeR\x04mode\x12\x12\n" +
 	"\x04pins\x18\x02 \x03(\fR\x04pins\x12 \n" +

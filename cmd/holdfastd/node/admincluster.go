@@ -227,5 +227,6 @@ func (n *Node) alarms() []admin.Alarm {
 			Remedy: "replace the disk; the other nodes hold what was here"})
 	}
 	all = append(all, n.refusals.alarms(n.isDomain)...)
+	all = append(all, n.owed.alarms(n.config.Cluster, n.seams.Now())...)
 	return append(all, n.tlsAlarms.alarms(n.tlsPolicy)...)
 }

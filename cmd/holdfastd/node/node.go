@@ -69,6 +69,7 @@ type Node struct {
 	tlsAlarms tlsAlarms
 	tlsCounts tlspolicy.Counts
 	refusals  refusals
+	owed      owed
 	smtp      *smtpd.Server
 	ondemand  *ondemand.Server // nil where atrn_listen is empty
 	admin     *admin.Server

@@ -50,6 +50,7 @@ func (r *reporter) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		r.n.owed.look(r.n.member.View(), r.n.seams.Now())
 		if r.n.member.Leads() {
 			r.round(ctx)
 		}
@@ -59,6 +60,7 @@ func (r *reporter) run(ctx context.Context) {
 // round reports about some of the messages that owe it, the oldest first.
 func (r *reporter) round(ctx context.Context) {
 	view, now, left := r.n.member.View(), r.n.seams.Now(), reportsMax
+	defer r.forget(view)
 	for m := range view.Owing(0) {
 		if ctx.Err() != nil || left == 0 {
 			return
@@ -70,9 +72,20 @@ func (r *reporter) round(ctx context.Context) {
 		left--
 		if err := r.reportOn(ctx, view, m); err != nil && ctx.Err() == nil {
 			r.n.log.Warn("a sender could not be told yet what became of his mail", "queue_id", m.ID.String(), "cause", err)
+			r.n.owed.failed(m.ID, err)
 			if len(r.failed) < failuresMax {
 				r.failed[m.ID] = now.Add(reportPause)
 			}
+		}
+	}
+}
+
+// forget drops what is remembered of messages that owe nothing any more, since somebody
+// removed them.
+func (r *reporter) forget(view *fsm.State) {
+	for id := range r.failed {
+		if !view.Owes(id) {
+			delete(r.failed, id)
 		}
 	}
 }
