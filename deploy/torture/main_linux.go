@@ -113,6 +113,7 @@ func parse(args []string) (options, error) {
 	minutes := flags.Float64("minutes", 2, "how long things break; starting and draining come besides")
 	only := flags.String("only", "", "kinds of faults, separated by commas, instead of the seed's choice")
 	list := flags.Bool("list", false, "list the kinds of faults, and end")
+	plan := flags.Bool("plan", false, "show what the seed chooses, and end")
 	flags.Uint64Var(&o.seed, "seed", 1, "faults, victims and messages come from it")
 	flags.StringVar(&o.bin, "bin", "bin", "directory of holdfastd and holdfast")
 	flags.StringVar(&o.out, "out", "", "directory of the report, and of all logs of a run that failed (default BIN/torture/seed-N)")
@@ -138,6 +139,12 @@ func parse(args []string) (options, error) {
 		o.only = append(o.only, kind)
 	}
 	o.length = time.Duration(*minutes * float64(time.Minute))
+	if *plan {
+		for _, round := range schedule.New(o.seed, nodesMax, o.length, o.only...).Rounds {
+			fmt.Println(round)
+		}
+		return o, flag.ErrHelp
+	}
 	if o.out == "" {
 		o.out = filepath.Join(o.bin, "torture", fmt.Sprintf("seed-%d", o.seed))
 	}

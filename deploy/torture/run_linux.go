@@ -315,9 +315,12 @@ func (r *run) comeBack(ctx context.Context, a act) {
 // settle waits until all nodes are ready.
 func (r *run) settle(ctx context.Context) {
 	begin := time.Now()
-	err := r.cast.await(ctx, settleTime, func(ctx context.Context) error {
+	waiting, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	err := r.cast.await(waiting, settleTime, func(ctx context.Context) error {
 		for _, n := range r.cast.fleet.Nodes {
 			if err := n.Fallen(); err != nil {
+				cancel(errFell) // it does not get better
 				return err
 			}
 		}
