@@ -447,8 +447,9 @@ func (h *clockHolder) report(l *heldLease, id mail.QueueID, o fsm.RecipientOutco
 // A clockQueue is the way of one holder to the queue.
 type clockQueue struct{ h *clockHolder }
 
-func (q clockQueue) Work() []Work             { return nil }
-func (q clockQueue) Changed() <-chan struct{} { return nil }
+func (q clockQueue) Work() []Work                     { return nil }
+func (q clockQueue) WorkFor(mail.Domain) (Work, bool) { return Work{}, false }
+func (q clockQueue) Changed() <-chan struct{}         { return nil }
 func (q clockQueue) unheard(ctx context.Context) error {
 	<-ctx.Done()
 	return ctx.Err()
