@@ -62,7 +62,7 @@ func (a *Agent) Answer(c Call) error {
 		if w.Domain.OnDemand {
 			h.welcomed() // nobody else would take back what was said of an earlier call
 		}
-		finish = append(finish, h.exhaust(conn, at, Lease{}, 0))
+		finish = append(finish, h.exhaust(conn, at, w.Domain, Lease{}, 0))
 	}
 	_ = conn.Quit(a.work)
 	for _, f := range finish {

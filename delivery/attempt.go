@@ -44,6 +44,7 @@ type result struct {
 // An attempt is one message on its way over one connection.
 type attempt struct {
 	h       *hop
+	domain  fsm.Domain // as it was when the connection was opened
 	conn    *smtpclient.Conn
 	lease   *heldLease
 	message Message
@@ -56,11 +57,11 @@ type attempt struct {
 	begun bool
 }
 
-func (h *hop) newAttempt(conn *smtpclient.Conn, at route.Hop, l *heldLease, m Message) *attempt {
+func (h *hop) newAttempt(conn *smtpclient.Conn, at route.Hop, d fsm.Domain, l *heldLease, m Message) *attempt {
 	o := newOutcomes(m)
-	o.relayed = h.domain().Bounce == fsm.BounceAlways && !conn.Offers("DSN")
+	o.relayed = d.Bounce == fsm.BounceAlways && !conn.Offers("DSN")
 	return &attempt{
-		h: h, conn: conn, lease: l, message: m, o: o,
+		h: h, domain: d, conn: conn, lease: l, message: m, o: o,
 		log: h.a.c.Log.With("queue_id", m.ID.String(), "domain", h.name, "hop", at.String(), "token", uint64(l.token)),
 	}
 }
@@ -128,7 +129,7 @@ func (t *attempt) run(next *attempt) result {
 	ctx, cancel := context.WithTimeout(a.work, attemptTimeout)
 	defer cancel()
 
-	if h.speaksFor(conn) {
+	if speaksFor(conn, t.domain) {
 		reply, err := conn.OnBehalf(ctx, clientOf(t.message.Envelope.Trace))
 		switch {
 		case err != nil:
@@ -218,9 +219,11 @@ func (t *attempt) run(next *attempt) result {
 	return r
 }
 
-// speaksFor reports whether the next hop is told whose each message is.
-func (h *hop) speaksFor(conn *smtpclient.Conn) bool {
-	return conn.Offers("XCLIENT") && h.domain().XClient
+// speaksFor reports whether the next hop is told whose each message is. Over one
+// connection it is told of all or of none: one of which nothing was said would come in the
+// name of the client before.
+func speaksFor(conn *smtpclient.Conn, d fsm.Domain) bool {
+	return conn.Offers("XCLIENT") && d.XClient
 }
 
 // clientOf is who gave us a message; our own come from nobody.

@@ -289,12 +289,12 @@ func (n node) call(ctx context.Context, name string, apply func() error) error {
 func (n node) Work() []Work {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	hop, due := n.state.NextHop(testDomain), n.state.Counts(testDomain).Due
-	if due == 0 && hop.State == fsm.NextHopUp && (n.barred == nil || !n.barred(n.name)) {
+	hop, counts := n.state.NextHop(testDomain), n.state.Counts(testDomain)
+	if counts.Due == 0 && counts.Leased == 0 && hop.State == fsm.NextHopUp && (n.barred == nil || !n.barred(n.name)) {
 		return nil
 	}
 	d, _ := n.state.Domain(testDomain)
-	return []Work{{Domain: d, NextHop: hop, Due: due, Rank: n.rank, Nodes: n.nodes}}
+	return []Work{{Domain: d, NextHop: hop, Due: counts.Due, Rank: n.rank, Nodes: n.nodes}}
 }
 
 func (n node) WorkFor(name mail.Domain) (Work, bool) {

@@ -41,7 +41,8 @@ type hop struct {
 	wake chan struct{} // holds one value when something changed
 
 	mu        sync.Mutex
-	work      *Work // nil while the domain is not listed
+	work      *Work      // nil while the domain is not listed
+	config    fsm.Domain // as it was listed last
 	workers   int
 	connected int // of the workers' connections, those that completed EHLO
 	probing   int
@@ -96,7 +97,9 @@ func (h *hop) update(w *Work) {
 	if w == nil && h.work != nil {
 		h.unlisted = now
 	}
-	h.work = w
+	if h.work = w; w != nil {
+		h.config = w.Domain
+	}
 	h.down = w != nil && w.NextHop.State.Probed()
 	switch {
 	case h.down && !wasDown:
@@ -350,12 +353,9 @@ func (h *hop) known(saw Sight) bool {
 	return hop.State == fsm.NextHopDown || slices.Contains(hop.Failed, h.a.c.Node)
 }
 
-// domain is the domain's configuration as it is now, the zero one where there is no work.
+// domain is the domain's configuration as it was listed last.
 func (h *hop) domain() fsm.Domain {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.work == nil {
-		return fsm.Domain{}
-	}
-	return h.work.Domain
+	return h.config
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-mx/holdfast/delivery/route"
 	"github.com/holdfast-mx/holdfast/delivery/smtpclient"
+	"github.com/holdfast-mx/holdfast/fsm"
 )
 
 const (
@@ -57,8 +58,8 @@ func (p *plainHops) has(at netip.AddrPort, now time.Time) bool {
 
 // pipelines reports whether a message may be begun behind the dot of another. Where the
 // next hop is told whose each is, that comes between them.
-func (h *hop) pipelines(conn *smtpclient.Conn, at route.Hop) bool {
-	return conn.Offers("PIPELINING") && !h.speaksFor(conn) && !h.a.plain.has(at.Address, time.Now())
+func (h *hop) pipelines(conn *smtpclient.Conn, at route.Hop, d fsm.Domain) bool {
+	return conn.Offers("PIPELINING") && !speaksFor(conn, d) && !h.a.plain.has(at.Address, time.Now())
 }
 
 // pipelined takes note when that went wrong, so that no other connection, and

@@ -18,9 +18,9 @@ var ErrLeaseEnded = errors.New("lease has ended")
 // called concurrently, and each returns soon after its context ends.
 type Queue interface {
 	// Work lists, from this node's applied state, the relay domains that have
-	// due mail or whose next hop is not up, and those that RefusedAlarm was told of,
-	// whose next hops refuse this node's connections. The order does not matter. Those
-	// whose mail waits to be called for may be among them.
+	// due or leased mail or whose next hop is not up, and those that RefusedAlarm was
+	// told of, whose next hops refuse this node's connections. The order does not matter.
+	// Those whose mail waits to be called for may be among them.
 	Work() []Work
 	// WorkFor is Work for one domain, whether it has due mail or not. False: it is none
 	// that mail is queued for, or none that is delivered now.

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/delivery/route"
@@ -53,19 +54,20 @@ func (h *hop) deliver(w Work) {
 	h.reached()
 	defer h.left()
 	h.report(Reached, at.String())
-	finish := h.exhaust(conn, at, lease, sent)
+	finish := h.exhaust(conn, at, w.Domain, lease, sent)
 	_ = conn.Quit(h.a.work)
 	finish()
 }
 
 // exhaust delivers lease after lease over a connection, beginning with one that was
 // pulled at sent, if that has messages, until there is nothing more for us or the
-// connection ends. finish is to be called when the connection is over for the domain: it
-// returns when all is reported.
-func (h *hop) exhaust(conn *smtpclient.Conn, at route.Hop, lease Lease, sent time.Duration) (finish func()) {
+// connection ends, or the domain is not as it was, d, when that was opened. finish is to
+// be called when the connection is over for the domain: it returns when all is reported.
+func (h *hop) exhaust(conn *smtpclient.Conn, at route.Hop, d fsm.Domain, lease Lease, sent time.Duration) (finish func()) {
 	var previous *reporter
 	var seen Feedback
-	for h.a.work.Err() == nil && conn.Usable() {
+	opened := time.Now()
+	for h.a.work.Err() == nil && conn.Usable() && !h.turned(d) && (h.called != nil || time.Since(opened) < connectionLife) {
 		var err error
 		if len(lease.Messages) == 0 {
 			sent = h.a.c.Boot() // The right counts from here, not from the answer.
@@ -83,12 +85,12 @@ func (h *hop) exhaust(conn *smtpclient.Conn, at route.Hop, lease Lease, sent tim
 		}
 		var reports *reporter
 		var progress bool
-		reports, progress, seen = h.serve(conn, at, newHeldLease(h.a, lease, sent), lease)
+		reports, progress, seen = h.serve(conn, at, d, newHeldLease(h.a, lease, sent), lease)
 		if previous != nil {
 			<-previous.done // At most one lease's reports are outstanding beside the next.
 		}
 		previous, lease = reports, Lease{}
-		if !progress {
+		if !progress && !h.turned(d) {
 			h.idle()
 			break
 		}
@@ -104,6 +106,19 @@ func (h *hop) exhaust(conn *smtpclient.Conn, at route.Hop, lease Lease, sent tim
 			<-previous.done
 		}
 	}
+}
+
+// connectionLife is how long a connection is given new leases: what DNS says of the next
+// hops is looked up for each connection.
+const connectionLife = 5 * time.Minute
+
+// turned reports whether the domain's mail goes another way by now than it did when a
+// connection was opened, or in another manner: what is leased then is for the next one.
+func (h *hop) turned(since fsm.Domain) bool {
+	now := h.domain()
+	return now.MX != since.MX || now.OnDemand != since.OnDemand || !slices.Equal(now.Targets, since.Targets) || now.XClient != since.XClient ||
+		now.TLS.Mode != since.TLS.Mode || now.TLS.Authorities != since.TLS.Authorities ||
+		!slices.Equal(now.TLS.Pins, since.TLS.Pins) || !slices.Equal(now.TLS.Names, since.TLS.Names)
 }
 
 // scarce reports whether the ceiling leaves nodes without a connection.
@@ -163,7 +178,7 @@ func (h *hop) pull(most int, seen Feedback) (Lease, error) {
 // one of them. What the connection did not live to see is handed back. Where the
 // next hop pipelines, a message is begun behind the dot of the one before; the
 // last of a lease is followed by nothing.
-func (h *hop) serve(conn *smtpclient.Conn, at route.Hop, l *heldLease, lease Lease) (reports *reporter, progress bool, seen Feedback) {
+func (h *hop) serve(conn *smtpclient.Conn, at route.Hop, d fsm.Domain, l *heldLease, lease Lease) (reports *reporter, progress bool, seen Feedback) {
 	seen.Token = lease.Token
 	var waited time.Duration
 	dots := 0
@@ -177,16 +192,22 @@ func (h *hop) serve(conn *smtpclient.Conn, at route.Hop, l *heldLease, lease Lea
 	for i, m := range lease.Messages {
 		t := next
 		if t == nil {
-			t = h.newAttempt(conn, at, l, m)
+			t = h.newAttempt(conn, at, d, l, m)
 		}
 		next = nil
 		var r result
-		if h.a.work.Err() != nil || !conn.Usable() {
+		switch {
+		case h.a.work.Err() != nil || !conn.Usable():
 			r = t.o.untried(true)
-		} else {
+		case h.turned(d):
+			if t.begun {
+				conn.Abort() // The next hop may wait for content, and must not get any.
+			}
+			r = t.o.untried(true)
+		default:
 			l.advance(i)
-			if i+1 < len(lease.Messages) && h.pipelines(conn, at) {
-				next = h.newAttempt(conn, at, l, lease.Messages[i+1])
+			if i+1 < len(lease.Messages) && h.pipelines(conn, at, d) {
+				next = h.newAttempt(conn, at, d, l, lease.Messages[i+1])
 			}
 			r = t.run(next)
 		}

@@ -32,7 +32,7 @@ func (q deliveryQueue) Work() []delivery.Work {
 	var works []delivery.Work
 	for _, d := range view.Destinations() {
 		w := workFor(view, d)
-		if w.Due == 0 && w.NextHop.State == fsm.NextHopUp && !q.barred(d.Name) {
+		if w.Due == 0 && view.Counts(d.Name).Leased == 0 && w.NextHop.State == fsm.NextHopUp && !q.barred(d.Name) {
 			continue
 		}
 		w.Rank, w.Nodes = rank, nodes
