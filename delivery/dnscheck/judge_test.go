@@ -99,6 +99,14 @@ func (x *fleet) shows(of deliverytest.Certificate) *tls.ConnectionState {
 	return s
 }
 
+// underOwn gives mx1 a certificate, and a TLSA record that is of its authority.
+func (x *fleet) underOwn(of deliverytest.Certificate) {
+	s := x.shows(of)
+	authority := x.public.Cert
+	s.PeerCertificates = append(s.PeerCertificates[:1], authority)
+	x.facts.Nodes[0].TLSA.Records = []tlspolicy.TLSARecord{{Usage: 2, Selector: 0, Matching: 0, Data: authority.Raw}}
+}
+
 // plain takes all TLSA records and policies away.
 func (x *fleet) plain() {
 	for i := range x.facts.Nodes {
@@ -414,6 +422,29 @@ func TestEachThingWrong(t *testing.T) {
 		{"TLSA of another, and one of it", func(x *fleet, n *NodeFacts, _, _ *DomainFacts) {
 			n.TLSA.Records = append(n.TLSA.Records, record311(x.facts.Nodes[1].Ports[0].TLS))
 		}, nil},
+		// RFC 7672 section 3.2: of an authority, the domain's name is as good as the host's.
+		{"TLSA of an authority, by the node's name", func(x *fleet, n *NodeFacts, org, _ *DomainFacts) {
+			org.STS = STS{}
+			x.underOwn(deliverytest.Certificate{Names: []string{"mx1.example.net"}})
+		}, nil},
+		{"TLSA of an authority, by the names of all domains", func(x *fleet, n *NodeFacts, org, _ *DomainFacts) {
+			org.STS = STS{}
+			x.underOwn(deliverytest.Certificate{Names: []string{"example.org", "example.com"}})
+		}, nil},
+		{"TLSA of an authority, by the name of one domain", func(x *fleet, n *NodeFacts, org, _ *DomainFacts) {
+			org.STS = STS{}
+			x.underOwn(deliverytest.Certificate{Names: []string{"example.org"}})
+		}, []string{
+			"mx1 warning certificate: the certificate that 192.0.2.1 shows is not valid for mx1.example.net",
+			"mx1 error tlsa: _25._tcp.mx1.example.net is not of the certificate that 192.0.2.1 shows, and who uses DANE does not deliver the mail of example.com there: x509: certificate is valid for example.org, not mx1.example.net +_25._tcp.mx1.example.net. TLSA 3 1 1 ",
+		}},
+		{"TLSA of an authority, by the name of a domain that is elsewhere", func(x *fleet, n *NodeFacts, org, com *DomainFacts) {
+			org.STS = STS{}
+			x.underOwn(deliverytest.Certificate{Names: []string{"example.edu"}})
+		}, []string{
+			"mx1 warning certificate: the certificate that 192.0.2.1 shows is not valid for mx1.example.net",
+			"mx1 error tlsa: _25._tcp.mx1.example.net is not of the certificate that 192.0.2.1 shows, and who uses DANE does not deliver there: x509: certificate is valid for example.edu, not mx1.example.net +_25._tcp.mx1.example.net. TLSA 3 1 1 ",
+		}},
 		{"TLSA of another, not signed", func(x *fleet, n *NodeFacts, _, _ *DomainFacts) {
 			n.TLSA = TLSA{Records: []tlspolicy.TLSARecord{record311(x.facts.Nodes[1].Ports[0].TLS)}}
 		}, []string{"mx1 warning tlsa: the records at _25._tcp.mx1.example.net are not signed, so that nobody heeds them", "mx1 warning tlsa: _25._tcp.mx1.example.net is not of the certificate"}},

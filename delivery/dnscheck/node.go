@@ -167,7 +167,7 @@ func (c *cluster) certificates(f *findings, n NodeFacts) {
 		case p.TLS == nil || len(p.TLS.PeerCertificates) == 0:
 			f.add(Warning, CheckCertificate, nil, "%s offers STARTTLS, and it failed: %v", p.Address, p.Err)
 			continue
-		case n.TLSA.Signed && c.vouched(n, *p.TLS) == nil:
+		case n.TLSA.Signed && c.vouched(n, *p.TLS).err == nil:
 			// RFC 7672 section 3.1.1: neither name nor date matter, and to trust an
 			// authority is what it does without.
 			good = append(good, p.Address)
@@ -204,11 +204,43 @@ func (c *cluster) trusted(name string, s tls.ConnectionState) error {
 	return cause(d.Config.VerifyConnection(s))
 }
 
-// vouched is nil for a session whose certificate the node's TLSA records vouch for.
-func (c *cluster) vouched(n NodeFacts, s tls.ConnectionState) error {
+// An unvouched is what is wrong with a certificate by the TLSA records.
+type unvouched struct {
+	err error
+	// whose are the domains whose mail it is wrong for; none is any.
+	whose []string
+}
+
+// vouched has no error for a session whose certificate the node's TLSA records vouch
+// for. One of an authority may have the node's name, or that of the domain whose MX
+// records led to the node (RFC 7672 section 3.2).
+func (c *cluster) vouched(n NodeFacts, s tls.ConnectionState) (u unvouched) {
+	if u.err = c.vouchedAs(n, s, n.Host); u.err == nil {
+		return unvouched{}
+	}
+	here := 0
+	for _, d := range c.Domains {
+		if !slices.ContainsFunc(d.MX, func(m route.MX) bool { return strings.EqualFold(m.Host, n.Host) }) {
+			continue
+		}
+		if here++; c.vouchedAs(n, s, n.Host, string(d.Name)) != nil {
+			u.whose = append(u.whose, string(d.Name))
+		}
+	}
+	switch len(u.whose) {
+	case here:
+		u.whose = nil
+	case 0:
+		u.err = nil
+	}
+	return u
+}
+
+// vouchedAs is nil where they vouch for it under one of these names.
+func (c *cluster) vouchedAs(n NodeFacts, s tls.ConnectionState, names ...string) error {
 	d, err := tlspolicy.Policy{Mode: tlspolicy.DANE}.Decide(tlspolicy.Hop{
 		Host: n.Host, Now: c.Now, Roots: c.Roots,
-		TLSA: tlspolicy.TLSA{Status: tlspolicy.TLSAFound, Base: n.Host, Names: []string{n.Host}, Records: n.TLSA.Records},
+		TLSA: tlspolicy.TLSA{Status: tlspolicy.TLSAFound, Base: n.Host, Names: names, Records: n.TLSA.Records},
 	})
 	switch {
 	case err != nil:
@@ -278,12 +310,16 @@ func (c *cluster) tlsa(f *findings, n NodeFacts) {
 		f.add(Warning, CheckTLSA, nil, "whether the records at %s are signed could not be seen: the resolver does not validate (see --resolver)", name)
 	}
 	for _, p := range shown {
-		if err := c.vouched(n, *p.TLS); err != nil {
+		if u := c.vouched(n, *p.TLS); u.err != nil {
 			want := []Record{tlsaRecord(n.Host, *p.TLS)}
 			for _, r := range n.TLSA.Records {
 				want = append(want, removal(Record{Name: tlsaName(n.Host), Type: "TLSA", Data: tlsaData(r)}))
 			}
-			f.add(level, CheckTLSA, want, "%s is not of the certificate that %s shows, and who uses DANE does not deliver there: %v", name, p.Address, err)
+			mail := ""
+			if len(u.whose) > 0 {
+				mail = " the mail of " + strings.Join(u.whose, ", ")
+			}
+			f.add(level, CheckTLSA, want, "%s is not of the certificate that %s shows, and who uses DANE does not deliver%s there: %v", name, p.Address, mail, u.err)
 		}
 	}
 	switch {
