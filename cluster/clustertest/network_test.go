@@ -201,3 +201,41 @@ func TestPartition(t *testing.T) {
 		}
 	}
 }
+
+// A host that is frozen neither hears nor is heard, nothing of it is lost, and a
+// deadline that passes meanwhile has passed.
+func TestFreeze(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewNetwork(1, time.Millisecond, time.Millisecond)
+		client, server := pair(t, n)
+		defer client.Close()
+		defer server.Close()
+		began := time.Now()
+		if _, err := client.Write([]byte("on its way")); err != nil {
+			t.Fatal(err)
+		}
+		n.Freeze("b", began.Add(time.Minute))
+		got := make([]byte, 10)
+		server.SetReadDeadline(began.Add(time.Second))
+		if _, err := server.Read(got); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("read by a frozen host: %v", err)
+		}
+		server.SetReadDeadline(time.Time{})
+		if _, err := server.Write([]byte("from here!")); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []net.Conn{server, client} {
+			if _, err := io.ReadFull(c, got); err != nil {
+				t.Fatal(err)
+			}
+			if after := time.Since(began); after < time.Minute || after > time.Minute+time.Second {
+				t.Errorf("%q arrived after %s", got, after)
+			}
+		}
+		n.Freeze("a", time.Now().Add(time.Minute))
+		began = time.Now()
+		if _, err := n.Host("b").Dial(t.Context(), "a:1"); err == nil || time.Since(began) < time.Minute {
+			t.Errorf("a frozen host answers after %s: %v", time.Since(began), err)
+		}
+	})
+}
