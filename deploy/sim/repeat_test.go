@@ -299,3 +299,64 @@ func TestSameBytesTwiceOnOneConnection(t *testing.T) {
 		}
 	})
 }
+
+// A sender whose connection breaks behind the dot, before the reply, tries again through
+// each other node in turn, whichever came first, and without reading a reply: it is one
+// message, under one id, before the primary has it and behind that.
+func TestRetryThroughEachOtherNode(t *testing.T) {
+	for i, first := range nodeNames {
+		others := othersThan(first)
+		for _, order := range [][]string{others, {others[1], others[0]}} {
+			t.Run(fmt.Sprintf("%s, then %s", first, order), func(t *testing.T) {
+				tell(t, 7+uint64(i), func(t *testing.T, s *story) {
+					s.begin()
+					s.loseBehindDot(first, dora)
+					s.await(time.Minute, "it is queued", func() bool { return s.totals().Accepted == 1 })
+					accept, ok := s.acceptOf(first, dora)
+					if !ok {
+						t.Fatal("no Accept in the log")
+					}
+					retry := func(node string) {
+						s.loseBehindDot(node, dora)
+						if again := s.mustGive(node, dora, thenVanish); again != accept.Body.ID.String() {
+							t.Errorf("%s answers with %s, want %s", node, again, accept.Body.ID)
+						}
+					}
+					for _, node := range order {
+						retry(node)
+					}
+					s.primaryUp()
+					s.awaitState(accept.Body.ID.String(), 5*time.Minute, fsm.RecipientDelivered)
+					for _, node := range append(order, first) {
+						retry(node)
+					}
+					if n := s.copiesOf(dora); n != 1 {
+						t.Errorf("%d copies arrived, want 1", n)
+					}
+					if got := s.totals(); got.Accepted != 1 || got.Repeats < 9 {
+						t.Errorf("%d messages and %d repeats, want one message and each retry a repeat", got.Accepted, got.Repeats)
+					}
+				})
+			})
+		}
+	}
+}
+
+// loseBehindDot gives a letter to a node and is gone before the reply to the dot.
+func (s *story) loseBehindDot(node string, l letterTo) {
+	s.t.Helper()
+	c, err := s.dial(node)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer c.conn.Close()
+	if a := c.open(l); a.code != 250 {
+		s.t.Fatalf("%+v", a)
+	}
+	if a := c.transmit(l); a.code != 354 || a.err != nil {
+		s.t.Fatalf("%+v", a)
+	}
+	if _, err := c.conn.Write([]byte(".\r\n")); err != nil {
+		s.t.Fatal(err)
+	}
+}
