@@ -93,8 +93,9 @@ func (w *World) resumes(ctx context.Context, t *testing.T) {
 	}
 }
 
-// leftTime is how long the octets of what has ended may stay on a node's disk.
-const leftTime = 30 * time.Minute
+// leftTime is how long the octets of what has ended may stay on a node's disk: those of
+// a body that no entry ever named are kept for an hour.
+const leftTime = 90 * time.Minute
 
 // atRest checks what holds when everything is delivered: all nodes have the same queue
 // at the same entry, without a contradiction in it, and keep no body.
