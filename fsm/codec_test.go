@@ -222,6 +222,7 @@ func guard(t testing.TB, s *fsm.State) {
 		Bounce:   fsm.BounceAlways, DelayWarning: 60_000, XClient: true, TLS: fsm.TLSPolicy{Mode: fsm.TLSMTASTS},
 		Callers: fsm.Callers{Pins: [][32]byte{{7}}, User: "mail.a.test", Secret: "hash"},
 	}})
+	apply(s, fsm.PutDomain{Domain: fsm.Domain{Name: "d.test", OnDemand: true}})
 	apply(s, fsm.RecordPolicy{Domain: "a.test", Policy: fsm.STSPolicy{ID: "1", Text: "version: STSv1", Fetched: 5}})
 	reports(t, s)
 	due := slices.Collect(s.Due("a.test"))
