@@ -46,25 +46,8 @@ func TestControlUnknownRefused(t *testing.T) {
 			s.begin()
 			leader, others := s.leader()
 			at := others[0]
-			c, err := s.dial(at)
-			if err != nil {
-				t.Fatal(err)
-			}
+			c, answer := s.underWay(at, leader, dora)
 			defer c.conn.Close()
-			if a := c.open(dora); a.code != 250 {
-				t.Fatalf("%+v", a)
-			}
-			if a := c.transmit(dora); a.code != 354 {
-				t.Fatalf("%+v", a)
-			}
-			answer := make(chan attempt, 1)
-			go func() { answer <- c.dot(thenVanish) }()
-			for {
-				if _, ok := s.acceptOf(leader, dora); ok {
-					break
-				}
-				time.Sleep(100 * time.Microsecond)
-			}
 			s.Kill(leader)
 			s.Kill(others[1])
 			first := <-answer

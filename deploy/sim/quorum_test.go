@@ -271,25 +271,8 @@ func TestLeaderKilledBetweenAppendAndAnswer(t *testing.T) {
 				s.begin()
 				leader, others := s.leader()
 				at := others[0]
-				c, err := s.dial(at)
-				if err != nil {
-					t.Fatal(err)
-				}
+				c, answer := s.underWay(at, leader, dora)
 				defer c.conn.Close()
-				if a := c.open(dora); a.code != 250 {
-					t.Fatalf("%+v", a)
-				}
-				if a := c.transmit(dora); a.code != 354 {
-					t.Fatalf("%+v", a)
-				}
-				answer := make(chan attempt, 1)
-				go func() { answer <- c.dot(thenVanish) }()
-				for {
-					if _, ok := s.acceptOf(leader, dora); ok {
-						break
-					}
-					time.Sleep(100 * time.Microsecond)
-				}
 				s.Kill(leader)
 				if both {
 					s.Kill(others[1])
@@ -424,5 +407,29 @@ func TestWipedNodesFoundNothing(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// underWay gives a letter to one node, and returns when its Accept is in the leader's log.
+// The answer to the dot comes over the channel.
+func (s *story) underWay(at, leader string, l letterTo) (*client, <-chan attempt) {
+	s.t.Helper()
+	c, err := s.dial(at)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if a := c.open(l); a.code != 250 {
+		s.t.Fatalf("%+v", a)
+	}
+	if a := c.transmit(l); a.code != 354 {
+		s.t.Fatalf("%+v", a)
+	}
+	answer := make(chan attempt, 1)
+	go func() { answer <- c.dot(thenVanish) }()
+	for {
+		if _, ok := s.acceptOf(leader, l); ok {
+			return c, answer
+		}
+		time.Sleep(100 * time.Microsecond)
 	}
 }
