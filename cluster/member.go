@@ -47,9 +47,12 @@ type Config struct {
 	// closed by it.
 	Stores consensus.Stores
 	Stream consensus.StreamLayer
-	// HeartbeatTimeout and CommitInterval are as in consensus.Config.
-	HeartbeatTimeout time.Duration
-	CommitInterval   time.Duration
+	// HeartbeatTimeout, CommitInterval, SnapshotThreshold and TrailingLogs are as in
+	// consensus.Config.
+	HeartbeatTimeout  time.Duration
+	CommitInterval    time.Duration
+	SnapshotThreshold uint64
+	TrailingLogs      uint64
 	// RollEvery is how often the other servers are asked how they are, less than
 	// rollLife; 0 is defaultRollEvery.
 	RollEvery time.Duration
@@ -153,6 +156,7 @@ func Start(ctx context.Context, c Config) (*Member, error) {
 	node, err := consensus.Start(ctx, consensus.Config{
 		ID: c.ID, Stores: c.Stores, Stream: c.Stream, Observe: m.starts.observe,
 		Bodies: m.bodies, FSM: m.replica, HeartbeatTimeout: c.HeartbeatTimeout, CommitInterval: c.CommitInterval, DiskStalled: c.DiskStalled, Logger: c.Log,
+		SnapshotThreshold: c.SnapshotThreshold, TrailingLogs: c.TrailingLogs,
 		Acknowledged: acknowledged, Controls: c.Controls, Failpoint: c.Failpoint,
 	})
 	if err != nil {

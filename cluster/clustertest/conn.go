@@ -42,9 +42,10 @@ type direction struct {
 
 	segments      []segment
 	bytes         int
+	total         int   // octets written, those that wait and those that were read
 	ended         bool  // the writer has closed: EOF behind the last segment
 	broken        error // both ends fail with it
-	lost          bool  // a cut took bytes: nothing arrives any more
+	lost          bool  // a cut or a break took bytes: no more are on their way
 	readDeadline  time.Time
 	writeDeadline time.Time
 }
@@ -187,6 +188,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	sent := 0
 	for len(p) > 0 {
 		cut := c.network.isCut(c.local.name, c.remote.name)
+		fuse := c.network.fuse(c.local.name, c.remote.name)
 		delay := c.network.delay()
 		d.mu.Lock()
 		switch {
@@ -209,14 +211,25 @@ func (c *Conn) Write(p []byte) (int, error) {
 			return sent + len(p), nil
 		case d.bytes < windowBytes:
 			n := min(len(p), windowBytes-d.bytes)
+			breaks := fuse > 0 && d.total+n > fuse
+			if breaks {
+				n = max(0, fuse-d.total)
+			}
 			at := later(time.Now(), c.network.thaw(c.local.name)).Add(delay)
 			if last := len(d.segments) - 1; last >= 0 && d.segments[last].at.After(at) {
 				at = d.segments[last].at
 			}
-			d.segments = append(d.segments, segment{at, append([]byte(nil), p[:n]...)})
+			if n > 0 {
+				d.segments = append(d.segments, segment{at, append([]byte(nil), p[:n]...)})
+			}
 			d.bytes += n
+			d.total += n
 			p = p[n:]
 			sent += n
+			if breaks { // once the reader had the time to take what came before
+				d.lost = true
+				time.AfterFunc(time.Until(at)+time.Millisecond, func() { c.breakWith(errReset) })
+			}
 			d.by(at)
 			d.mu.Unlock()
 		default:

@@ -43,6 +43,7 @@ type Network struct {
 	hosts    map[string]*Host
 	byIP     map[netip.Addr]*Host
 	cuts     map[link]bool
+	fuses    map[link]int
 	frozen   map[string]time.Time
 }
 
@@ -58,6 +59,7 @@ func NewNetwork(seed uint64, delayMin, delayMax time.Duration) *Network {
 		hosts:    make(map[string]*Host),
 		byIP:     make(map[netip.Addr]*Host),
 		cuts:     make(map[link]bool),
+		fuses:    make(map[link]int),
 		frozen:   make(map[string]time.Time),
 	}
 }
@@ -128,19 +130,31 @@ func (n *Network) CutOneWay(from, to string) {
 	n.cuts[link{from, to}] = true
 }
 
-// Heal ends the cuts between two hosts.
+// BreakAfter has each connection break that carries more than so many octets from one
+// host to the other, at least one: those arrive, the rest does not, and both ends see a
+// reset. One that has carried more already breaks when it is written to.
+func (n *Network) BreakAfter(from, to string, octets int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.fuses[link{from, to}] = octets
+}
+
+// Heal ends the cuts between two hosts, and what BreakAfter began.
 func (n *Network) Heal(a, b string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.cuts, link{a, b})
-	delete(n.cuts, link{b, a})
+	for _, l := range []link{{a, b}, {b, a}} {
+		delete(n.cuts, l)
+		delete(n.fuses, l)
+	}
 }
 
-// HealAll ends all cuts.
+// HealAll ends all cuts, and what BreakAfter began.
 func (n *Network) HealAll() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear(n.cuts)
+	clear(n.fuses)
 }
 
 // Freeze has a host hear nothing and be heard by nobody until then. Nothing is
@@ -292,6 +306,13 @@ func (n *Network) delay() time.Duration {
 		return n.delayMin
 	}
 	return n.delayMin + time.Duration(n.rand.Int64N(int64(n.delayMax-n.delayMin)))
+}
+
+// fuse returns behind how many octets a connection breaks, 0 where it does not.
+func (n *Network) fuse(from, to string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.fuses[link{from, to}]
 }
 
 func (n *Network) isCut(from, to string) bool {

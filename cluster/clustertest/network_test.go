@@ -140,6 +140,54 @@ func TestCut(t *testing.T) {
 	})
 }
 
+// TestBreakAfter: so many octets arrive and no more, the other way and other
+// connections go on, and one that has carried more breaks when it is written to.
+func TestBreakAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewNetwork(1, time.Millisecond, 20*time.Millisecond)
+		old, oldServer := pair(t, n)
+		read := func(c net.Conn) (string, error) {
+			got, err := io.ReadAll(c)
+			return string(got), err
+		}
+		if _, err := old.Write([]byte("carried before")); err != nil {
+			t.Fatal(err)
+		}
+		n.BreakAfter("a", "b", 5)
+		client, server := pair(t, n)
+		if _, err := server.Write([]byte("the other way")); err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range []string{"ab", "cdef", "g"} {
+			if _, err := client.Write([]byte(part)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := read(server); got != "abcde" || !errors.Is(err, errReset) {
+			t.Errorf("read %q, %v", got, err)
+		}
+		if _, err := client.Write([]byte("h")); !errors.Is(err, errReset) {
+			t.Errorf("write on a broken connection: %v", err)
+		}
+		if _, err := old.Write([]byte("more")); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := read(oldServer); got != "carried before" || !errors.Is(err, errReset) {
+			t.Errorf("read %q, %v", got, err)
+		}
+		n.HealAll()
+		client, server = pair(t, n)
+		if _, err := client.Write([]byte("longer than five")); err != nil {
+			t.Fatal(err)
+		}
+		_ = client.Close()
+		if got, err := read(server); got != "longer than five" || err != nil {
+			t.Errorf("read %q, %v", got, err)
+		}
+		_ = server.Close()
+	})
+}
+
 func TestDial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := NewNetwork(1, 0, 0)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -17,8 +16,6 @@ import (
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sender"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
-	"github.com/holdfast-mx/holdfast/cmd/holdfastd/config"
-	"github.com/holdfast-mx/holdfast/cmd/holdfastd/node"
 	"github.com/holdfast-mx/holdfast/fsm"
 )
 
@@ -65,9 +62,7 @@ func runDays(t *testing.T, seed uint64, away time.Duration, sum *tally) {
 	tell(t, seed, func(t *testing.T, s *story) {
 		began := time.Now()
 		s.segments = true
-		// For most of the time nothing happens, and this is what it costs.
-		s.adjust = func(c *config.Config) { c.Latency = config.WAN }
-		s.rhythm = node.Pace{Commit: time.Second, Tick: 30 * time.Second, Roll: 8 * time.Second, Reconnect: 10 * time.Second}
+		s.adjust, s.rhythm = farApart, slowRhythm
 		book := newAccount(s.ledger)
 		s.record, s.arriving = book, book.see
 		s.begin()
@@ -201,11 +196,6 @@ func (c *impatientConn) Write(p []byte) (int, error) {
 var unhurried = tempo{
 	lasts: func(r *rand.Rand) time.Duration { return between(r, time.Second, 2*time.Hour) },
 	rests: func(r *rand.Rand) time.Duration { return between(r, 10*time.Second, time.Hour) },
-}
-
-// between draws a duration whose order of magnitude is as likely as any other.
-func between(r *rand.Rand, low, high time.Duration) time.Duration {
-	return time.Duration(float64(low) * math.Pow(float64(high)/float64(low), r.Float64()))
 }
 
 // An account compares second copies with the bound that is published for them:

@@ -37,6 +37,7 @@ func (r *registry) put(s cluster.Sighting) {
 // A directory is one process's view of the registry.
 type directory struct {
 	registry *registry
+	names    []string // of all nodes
 	self     cluster.Sighting
 }
 
@@ -68,7 +69,7 @@ func (d *directory) Address(name string) (string, bool) {
 
 func (d *directory) Mailhosts() []node.Mailhost {
 	var all []node.Mailhost
-	for _, name := range nodeNames {
+	for _, name := range d.names {
 		all = append(all, node.Mailhost{Hostname: name + ".backup.test"})
 	}
 	return all

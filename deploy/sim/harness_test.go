@@ -66,7 +66,7 @@ func tell(t *testing.T, seed uint64, run func(t *testing.T, s *story)) {
 		}
 	}()
 	synctest.Test(t, func(t *testing.T) {
-		w, err := NewWorld(seed, dir, slog.New(slog.NewTextHandler(tail, nil)))
+		w, err := NewWorld(seed, nodeNames, dir, slog.New(slog.NewTextHandler(tail, nil)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,15 +149,7 @@ func (s *story) leader() (leader string, others []string) {
 	return leader, othersThan(leader)
 }
 
-func othersThan(name string) []string {
-	var others []string
-	for _, n := range nodeNames {
-		if n != name {
-			others = append(others, n)
-		}
-	}
-	return others
-}
+func othersThan(name string) []string { return without(nodeNames, name) }
 
 func (s *story) cutOff(name string) {
 	for _, other := range othersThan(name) {

@@ -101,17 +101,17 @@ const leftTime = 90 * time.Minute
 // at the same entry, without a contradiction in it, and keep no body.
 func (w *World) atRest(ctx context.Context, t *testing.T) {
 	t.Helper()
-	copies := w.nodes[nodeNames[0]].node.Member().Compare(ctx)
+	copies := w.nodes[w.names[0]].node.Member().Compare(ctx)
 	for _, c := range copies {
 		if c.Err != nil || c.Index != copies[0].Index || c.Sum != copies[0].Sum {
 			t.Errorf("the nodes' queues differ, or are not told: %+v", copies)
 			break
 		}
 	}
-	if len(copies) != len(nodeNames) {
+	if len(copies) != len(w.names) {
 		t.Errorf("%d copies of the queue", len(copies))
 	}
-	for _, name := range nodeNames {
+	for _, name := range w.names {
 		n := w.nodes[name].node
 		view := n.Member().View()
 		if err := view.Check(); err != nil {

@@ -83,7 +83,7 @@ func TestEachDotIsNamedAndEachSecondCopyMarked(t *testing.T) {
 					_, err := s.Send(s.ctx, 150, 4, 5*time.Second)
 					sent <- err
 				}()
-				names, err := s.Torment(torment)
+				names, err := s.torment(torment, faults, hasty)
 				if err != nil {
 					t.Fatal(names, err)
 				}

@@ -41,8 +41,7 @@ import (
 //     are as old as may be, and never about what has yet to come.
 const (
 	dotsAfterRenewal = 30 * time.Second // half a lease
-	frozenMax        = 45 * time.Second
-	onItsWay         = 2 * time.Second // of a letter, from the permission to its last octet
+	onItsWay         = 2 * time.Second  // of a letter, from the permission to its last octet
 )
 
 // A deed is one operation's input.
@@ -289,18 +288,6 @@ const (
 	clientLooks   // and more: those that give letters and operate
 )
 
-// lifeFaults are what breaks meanwhile. Frozen is as near as one process comes to a
-// host that is stopped and goes on: what it sends and is sent is late.
-var lifeFaults = append(slices.Clone(clusterFaults),
-	fault{"frozen", func(_ context.Context, w *World, victim string) (func() error, error) {
-		w.network.Freeze(victim, time.Now().Add(time.Duration(1+w.random.IntN(int(frozenMax/time.Second)))*time.Second))
-		return func() error { return nil }, nil
-	}},
-	fault{"partition", func(_ context.Context, w *World, victim string) (func() error, error) {
-		w.network.Partition([]string{victim, primaryName, senderName}, othersThan(victim))
-		return func() error { w.network.HealAll(); return nil }, nil
-	}})
-
 const (
 	lifeSenders = 4
 	lifeOwners  = 3 // operators
@@ -371,7 +358,7 @@ func (s *story) live(c *chronicle) {
 			}
 		})
 	}
-	names, err := s.torment(torment, lifeFaults, hasty)
+	names, err := s.torment(torment, clusterFaults, hasty)
 	s.t.Logf("faults: %s", strings.Join(names, ", "))
 	if err != nil {
 		s.t.Fatal(err)

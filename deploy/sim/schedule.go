@@ -3,10 +3,12 @@ package sim
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
 
+	"github.com/holdfast-mx/holdfast/cluster/clustertest"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 )
 
@@ -18,7 +20,7 @@ type fault struct {
 }
 
 // faults are what a schedule draws from.
-var faults = slices.Concat(clusterFaults, primaryFaults)
+var faults = slices.Concat(clusterFaults, hostFaults, primaryFaults)
 
 // clusterFaults are those of nodes and of the network.
 var clusterFaults = []fault{
@@ -32,7 +34,7 @@ var clusterFaults = []fault{
 	}},
 	// Nobody is left; the victim is the first to come back.
 	{"all crash, first back", func(ctx context.Context, w *World, victim string) (func() error, error) {
-		order := append([]string{victim}, slices.DeleteFunc(slices.Clone(nodeNames), func(n string) bool { return n == victim })...)
+		order := append([]string{victim}, without(w.names, victim)...)
 		for _, name := range order {
 			if w.random.IntN(2) == 0 {
 				w.Kill(name)
@@ -55,18 +57,14 @@ var clusterFaults = []fault{
 		return func() error { return w.Start(ctx, victim) }, nil
 	}},
 	{"cut off", func(_ context.Context, w *World, victim string) (func() error, error) {
-		for _, other := range nodeNames {
-			if other != victim {
-				w.network.Cut(victim, other)
-			}
+		for _, other := range without(w.names, victim) {
+			w.network.Cut(victim, other)
 		}
 		return func() error { w.network.HealAll(); return nil }, nil
 	}},
 	{"deaf", func(_ context.Context, w *World, victim string) (func() error, error) {
-		for _, other := range nodeNames {
-			if other != victim {
-				w.network.CutOneWay(other, victim)
-			}
+		for _, other := range without(w.names, victim) {
+			w.network.CutOneWay(other, victim)
 		}
 		return func() error { w.network.HealAll(); return nil }, nil
 	}},
@@ -75,20 +73,77 @@ var clusterFaults = []fault{
 		return func() error { w.network.HealAll(); return nil }, nil
 	}},
 	{"one link cut", func(_ context.Context, w *World, victim string) (func() error, error) {
-		other := nodeNames[(slices.Index(nodeNames, victim)+1)%len(nodeNames)]
+		other := without(w.names, victim)[0]
 		w.network.Cut(victim, other)
 		return func() error { w.network.HealAll(); return nil }, nil
 	}},
 	{"one link one way", func(_ context.Context, w *World, victim string) (func() error, error) {
-		other := nodeNames[(slices.Index(nodeNames, victim)+1+w.random.IntN(2))%len(nodeNames)]
+		other := without(w.names, victim)[w.random.IntN(len(w.names)-1)]
 		w.network.CutOneWay(victim, other)
 		return func() error { w.network.HealAll(); return nil }, nil
+	}},
+	// On the smaller side there are the primary and the sender.
+	{"partition", func(_ context.Context, w *World, victim string) (func() error, error) {
+		others := without(w.names, victim)
+		w.random.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+		few := (len(w.names) - 1) / 2
+		w.network.Partition(append([]string{victim, primaryName, senderName}, others[:few-1]...), others[few-1:])
+		return func() error { w.network.HealAll(); return nil }, nil
+	}},
+	// Frozen is as near as one process comes to a host that is stopped and goes on:
+	// what it sends and is sent is late.
+	{"frozen", func(_ context.Context, w *World, victim string) (func() error, error) {
+		w.network.Freeze(victim, time.Now().Add(time.Duration(1+w.random.IntN(int(frozenMax/time.Second)))*time.Second))
+		return func() error { return nil }, nil
 	}},
 	{"sender cut off", func(_ context.Context, w *World, victim string) (func() error, error) {
 		w.network.Cut(victim, senderName)
 		return func() error { w.network.HealAll(); return nil }, nil
 	}},
 }
+
+// hostFaults are those of disks, and of connections that break in the middle of
+// something.
+var hostFaults = []fault{
+	{"connections break", func(_ context.Context, w *World, victim string) (func() error, error) {
+		ends := append(without(w.names, victim), primaryName, senderName)
+		a, b := victim, ends[w.random.IntN(len(ends))]
+		if w.random.IntN(2) == 0 {
+			a, b = b, a
+		}
+		w.network.BreakAfter(a, b, 1+int(between(w.random, 1, 64<<10)))
+		return func() error { w.network.HealAll(); return nil }, nil
+	}},
+	// The node must end by itself, and is started again where it did not, too.
+	{"disk refuses", func(ctx context.Context, w *World, victim string) (func() error, error) {
+		w.setAiling(victim, true)
+		lift := w.disks[victim].spool.Inject(clustertest.Fault{Op: clustertest.OpSync, Skip: w.random.IntN(20), Err: clustertest.ErrDisk, Forever: true})
+		return func() error {
+			w.PowerCut(victim)
+			w.setAiling(victim, false)
+			lift()
+			return w.Start(ctx, victim)
+		}, nil
+	}},
+	{"disk hangs", func(_ context.Context, w *World, victim string) (func() error, error) {
+		delay := between(w.random, time.Second, time.Minute)
+		lift := w.disks[victim].spool.Inject(clustertest.Fault{Op: clustertest.OpSync, Skip: w.random.IntN(20), Delay: delay})
+		return func() error { lift(); return nil }, nil
+	}},
+	{"disk slow", func(_ context.Context, w *World, victim string) (func() error, error) {
+		delay := between(w.random, 10*time.Millisecond, time.Second)
+		lift := w.disks[victim].spool.Inject(clustertest.Fault{Op: clustertest.OpSync, Delay: delay, Forever: true})
+		return func() error { lift(); return nil }, nil
+	}},
+	{"disk full", func(_ context.Context, w *World, victim string) (func() error, error) {
+		free := &w.disks[victim].free
+		before := free.Swap(1)
+		return func() error { free.Store(before); return nil }, nil
+	}},
+}
+
+// frozenMax is how long a node is frozen at most.
+const frozenMax = 45 * time.Second
 
 // primaryFaults are those of a primary that is up.
 var primaryFaults = []fault{
@@ -101,11 +156,11 @@ var primaryFaults = []fault{
 			f.Action = sink.Refuse
 		}
 		w.faults.Set(f)
-		return func() error { w.faults.Set(); return nil }, nil
+		return func() error { w.faults.Set(w.usual.faults...); return nil }, nil
 	}},
 	{"primary thinks", func(_ context.Context, w *World, _ string) (func() error, error) {
 		w.SetPace(time.Duration(1+w.random.IntN(90)) * time.Second)
-		return func() error { w.SetPace(0); return nil }, nil
+		return func() error { w.SetPace(w.usual.pace); return nil }, nil
 	}},
 	{"primary down", func(_ context.Context, w *World, _ string) (func() error, error) {
 		w.PrimaryDown()
@@ -124,16 +179,24 @@ var hasty = tempo{
 	rests: func(r *rand.Rand) time.Duration { return time.Duration(500+r.IntN(8_000)) * time.Millisecond },
 }
 
-// Torment runs seeded faults one after the other until ctx ends, and leaves
-// everything mended. The leader is the victim more often than its share.
-func (w *World) Torment(ctx context.Context) (names []string, err error) {
-	return w.torment(ctx, faults, hasty)
+// brisk is for worlds of half an hour: half of the faults last less than five
+// seconds, and some a minute.
+var brisk = tempo{
+	lasts: func(r *rand.Rand) time.Duration { return between(r, 500*time.Millisecond, time.Minute) },
+	rests: func(r *rand.Rand) time.Duration { return between(r, time.Second, time.Minute) },
 }
 
+// between draws a duration whose order of magnitude is as likely as any other.
+func between(r *rand.Rand, low, high time.Duration) time.Duration {
+	return time.Duration(float64(low) * math.Pow(float64(high)/float64(low), r.Float64()))
+}
+
+// torment runs seeded faults one after the other until ctx ends, and leaves
+// everything mended. The leader is the victim more often than its share.
 func (w *World) torment(ctx context.Context, drawn []fault, t tempo) (names []string, err error) {
 	for ctx.Err() == nil {
 		f := drawn[w.random.IntN(len(drawn))]
-		victim := nodeNames[w.random.IntN(len(nodeNames))]
+		victim := w.names[w.random.IntN(len(w.names))]
 		if leader := w.Leader(); leader != "" && w.random.IntN(2) == 0 {
 			victim = leader
 		}

@@ -6,12 +6,15 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 	"github.com/holdfast-mx/holdfast/fsm"
 )
 
@@ -22,7 +25,10 @@ var (
 
 const (
 	lettersPerSeed = 200
-	tormentTime    = 10 * time.Minute
+	// tormentTime is how long things break, and seedTime how long a world lives at
+	// least.
+	tormentTime = 20 * time.Minute
+	seedTime    = 30 * time.Minute
 	// drainTime covers several doubt waits: a message in doubt is left alone for
 	// ten minutes, and may come into doubt again.
 	drainTime = 3 * time.Hour
@@ -58,8 +64,68 @@ func (l *tailLog) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
+// A shape is what a seed makes of a world before anything happens in it.
+type shape struct {
+	names  []string
+	faults []fault
+	clocks map[string]clock
+	// asDeployed has nodes in one network that talk to each other as often as real
+	// ones do. In the others, nodes are far from each other and have less to say while
+	// nothing happens, which is what most of the processor's time goes to.
+	asDeployed bool
+	// snapshots is how many entries there are between two snapshots, and trailing how
+	// many stay behind one. Real nodes have thousands, and a world would have none.
+	snapshots, trailing uint64
+	// away is how long the primary is down in the beginning, pace how long it thinks
+	// about each dot, and moody has it break off a part of what it took.
+	away, pace time.Duration
+	moody      bool
+}
+
+// faultsMin is how many kinds of faults a world has at least.
+const faultsMin = 4
+
+func shapeOf(seed uint64) shape {
+	r := rand.New(rand.NewPCG(seed, 0x7368617065))
+	s := shape{names: nodeNames}
+	switch r.IntN(6) {
+	case 0:
+		s.asDeployed = true
+	case 1:
+		s.names = fiveNames
+	}
+	// A world that has all kinds has little of each: most have some.
+	s.faults = slices.Clone(faults)
+	r.Shuffle(len(s.faults), func(i, j int) { s.faults[i], s.faults[j] = s.faults[j], s.faults[i] })
+	s.faults = s.faults[:faultsMin+r.IntN(len(s.faults)-faultsMin+1)]
+	if r.IntN(2) == 0 {
+		s.clocks = map[string]clock{}
+		for _, name := range s.names {
+			s.clocks[name] = clock{wrong: time.Duration(r.Int64N(int64(8*time.Hour))) - 4*time.Hour, drift: r.IntN(21) - 10}
+		}
+	}
+	s.snapshots, s.trailing = uint64(between(r, 32, 2048)), uint64(between(r, 8, 512))
+	s.away = time.Duration(r.Int64N(int64(tormentTime)))
+	if r.IntN(2) == 0 {
+		s.pace = between(r, 10*time.Millisecond, 10*time.Second)
+	}
+	s.moody = r.IntN(2) == 0
+	return s
+}
+
+func (s shape) String() string {
+	var kinds []string
+	for _, f := range s.faults {
+		kinds = append(kinds, f.name)
+	}
+	return fmt.Sprintf("nodes=%d asDeployed=%v skewed=%v snapshots=%d/%d away=%s pace=%s moody=%v kinds: %s",
+		len(s.names), s.asDeployed, s.clocks != nil, s.snapshots, s.trailing, s.away.Round(time.Second), s.pace.Round(time.Millisecond), s.moody, strings.Join(kinds, ", "))
+}
+
 func runSeed(t *testing.T, seed uint64) {
 	dir := t.TempDir()
+	shape := shapeOf(seed)
+	t.Logf("shape: %s", shape)
 	tail := new(tailLog)
 	defer func() {
 		if t.Failed() {
@@ -69,16 +135,20 @@ func runSeed(t *testing.T, seed uint64) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		led := new(reigns)
-		w, err := NewWorld(seed, dir, slog.New(led.handler(slog.NewTextHandler(tail, nil))))
+		w, err := NewWorld(seed, shape.names, dir, slog.New(led.handler(slog.NewTextHandler(tail, nil))))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer w.Close()
-		w.segments = true
+		w.segments, w.clocks = true, shape.clocks
+		if !shape.asDeployed {
+			w.adjust, w.rhythm = farApart, slowRhythm
+		}
+		w.rhythm.Snapshot, w.rhythm.Trailing = shape.snapshots, shape.trailing
 		seen := new(copies)
 		w.arriving = seen.see
 		ctx := t.Context()
-		for _, name := range nodeNames {
+		for _, name := range w.names {
 			if err := w.Start(ctx, name); err != nil {
 				t.Fatal(err)
 			}
@@ -89,23 +159,29 @@ func runSeed(t *testing.T, seed uint64) {
 			t.Fatal(err)
 		}
 
-		// The primary is down for the first half of the time, by and large.
+		w.usual.pace = shape.pace
+		if shape.moody {
+			w.usual.faults = []sink.Fault{{Stage: sink.AfterDot, Action: sink.Drop, Rate: 0.05}}
+		}
+		w.SetPace(w.usual.pace)
+		w.faults.Set(w.usual.faults...)
 		torment, done := context.WithTimeout(ctx, tormentTime)
 		defer done()
 		sent := make(chan error, 1)
 		go func() {
-			stats, err := w.Send(ctx, lettersPerSeed, 4, 10*time.Second)
+			stats, err := w.Send(ctx, lettersPerSeed, 4, 20*time.Second)
 			t.Logf("sender: %+v", stats)
 			sent <- err
 		}()
-		up := time.AfterFunc(tormentTime/2, func() { _ = w.PrimaryUp() })
+		up := time.AfterFunc(shape.away, func() { _ = w.PrimaryUp() })
 		defer up.Stop()
-		names, err := w.Torment(torment)
+		names, err := w.torment(torment, shape.faults, brisk)
 		t.Logf("faults: %s", strings.Join(names, ", "))
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.network.HealAll()
+		w.SetPace(0)
 		w.faults.Set()
 		if err := w.PrimaryUp(); err != nil {
 			t.Fatal(err)
@@ -115,6 +191,7 @@ func runSeed(t *testing.T, seed uint64) {
 			t.Fatal(err)
 		}
 		w.drain(ctx, t)
+		time.Sleep(time.Until(began.Add(seedTime)))
 		w.atRest(ctx, t)
 		led.check(t)
 		report := w.ledger.Check()
@@ -122,7 +199,7 @@ func runSeed(t *testing.T, seed uint64) {
 		if !report.OK() || report.Accepted == 0 || report.NotAccepted > 0 {
 			t.Errorf("the ledger does not balance: %+v", report)
 		}
-		seen.check(t, w.nodes[nodeNames[0]].node.Member().View().Totals())
+		seen.check(t, w.nodes[w.names[0]].node.Member().View().Totals())
 		w.fellLock.Lock()
 		defer w.fellLock.Unlock()
 		if len(w.fell) > 0 {
@@ -142,7 +219,7 @@ func (w *World) drain(ctx context.Context, t *testing.T) {
 		}
 		// What the misbehaving primary refused for good is held, and the domain that
 		// it refused too much of is stopped: let them go.
-		for _, name := range nodeNames {
+		for _, name := range w.names {
 			p := w.nodes[name]
 			if p == nil {
 				continue
@@ -169,7 +246,7 @@ func (w *World) drain(ctx context.Context, t *testing.T) {
 // empty reports whether every node's queue has no unfinished message, and all
 // nodes agree.
 func (w *World) empty() bool {
-	for _, name := range nodeNames {
+	for _, name := range w.names {
 		p := w.nodes[name]
 		if p == nil || p.node.Member().View().Totals().Live > 0 {
 			return false

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -41,7 +42,9 @@ const (
 )
 
 var (
+	// nodeNames are those of a cluster of three, fiveNames of one of five.
 	nodeNames    = []string{"n1", "n2", "n3"}
+	fiveNames    = []string{"n1", "n2", "n3", "n4", "n5"}
 	relayDomains = []mail.Domain{"example.org", "example.test"}
 )
 
@@ -49,6 +52,7 @@ var (
 // one synctest bubble.
 type World struct {
 	seed     uint64
+	names    []string // of all nodes, whether they run or not
 	random   *rand.Rand
 	log      *slog.Logger
 	network  *clustertest.Network
@@ -97,10 +101,17 @@ type World struct {
 	primary     *sink.Server // nil while it is down
 	primaryDone chan struct{}
 	pace        time.Duration // before the primary's reply to a dot
+	// usual is how the primary is where no fault makes it otherwise.
+	usual struct {
+		pace   time.Duration
+		faults []sink.Fault
+	}
 
-	// Fell lists the nodes that failed by themselves, with the reason.
+	// fell lists the nodes that failed by themselves, with the reason, but for those
+	// in ailing, whose disk was broken on purpose.
 	fellLock sync.Mutex
 	fell     []string
+	ailing   map[string]bool
 }
 
 // disks outlive the processes that use them.
@@ -119,13 +130,14 @@ type process struct {
 	ended chan struct{} // closed when nothing of it runs any more
 }
 
-// NewWorld prepares a world. dir takes the certificates, as real files.
-func NewWorld(seed uint64, dir string, log *slog.Logger) (*World, error) {
+// NewWorld prepares a world of nodes of these names. dir takes the certificates, as
+// real files.
+func NewWorld(seed uint64, names []string, dir string, log *slog.Logger) (*World, error) {
 	network := clustertest.NewNetwork(seed, time.Millisecond, 20*time.Millisecond)
 	w := &World{
-		seed: seed, random: rand.New(rand.NewPCG(seed, 0x73696d)), log: log,
+		seed: seed, names: names, random: rand.New(rand.NewPCG(seed, 0x73696d)), log: log,
 		network: network, registry: newRegistry(network.Reachable), certs: dir,
-		disks: map[string]*disks{}, nodes: map[string]*process{},
+		disks: map[string]*disks{}, nodes: map[string]*process{}, ailing: map[string]bool{},
 		ledger: ledger.New(), faults: sink.NewFaults(seed),
 	}
 	ca, err := transport.CreateCA("sim", time.Now())
@@ -135,7 +147,7 @@ func NewWorld(seed uint64, dir string, log *slog.Logger) (*World, error) {
 	if _, _, err := ca.WriteFiles(dir, "ca"); err != nil {
 		return nil, err
 	}
-	for i, name := range nodeNames {
+	for i, name := range names {
 		pair, err := transport.IssueNode(ca, name, nil, time.Now())
 		if err != nil {
 			return nil, err
@@ -227,7 +239,7 @@ func (w *World) Start(ctx context.Context, name string) error {
 			return stores, err
 		},
 		Directory: func(c node.DirectoryConfig) (node.Directory, error) {
-			return &directory{registry: w.registry, self: cluster.Sighting{
+			return &directory{registry: w.registry, names: w.names, self: cluster.Sighting{
 				Name: name, Incarnation: c.ServerID.Incarnation(), Address: net.JoinHostPort(name, clusterPort), Alive: true,
 			}}, nil
 		},
@@ -248,6 +260,12 @@ func (w *World) Start(ctx context.Context, name string) error {
 	go w.watch(p)
 	return nil
 }
+
+// slowRhythm is for worlds where for most of the time nothing happens, farApart their
+// configuration.
+var slowRhythm = node.Pace{Commit: time.Second, Tick: 30 * time.Second, Roll: 8 * time.Second, Reconnect: 10 * time.Second}
+
+func farApart(c *config.Config) { c.Latency = config.WAN }
 
 // A clock is a host's: its wall clock is wrong, and its oscillator too fast or too
 // slow by so many in a thousand. Go's monotonic clock, by which a leader waits, is
@@ -277,11 +295,11 @@ const (
 func (w *World) watch(p *process) {
 	select {
 	case <-p.node.Failed():
-		if !p.dead.Load() {
-			w.fellLock.Lock()
+		w.fellLock.Lock()
+		if !p.dead.Load() && !w.ailing[p.name] {
 			w.fell = append(w.fell, fmt.Sprintf("%s: %v", p.name, p.node.Err()))
-			w.fellLock.Unlock()
 		}
+		w.fellLock.Unlock()
 	case <-p.ended:
 	}
 }
@@ -308,7 +326,7 @@ func (w *World) config(name string) *config.Config {
 	c.CA = filepath.Join(w.certs, "ca.crt")
 	c.Cert = filepath.Join(w.certs, name+".crt")
 	c.Key = filepath.Join(w.certs, name+".key")
-	c.BootstrapExpect = len(nodeNames)
+	c.BootstrapExpect = len(w.names)
 	c.Latency = config.LAN
 	c.AdminSocket = ""
 	if w.adjust != nil {
@@ -334,6 +352,18 @@ func (w *World) node(name string) *process {
 	w.nodesLock.Lock()
 	defer w.nodesLock.Unlock()
 	return w.nodes[name]
+}
+
+// setAiling says whether a node's disk is broken on purpose.
+func (w *World) setAiling(name string, ailing bool) {
+	w.fellLock.Lock()
+	defer w.fellLock.Unlock()
+	w.ailing[name] = ailing
+}
+
+// without returns all names but one, in order.
+func without(names []string, name string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(other string) bool { return other == name })
 }
 
 // Kill ends a node as SIGKILL does: its links break, it writes nothing more,
@@ -398,7 +428,7 @@ func (w *World) Stop(name string) error {
 // Leader returns the name of the node that leads by its own account, "" where
 // none does.
 func (w *World) Leader() string {
-	for _, name := range nodeNames {
+	for _, name := range w.names {
 		if p := w.nodes[name]; p != nil && p.node.Member().Node().IsLeader() {
 			return name
 		}
@@ -409,7 +439,7 @@ func (w *World) Leader() string {
 // Do has an action committed by any node that can.
 func (w *World) Do(ctx context.Context, action fsm.Action) error {
 	for {
-		for _, name := range nodeNames {
+		for _, name := range w.names {
 			p := w.nodes[name]
 			if p == nil || p.node.Member().Ready() != nil {
 				continue
@@ -440,7 +470,7 @@ func (w *World) PutDomains(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, name := range nodeNames {
+	for _, name := range w.names {
 		for !w.knows(name) {
 			select {
 			case <-ctx.Done():
@@ -519,7 +549,7 @@ func (w *World) Send(ctx context.Context, count, sessions int, pause time.Durati
 // sets itself.
 func (w *World) sendWith(ctx context.Context, o sender.Options) (sender.Stats, error) {
 	o.Targets = nil
-	for _, name := range nodeNames {
+	for _, name := range w.names {
 		o.Targets = append(o.Targets, name+":"+smtpPort)
 	}
 	var domains []string
@@ -548,7 +578,7 @@ func (w *World) sendWith(ctx context.Context, o sender.Options) (sender.Stats, e
 
 // Close ends everything that still runs.
 func (w *World) Close() {
-	for _, name := range nodeNames {
+	for _, name := range w.names {
 		_ = w.Stop(name)
 	}
 	w.PrimaryDown()

@@ -255,6 +255,7 @@ func (n *Node) startMember(ctx context.Context) error {
 		Starts: n.starts, Start: n.start, Space: n.space,
 		Stores: stores, Stream: raftStream{n.port.Raft(), n.starts}, HeartbeatTimeout: heartbeat,
 		CommitInterval: n.seams.Pace.Commit, RollEvery: n.seams.Pace.Roll, DiskStalled: n.disk.stalled,
+		SnapshotThreshold: n.seams.Pace.Snapshot, TrailingLogs: n.seams.Pace.Trailing,
 		Founding:        fsm.Settings{DoubtWait: fsm.Millis(n.config.DoubtWait.Milliseconds())},
 		BootstrapExpect: n.config.BootstrapExpect,
 		LeaseDuration:   n.config.LeaseDuration, LeaseBatchMax: n.config.LeaseBatch,
