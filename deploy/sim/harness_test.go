@@ -166,7 +166,7 @@ func (s *story) message(id string) (fsm.Message, bool) {
 		s.t.Fatalf("queue id %q: %v", id, err)
 	}
 	var best *fsm.State
-	for _, name := range nodeNames {
+	for _, name := range s.names {
 		if p := s.nodes[name]; p != nil {
 			if v := p.node.Member().View(); best == nil || v.Applied() > best.Applied() {
 				best = v

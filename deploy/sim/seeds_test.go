@@ -145,8 +145,8 @@ func runSeed(t *testing.T, seed uint64) {
 			w.adjust, w.rhythm = farApart, slowRhythm
 		}
 		w.rhythm.Snapshot, w.rhythm.Trailing = shape.snapshots, shape.trailing
-		seen := new(copies)
-		w.arriving = seen.see
+		book := newAccount(w.ledger)
+		w.record, w.arriving = book, book.see
 		ctx := t.Context()
 		for _, name := range w.names {
 			if err := w.Start(ctx, name); err != nil {
@@ -194,12 +194,14 @@ func runSeed(t *testing.T, seed uint64) {
 		time.Sleep(time.Until(began.Add(seedTime)))
 		w.atRest(ctx, t)
 		led.check(t)
+		book.inspect(&story{World: w, t: t, ctx: ctx})
+		duplicates, bound := book.check(t, w.nodes[w.names[0]].node.Member().View().Totals())
 		report := w.ledger.Check()
-		t.Logf("seed=%d %s unanswered=%d virtual=%s", seed, report, report.Unanswered, time.Since(began).Round(time.Second))
+		t.Logf("seed=%d accepted=%d delivered=%d lost=%d altered=%d duplicates=%d bound=%d virtual=%s", seed,
+			report.Accepted, report.Delivered, report.Lost, report.Altered, duplicates, bound, time.Since(began).Round(time.Second))
 		if !report.OK() || report.Accepted == 0 || report.NotAccepted > 0 {
 			t.Errorf("the ledger does not balance: %+v", report)
 		}
-		seen.check(t, w.nodes[w.names[0]].node.Member().View().Totals())
 		w.fellLock.Lock()
 		defer w.fellLock.Unlock()
 		if len(w.fell) > 0 {
