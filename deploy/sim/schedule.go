@@ -149,18 +149,26 @@ const frozenMax = 45 * time.Second
 var primaryFaults = []fault{
 	{"primary misbehaves", func(_ context.Context, w *World, _ string) (func() error, error) {
 		stages := sink.Stages()
-		f := sink.Fault{Stage: stages[w.random.IntN(len(stages))], Action: sink.Drop, Rate: 0.3}
+		f := sink.Fault{Stage: stages[w.random.IntN(len(stages))], Rate: 0.3}
+		actions := []sink.Action{sink.Drop, sink.Hang}
 		// A primary that keeps what it refuses would be at fault itself for the
 		// second copy.
-		if f.Stage != sink.Body && f.Stage != sink.AfterDot && w.random.IntN(2) == 0 {
-			f.Action = sink.Refuse
+		if f.Stage != sink.Body && f.Stage != sink.AfterDot {
+			actions = append(actions, sink.Refuse, sink.Defer)
 		}
+		f.Action = actions[w.random.IntN(len(actions))]
 		w.faults.Set(f)
 		return func() error { w.faults.Set(w.usual.faults...); return nil }, nil
 	}},
 	{"primary thinks", func(_ context.Context, w *World, _ string) (func() error, error) {
 		w.SetPace(time.Duration(1+w.random.IntN(90)) * time.Second)
 		return func() error { w.SetPace(w.usual.pace); return nil }, nil
+	}},
+	// What the primary is told and says is late, and other things break meanwhile. It
+	// may last longer than a lease.
+	{"primary frozen", func(_ context.Context, w *World, _ string) (func() error, error) {
+		w.network.Freeze(primaryName, time.Now().Add(between(w.random, time.Second, 4*time.Minute)))
+		return func() error { return nil }, nil
 	}},
 	{"primary down", func(_ context.Context, w *World, _ string) (func() error, error) {
 		w.PrimaryDown()

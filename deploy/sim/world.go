@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -563,7 +564,7 @@ func (w *World) sendWith(ctx context.Context, o sender.Options) (sender.Stats, e
 	if o.Record == nil {
 		o.Record = w.ledger
 	}
-	o.PerConnection, o.GiveUp = 2, 24*time.Hour
+	o.PerConnection, o.GiveUp = cmp.Or(o.PerConnection, 2), cmp.Or(o.GiveUp, 24*time.Hour)
 	if o.Dial == nil {
 		o.Dial = w.network.Host(senderName).Dial
 	}
