@@ -261,13 +261,13 @@ func (b *Bodies) Push(ref mail.BodyRef, to string) error {
 	if peer == nil || !b.net.Network.Reachable(b.name, to) {
 		return errUnreach
 	}
-	if err := wait(b.ctx, b.net.Network.delay(), nil); err != nil {
+	if err := wait(b.ctx, b.net.Network.requestDelay(), nil); err != nil {
 		return err
 	}
 	if err := peer.Put(ref); err != nil {
 		return err
 	}
-	return wait(b.ctx, b.net.Network.delay(), nil)
+	return wait(b.ctx, b.net.Network.requestDelay(), nil)
 }
 
 // Held reports whether the body is on the disk. It does not read it.
@@ -341,7 +341,7 @@ func (b *Bodies) fetch(ref mail.BodyRef, from string) error {
 		if name == b.name || peer == nil || !b.net.Network.Reachable(b.name, name) {
 			continue
 		}
-		if err := wait(b.ctx, b.net.Network.delay()+b.net.Network.delay(), nil); err != nil {
+		if err := wait(b.ctx, b.net.Network.requestDelay()+b.net.Network.requestDelay(), nil); err != nil {
 			return err
 		}
 		if peer.Verify(ref) != nil {

@@ -2,6 +2,7 @@ package clustertest
 
 import (
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -22,8 +23,8 @@ type Conn struct {
 
 var _ net.Conn = (*Conn)(nil)
 
-func newConns(n *Network, a, b *Host, atA, atB net.Addr) (*Conn, *Conn) {
-	there, back := newDirection(), newDirection()
+func newConns(n *Network, a, b *Host, atA, atB net.Addr, random *rand.Rand) (*Conn, *Conn) {
+	there, back := newDirection(random), newDirection(random)
 	return &Conn{network: n, local: a, remote: b, here: atA, there: atB, in: back, out: there},
 		&Conn{network: n, local: b, remote: a, here: atB, there: atA, in: there, out: back}
 }
@@ -39,6 +40,7 @@ type direction struct {
 	waits   bool
 	alarmAt time.Time
 	writers int // who wait for room
+	random  *rand.Rand
 
 	segments      []segment
 	bytes         int
@@ -55,8 +57,9 @@ type segment struct {
 	data []byte
 }
 
-func newDirection() *direction {
-	d := &direction{reading: make(chan struct{}, 1), alarm: time.NewTimer(0)}
+func newDirection(random *rand.Rand) *direction {
+	own := rand.New(rand.NewPCG(random.Uint64(), random.Uint64()))
+	d := &direction{reading: make(chan struct{}, 1), alarm: time.NewTimer(0), random: own}
 	d.alarm.Stop()
 	return d
 }
@@ -189,8 +192,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	for len(p) > 0 {
 		cut := c.network.isCut(c.local.name, c.remote.name)
 		fuse := c.network.fuse(c.local.name, c.remote.name)
-		delay := c.network.delay()
 		d.mu.Lock()
+		delay := c.network.delay(d.random)
 		switch {
 		case d.broken != nil:
 			err := d.broken

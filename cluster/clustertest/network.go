@@ -1,12 +1,16 @@
 package clustertest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -37,14 +41,17 @@ var (
 // seconds: that is what a network does whose state was lost.
 type Network struct {
 	mu       sync.Mutex
-	rand     *rand.Rand
+	seed     uint64
+	random   *rand.Rand // of what belongs to no connection
 	delayMin time.Duration
 	delayMax time.Duration
 	hosts    map[string]*Host
 	byIP     map[netip.Addr]*Host
 	cuts     map[link]bool
 	fuses    map[link]int
+	dials    map[link]int
 	frozen   map[string]time.Time
+	made     uint64 // ends of connections
 }
 
 type link struct{ from, to string }
@@ -53,7 +60,9 @@ type link struct{ from, to string }
 // two by the seed.
 func NewNetwork(seed uint64, delayMin, delayMax time.Duration) *Network {
 	return &Network{
-		rand:     rand.New(rand.NewPCG(seed, 0x6e6574)),
+		seed:     seed,
+		random:   rand.New(rand.NewPCG(seed, 0x6e6574)),
+		dials:    make(map[link]int),
 		delayMin: delayMin,
 		delayMax: max(delayMin, delayMax),
 		hosts:    make(map[string]*Host),
@@ -71,8 +80,8 @@ type Host struct {
 	name      string
 	ip        netip.Addr
 	listeners map[int]*listener
-	conns     map[*Conn]struct{}
-	port      int // the next ephemeral one
+	conns     map[*Conn]uint64 // when each was made, counted
+	port      int              // the next ephemeral one
 }
 
 // Host returns the host of that name, made at first use.
@@ -88,7 +97,7 @@ func (n *Network) Host(name string) *Host {
 		name:      name,
 		ip:        netip.AddrFrom4([4]byte{10, 0, byte(number >> 8), byte(number)}),
 		listeners: make(map[int]*listener),
-		conns:     make(map[*Conn]struct{}),
+		conns:     make(map[*Conn]uint64),
 		port:      ephemeralPort,
 	}
 	n.hosts[name] = h
@@ -212,12 +221,13 @@ func (n *Network) Kill(host string) {
 	h := n.Host(host)
 	n.mu.Lock()
 	listeners, conns := h.listeners, h.conns
-	h.listeners, h.conns = make(map[int]*listener), make(map[*Conn]struct{})
+	h.listeners, h.conns = make(map[int]*listener), make(map[*Conn]uint64)
 	n.mu.Unlock()
-	for _, l := range listeners {
-		_ = l.Close()
+	// In the same order each time.
+	for _, port := range slices.Sorted(maps.Keys(listeners)) {
+		_ = listeners[port].Close()
 	}
-	for c := range conns {
+	for _, c := range slices.SortedFunc(maps.Keys(conns), func(a, b *Conn) int { return cmp.Compare(conns[a], conns[b]) }) {
 		c.breakWith(errReset)
 	}
 }
@@ -254,7 +264,8 @@ func (h *Host) Dial(ctx context.Context, address string) (net.Conn, error) {
 	if !n.Reachable(h.name, to.name) {
 		return nil, fmt.Errorf("dial %s: %w", address, wait(ctx, dialTimeout, errUnreach))
 	}
-	d := n.delay() + n.delay()
+	random := n.randomOf(h.name, to.name)
+	d := n.delay(random) + n.delay(random)
 	if frozen := time.Until(later(n.thaw(h.name), n.thaw(to.name))); frozen > 0 {
 		d += frozen
 	}
@@ -278,8 +289,9 @@ func (h *Host) Dial(ctx context.Context, address string) (net.Conn, error) {
 	if h.port > 65535 {
 		h.port = ephemeralPort
 	}
-	local, remote := newConns(n, h, to, here, there)
-	h.conns[local], to.conns[remote] = struct{}{}, struct{}{}
+	local, remote := newConns(n, h, to, here, there, random)
+	n.made += 2
+	h.conns[local], to.conns[remote] = n.made-1, n.made
 	n.mu.Unlock()
 	select {
 	case l.backlog <- remote:
@@ -299,13 +311,32 @@ func (n *Network) find(name string) *Host {
 	return n.hosts[name]
 }
 
-func (n *Network) delay() time.Duration {
+// randomOf returns the numbers of another connection from one host to another. Each
+// connection has its own, so that which of two writes first at the same moment, which
+// no seed decides, changes nothing for the others.
+func (n *Network) randomOf(from, to string) *rand.Rand {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	l := link{from, to}
+	n.dials[l]++
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%s %s %d", from, to, n.dials[l])
+	return rand.New(rand.NewPCG(n.seed, h.Sum64()))
+}
+
+// requestDelay draws how long a request outside of connections is under way.
+func (n *Network) requestDelay() time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.delay(n.random)
+}
+
+// delay draws how long something is under way.
+func (n *Network) delay(random *rand.Rand) time.Duration {
 	if n.delayMax == n.delayMin {
 		return n.delayMin
 	}
-	return n.delayMin + time.Duration(n.rand.Int64N(int64(n.delayMax-n.delayMin)))
+	return n.delayMin + time.Duration(random.Int64N(int64(n.delayMax-n.delayMin)))
 }
 
 // fuse returns behind how many octets a connection breaks, 0 where it does not.

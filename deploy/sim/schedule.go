@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -205,8 +206,8 @@ func (w *World) torment(ctx context.Context, drawn []fault, t tempo) (names []st
 	for ctx.Err() == nil {
 		f := drawn[w.random.IntN(len(drawn))]
 		victim := w.names[w.random.IntN(len(w.names))]
-		if leader := w.Leader(); leader != "" && w.random.IntN(2) == 0 {
-			victim = leader
+		if strikesLeader := w.random.IntN(2) == 0; strikesLeader {
+			victim = cmp.Or(w.Leader(), victim)
 		}
 		names = append(names, f.name+" "+victim)
 		mend, err := f.begin(context.WithoutCancel(ctx), w, victim)

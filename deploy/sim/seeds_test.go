@@ -6,11 +6,13 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	globalrand "math/rand"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/cryptotest"
 	"testing/synctest"
 	"time"
 
@@ -131,6 +133,10 @@ func runSeed(t *testing.T, seed uint64) {
 	dir := t.TempDir()
 	shape := shapeOf(seed)
 	t.Logf("shape: %s", shape)
+	// Keys, and what Raft waits before it stands for election. The latter needs
+	// GODEBUG=randseednop=0, see seeded.
+	cryptotest.SetGlobalRandom(t, seed)
+	globalrand.Seed(int64(seed))
 	tail := new(tailLog)
 	defer func() {
 		if t.Failed() {
