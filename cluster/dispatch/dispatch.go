@@ -11,6 +11,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"sync"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/deploy/controls"
@@ -82,6 +83,11 @@ type Dispatcher struct {
 	turn  chan struct{}
 	ramps map[mail.Domain]*ramp
 	lanes map[mail.Domain]Lanes
+
+	mu sync.Mutex
+	// down are the next hops that were seen to be down since their ramps were last asked
+	// for. It has no more than there are domains, and forget drops what is no more.
+	down map[mail.Domain]bool
 }
 
 // New returns a Dispatcher.
@@ -89,6 +95,7 @@ func New(c Config) *Dispatcher {
 	return &Dispatcher{
 		config: c, turn: make(chan struct{}, 1),
 		ramps: make(map[mail.Domain]*ramp), lanes: make(map[mail.Domain]Lanes),
+		down: make(map[mail.Domain]bool),
 	}
 }
 
@@ -113,7 +120,7 @@ func (d *Dispatcher) Pull(ctx context.Context, r Request) (Grant, error) {
 		ceiling = fsm.ConnectionsMaxDefault
 	}
 	hop := view.NextHop(r.Domain)
-	ramp := d.ramp(r.Domain, hop)
+	ramp := d.ramp(r.Domain, hop, view)
 	ramp.note(r.Seen, ceiling)
 	if r.Max <= 0 {
 		ramp.closed(r.Holder, r.Connections)
@@ -122,7 +129,9 @@ func (d *Dispatcher) Pull(ctx context.Context, r Request) (Grant, error) {
 	grant := Grant{Connections: ceiling}
 	if r.Connections > 0 {
 		messages := 0
-		messages, grant.Connections = ramp.grant(r.Holder, r.Connections, time.Now(), d.config.LeaseDuration, ceiling)
+		messages, grant.Connections = ramp.grant(r.Holder, r.Connections, time.Now(), d.config.LeaseDuration, ceiling, func(holder fsm.NodeName) bool {
+			return leases(view, r.Domain)[holder] > 0
+		})
 		r.Max = min(r.Max, messages)
 	}
 	lanes := d.lanes[r.Domain]
@@ -154,15 +163,58 @@ func (d *Dispatcher) Pull(ctx context.Context, r Request) (Grant, error) {
 	return grant, nil
 }
 
-// ramp returns the ramp of a domain's next hop, a new one where that has come back
-// since. The caller has the turn.
-func (d *Dispatcher) ramp(n mail.Domain, hop fsm.NextHop) *ramp {
+// ramp returns the ramp of a domain's next hop, a new one where that was away since. The
+// caller has the turn.
+func (d *Dispatcher) ramp(n mail.Domain, hop fsm.NextHop, view *fsm.State) *ramp {
+	d.mu.Lock()
+	wasDown := d.down[n]
+	delete(d.down, n)
+	d.mu.Unlock()
 	r := d.ramps[n]
-	if r == nil || r.since != hop.Since && hop.State != fsm.NextHopSuspect {
-		r = newRamp(hop.Since)
-		d.ramps[n] = r
+	early := hop.State.Probed()
+	switch {
+	case r == nil:
+		// A new leader knows of leases only, and goes on with as many.
+		r = newRamp()
+		under := 0
+		for holder, n := range leases(view, n) {
+			r.active[holder] = activity{n, time.Now()}
+			under += n
+		}
+		r.window = max(1, float64(under))
+	case r.early:
+	case early || wasDown:
+		// Who is connected stays so, whatever the others hear of it: the node, too, that
+		// found that the next hop is back.
+		active := r.active
+		r = newRamp()
+		r.active = active
 	}
+	r.early = early
+	d.ramps[n] = r
 	return r
+}
+
+// lookForDown notes which next hops are down.
+func (d *Dispatcher) lookForDown(view *fsm.State) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, domain := range view.Domains() {
+		if view.NextHop(domain.Name).State.Probed() {
+			d.down[domain.Name] = true
+		}
+	}
+}
+
+// leases counts the leases of a domain's messages by their holders.
+func leases(view *fsm.State, n mail.Domain) map[fsm.NodeName]int {
+	count := map[fsm.NodeName]int{}
+	for _, l := range view.Leases() {
+		if l.Domain == n {
+			count[l.Holder]++
+		}
+	}
+	return count
 }
 
 // lookEvery is how often the leader looks for leases to end. It adds to a
@@ -194,6 +246,7 @@ func (d *Dispatcher) Lead(ctx context.Context) {
 		case <-look.C:
 		}
 		view := d.config.Queue.View()
+		d.lookForDown(view)
 		now := time.Now() // after the look: a lease is timed from when it was seen
 		for _, e := range leases.overdue(view.Leases(), now) {
 			if _, _, err := d.config.Queue.Propose(ctx, e); err != nil {
@@ -230,6 +283,9 @@ func (d *Dispatcher) forget(view *fsm.State) {
 	}
 	maps.DeleteFunc(d.ramps, func(n mail.Domain, _ *ramp) bool { return gone(n) })
 	maps.DeleteFunc(d.lanes, func(n mail.Domain, _ Lanes) bool { return gone(n) })
+	d.mu.Lock()
+	maps.DeleteFunc(d.down, func(n mail.Domain, _ bool) bool { return gone(n) })
+	d.mu.Unlock()
 	<-d.turn
 }
 

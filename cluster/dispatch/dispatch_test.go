@@ -123,6 +123,60 @@ func TestPullsDoNotShareMessages(t *testing.T) {
 	})
 }
 
+// TestRegressionTwoFirstMessages: a node that found a next hop to be back was given its
+// first message before the state said so; when the state did, a second node was given
+// another one, also where the domain has one connection in all. The same happened where
+// one node could not reach what another was busy with, and where the leader changed.
+func TestRegressionTwoFirstMessages(t *testing.T) {
+	for name, between := range map[string]func(t *testing.T, q *queue, d *Dispatcher) *Dispatcher{
+		"found to be back": func(t *testing.T, q *queue, d *Dispatcher) *Dispatcher {
+			q.apply(t, fsm.ReportNextHop{Node: "n1", Domain: domain, Up: true})
+			return d
+		},
+		"out of one node's reach": func(t *testing.T, q *queue, d *Dispatcher) *Dispatcher {
+			q.apply(t, fsm.ReportNextHop{Node: "n1", Domain: domain, Up: true})
+			q.apply(t, fsm.Tick{Elapsed: 5000})
+			q.apply(t, fsm.ReportNextHop{Node: "n2", Domain: domain, Detail: "no answer"})
+			q.apply(t, fsm.Tick{Elapsed: 5000})
+			q.apply(t, fsm.ReportNextHop{Node: "n1", Domain: domain, Up: true})
+			return d
+		},
+		"another leader": func(t *testing.T, q *queue, d *Dispatcher) *Dispatcher { return New(d.config) },
+		"a long lease": func(t *testing.T, q *queue, d *Dispatcher) *Dispatcher {
+			time.Sleep(2 * d.config.LeaseDuration)
+			return d
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := newQueue(t)
+				for n := range 9 {
+					q.accept(t, n)
+				}
+				for _, n := range []fsm.NodeName{"n1", "n2"} {
+					q.apply(t, fsm.ReportNextHop{Node: n, Domain: domain, Detail: "refused"})
+				}
+				q.apply(t, fsm.Tick{Elapsed: 60_000})
+				d := New(Config{Queue: q, Log: slog.New(slog.DiscardHandler), LeaseDuration: time.Minute, LeaseMargin: time.Second, LeaseBatchMax: 7, TickEvery: time.Second})
+				pull := func(holder fsm.NodeName) int {
+					g, err := d.Pull(t.Context(), Request{Holder: holder, Domain: domain, Max: 7, Connections: 1})
+					if err != nil {
+						t.Fatal(err)
+					}
+					return len(g.Messages)
+				}
+				if n := pull("n1"); n != 1 {
+					t.Fatalf("the first message is %d", n)
+				}
+				d = between(t, q, d)
+				if n := pull("n2"); n != 0 {
+					t.Errorf("%d messages more, while the first is on its way", n)
+				}
+			})
+		})
+	}
+}
+
 // The leader may end a lease only D and a margin after it saw the last renewal,
 // by its own clock.
 func TestLeaseClock(t *testing.T) {
@@ -264,12 +318,37 @@ func TestPullsFollowTheRamp(t *testing.T) {
 			t.Errorf("in the place of one that was closed: %d messages", len(g.Messages))
 		}
 
+		// Away for one node, it is not away.
+		q.apply(t, fsm.ReportNextHop{Node: "n1", Domain: domain})
+		d.lookForDown(q.View())
+		q.apply(t, fsm.ReportNextHop{Node: "n2", Domain: domain, Up: true})
+		if g := pull("n3", 1, Feedback{}); len(g.Messages) != 8 {
+			t.Errorf("one node does not reach it, and another gets %d messages", len(g.Messages))
+		}
+
+		// Another leader goes on with what is under way, a message each at first.
+		before := len(q.View().Leases())
+		d = New(d.config)
+		if g := pull("n1", 1, Feedback{}); len(g.Messages) != 1 || g.Connections != before-2*2+1 {
+			t.Errorf("from a new leader, with %d leases: %d messages, %d connections", before, len(g.Messages), g.Connections)
+		}
+
+		closeAll := func() {
+			for _, n := range []fsm.NodeName{"n1", "n2", "n3"} {
+				if _, err := d.Pull(t.Context(), Request{Holder: n, Domain: domain, Connections: 0}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
 		q.apply(t, fsm.ReportNextHop{Node: "n1", Domain: domain})
 		q.apply(t, fsm.ReportNextHop{Node: "n2", Domain: domain})
-		time.Sleep(time.Second)
-		q.apply(t, fsm.Tick{Elapsed: 1000})
+		d.lookForDown(q.View())
+		closeAll()
 		q.apply(t, fsm.ReportNextHop{Node: "n2", Domain: domain, Up: true})
 		canary()
+		for _, l := range q.View().Leases() {
+			q.apply(t, fsm.ExpireLeases{Token: l.Token, Renewal: l.Renewal})
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		d.Lead(ctx)

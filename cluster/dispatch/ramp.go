@@ -42,7 +42,8 @@ const (
 //
 // Invariant: 1 <= window <= the ceiling that it was last asked with, or 1.
 type ramp struct {
-	since   fsm.Millis // of the next hop's state for which it was begun
+	// early: who asks has reached the next hop, and by its replicated state it is away.
+	early   bool
 	window  float64
 	proven  bool          // the next hop has answered a dot since the ramp began
 	steady  bool          // there was trouble: it grows by rounds
@@ -59,8 +60,8 @@ type activity struct {
 	at          time.Time
 }
 
-func newRamp(since fsm.Millis) *ramp {
-	return &ramp{since: since, window: 1, active: make(map[fsm.NodeName]activity)}
+func newRamp() *ramp {
+	return &ramp{window: 1, active: make(map[fsm.NodeName]activity)}
 }
 
 // note takes what a holder saw.
@@ -89,15 +90,18 @@ func (r *ramp) note(f Feedback, ceiling int) {
 }
 
 // grant decides whether a holder with so many open connections gets a lease, of how
-// many messages at most, and how many connections it may have.
-func (r *ramp) grant(holder fsm.NodeName, open int, now time.Time, stale time.Duration, ceiling int) (messages, connections int) {
+// many messages at most, and how many connections it may have. Of a holder that was
+// granted nothing for stale, and is not busy with what it was granted before, nothing is
+// counted any more.
+func (r *ramp) grant(holder fsm.NodeName, open int, now time.Time, stale time.Duration, ceiling int, busy func(fsm.NodeName) bool) (messages, connections int) {
 	r.window = min(r.window, float64(max(1, ceiling)))
 	others := 0
 	for h, a := range r.active {
 		switch {
-		case now.Sub(a.at) >= stale:
+		case h == holder:
+		case now.Sub(a.at) >= stale && !busy(h):
 			delete(r.active, h)
-		case h != holder:
+		default:
 			others += a.connections
 		}
 	}

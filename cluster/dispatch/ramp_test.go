@@ -9,6 +9,8 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm"
 )
 
+func idle(fsm.NodeName) bool { return false }
+
 func clean(token fsm.Token) Feedback {
 	return Feedback{Token: token, Answered: 10, Mean: 10 * time.Millisecond}
 }
@@ -17,27 +19,27 @@ func clean(token fsm.Token) Feedback {
 // others wait. Then there is one connection more for each clean lease, up to the
 // ceiling.
 func TestRampBeginsWithOneMessage(t *testing.T) {
-	r, now := newRamp(0), time.Now()
-	if messages, connections := r.grant("a", 1, now, time.Minute, 4); messages != 1 || connections != 1 {
+	r, now := newRamp(), time.Now()
+	if messages, connections := r.grant("a", 1, now, time.Minute, 4, idle); messages != 1 || connections != 1 {
 		t.Errorf("the first gets %d messages over %d connections", messages, connections)
 	}
-	if messages, connections := r.grant("b", 1, now, time.Minute, 4); messages != 0 || connections != 0 {
+	if messages, connections := r.grant("b", 1, now, time.Minute, 4, idle); messages != 0 || connections != 0 {
 		t.Errorf("the second gets %d messages over %d connections", messages, connections)
 	}
 	// It was put off: that is an answer, and no reason to send more.
 	r.note(Feedback{Token: 1, Deferred: 1}, 4)
-	if messages, _ := r.grant("a", 1, now, time.Minute, 4); messages != 1 {
+	if messages, _ := r.grant("a", 1, now, time.Minute, 4, idle); messages != 1 {
 		t.Errorf("%d messages behind one that was put off", messages)
 	}
 	r.note(Feedback{Token: 2, Answered: 1}, 4)
-	if messages, _ := r.grant("a", 1, now, time.Minute, 4); messages <= 1 {
+	if messages, _ := r.grant("a", 1, now, time.Minute, 4, idle); messages <= 1 {
 		t.Errorf("%d messages behind one that was taken", messages)
 	}
 
-	r = newRamp(0)
+	r = newRamp()
 	for n, want := range []int{2, 3, 4, 4, 4} {
 		r.note(clean(fsm.Token(n+1)), 4)
-		messages, connections := r.grant("a", 1, now, time.Minute, 4)
+		messages, connections := r.grant("a", 1, now, time.Minute, 4, idle)
 		if connections != want {
 			t.Errorf("%d connections after %d clean leases, want %d", connections, n+1, want)
 		}
@@ -47,7 +49,7 @@ func TestRampBeginsWithOneMessage(t *testing.T) {
 			t.Errorf("%d messages over %d connections", messages, connections)
 		}
 	}
-	if _, connections := r.grant("a", 1, now, time.Minute, 2); connections != 2 {
+	if _, connections := r.grant("a", 1, now, time.Minute, 2, idle); connections != 2 {
 		t.Errorf("%d connections under a ceiling of 2", connections)
 	}
 }
@@ -56,7 +58,7 @@ func TestRampBeginsWithOneMessage(t *testing.T) {
 // it, once for all leases that were under way; then it grows by one a round.
 func TestRampHalves(t *testing.T) {
 	full := func() *ramp {
-		r := newRamp(0)
+		r := newRamp()
 		for n := range 16 {
 			r.note(clean(fsm.Token(n+1)), 16)
 		}
@@ -117,14 +119,15 @@ func TestRampCountsConnections(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const stale = time.Minute
 		ceiling := rapid.IntRange(1, 12).Draw(t, "ceiling")
-		r, now := newRamp(0), time.Now()
+		r, now := newRamp(), time.Now()
 		has := make(map[fsm.NodeName]activity) // what each last had when it was granted one
+		busy := make(map[fsm.NodeName]bool)
 		token := fsm.Token(0)
 		t.Repeat(map[string]func(*rapid.T){
 			"pull": func(t *rapid.T) {
 				h := rapid.SampledFrom([]fsm.NodeName{"a", "b", "c"}).Draw(t, "holder")
 				open := rapid.IntRange(0, 14).Draw(t, "open")
-				messages, connections := r.grant(h, open, now, stale, ceiling)
+				messages, connections := r.grant(h, open, now, stale, ceiling, func(h fsm.NodeName) bool { return busy[h] })
 				if messages == 0 {
 					return
 				}
@@ -133,10 +136,10 @@ func TestRampCountsConnections(t *testing.T) {
 				}
 				token++
 				r.last = token
-				has[h] = activity{max(1, open), now}
+				has[h], busy[h] = activity{max(1, open), now}, rapid.Bool().Draw(t, "long")
 				total := 0
-				for _, a := range has {
-					if now.Sub(a.at) < stale {
+				for holder, a := range has {
+					if now.Sub(a.at) < stale || busy[holder] {
 						total += a.connections
 					}
 				}
@@ -162,6 +165,7 @@ func TestRampCountsConnections(t *testing.T) {
 					a.connections = min(a.connections, max(left, 0))
 					has[h] = a
 				}
+				busy[h] = busy[h] && left > 0
 			},
 			"wait": func(t *rapid.T) { now = now.Add(time.Duration(rapid.IntRange(1, 70).Draw(t, "s")) * time.Second) },
 		})
