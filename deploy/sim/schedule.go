@@ -188,10 +188,10 @@ var hasty = tempo{
 	rests: func(r *rand.Rand) time.Duration { return time.Duration(500+r.IntN(8_000)) * time.Millisecond },
 }
 
-// brisk is for worlds of half an hour: half of the faults last less than five
-// seconds, and some a minute.
+// brisk is for worlds of half an hour: half of the faults last less than ten seconds,
+// and some longer than a lease and than the patience of a commit.
 var brisk = tempo{
-	lasts: func(r *rand.Rand) time.Duration { return between(r, 500*time.Millisecond, time.Minute) },
+	lasts: func(r *rand.Rand) time.Duration { return between(r, 500*time.Millisecond, 150*time.Second) },
 	rests: func(r *rand.Rand) time.Duration { return between(r, time.Second, time.Minute) },
 }
 
