@@ -184,11 +184,7 @@ func (d *Dispatcher) ramp(n mail.Domain, hop fsm.NextHop, view *fsm.State) *ramp
 		r.window = max(1, float64(under))
 	case r.early:
 	case early || wasDown:
-		// Who is connected stays so, whatever the others hear of it: the node, too, that
-		// found that the next hop is back.
-		active := r.active
-		r = newRamp()
-		r.active = active
+		r = r.anew()
 	}
 	r.early = early
 	d.ramps[n] = r

@@ -47,6 +47,7 @@ type ramp struct {
 	window  float64
 	proven  bool          // the next hop has answered a dot since the ramp began
 	steady  bool          // there was trouble: it grows by rounds
+	first   fsm.Token     // leases from here on were granted since the ramp began
 	last    fsm.Token     // of the leases that were granted
 	halved  fsm.Token     // leases from here on were granted after the window was halved
 	fastest time.Duration // of the leases since it began, zero if none
@@ -64,9 +65,18 @@ func newRamp() *ramp {
 	return &ramp{window: 1, active: make(map[fsm.NodeName]activity)}
 }
 
+// anew returns the ramp that follows r when the next hop was away. Who is connected stays
+// so, whatever the others hear of it: the node, too, that found that the next hop is back.
+// What was granted before says nothing of it.
+func (r *ramp) anew() *ramp {
+	next := newRamp()
+	next.active, next.first, next.last = r.active, r.last+1, r.last
+	return next
+}
+
 // note takes what a holder saw.
 func (r *ramp) note(f Feedback, ceiling int) {
-	if f.Answered+f.Deferred == 0 && !f.Lost {
+	if f.Answered+f.Deferred == 0 && !f.Lost || f.Token < r.first {
 		return
 	}
 	slow := r.fastest > 0 && f.Answered >= meanSampleMin && f.Mean > slowFactor*r.fastest && f.Mean >= slowLeast

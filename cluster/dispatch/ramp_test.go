@@ -54,6 +54,25 @@ func TestRampBeginsWithOneMessage(t *testing.T) {
 	}
 }
 
+// TestRampBeginsAnew: what was granted before proves nothing of a next hop that is back.
+func TestRampBeginsAnew(t *testing.T) {
+	r, now := newRamp(), time.Now()
+	r.grant("a", 1, now, time.Minute, 4, idle)
+	r.last = 7
+	r = r.anew()
+	r.note(clean(7), 4)
+	if messages, _ := r.grant("a", 1, now, time.Minute, 4, idle); messages != 1 {
+		t.Errorf("%d messages behind a lease of before", messages)
+	}
+	if messages, _ := r.grant("b", 1, now, time.Minute, 4, idle); messages != 0 {
+		t.Errorf("%d messages beside the first", messages)
+	}
+	r.note(clean(8), 4)
+	if messages, _ := r.grant("a", 1, now, time.Minute, 4, idle); messages <= 1 {
+		t.Errorf("%d messages behind one that was taken", messages)
+	}
+}
+
 // TestRampHalves: 421, a timeout, mostly 4yz, or replies three times as slow halve
 // it, once for all leases that were under way; then it grows by one a round.
 func TestRampHalves(t *testing.T) {
