@@ -31,7 +31,10 @@ type session struct {
 	mailGiven       bool
 	reversePath     string
 	recipients      []string
-	owed            []ledger.Arrival // of the message taken last, until more comes
+	// owed is of the message taken last, until something comes that was sent behind
+	// its 250; told says that the 250 has left.
+	owed []ledger.Arrival
+	told bool
 }
 
 func newSession(s *Server, conn net.Conn) *session {
@@ -45,7 +48,9 @@ func (s *session) run() {
 		err = s.command()
 	}
 	if errors.Is(err, errEnd) {
-		err = s.out.Flush()
+		if err = s.flush(); err == nil {
+			s.owed = nil
+		}
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		s.srv.log.Debug("session ended", "peer", s.conn.RemoteAddr(), "cause", err)
@@ -117,10 +122,19 @@ func (s *session) say(line string) {
 	s.out.WriteString("\r\n")
 }
 
+// flush sends what was said.
+func (s *session) flush() error {
+	if err := s.out.Flush(); err != nil {
+		return err
+	}
+	s.told = true
+	return nil
+}
+
 // hang keeps the connection and says nothing, until the peer or Close ends it.
 // What the peer sends is read, so that the end is seen.
 func (s *session) hang() error {
-	s.out.Flush()
+	_ = s.flush()
 	s.conn.SetDeadline(time.Time{})
 	_, err := io.Copy(io.Discard, s.in)
 	return errors.Join(errors.New("hung"), err)
@@ -128,7 +142,7 @@ func (s *session) hang() error {
 
 func (s *session) command() error {
 	if s.in.Buffered() == 0 {
-		if err := s.out.Flush(); err != nil {
+		if err := s.flush(); err != nil {
 			return err
 		}
 	}
@@ -173,7 +187,9 @@ func (s *session) line() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.owed = nil
+	if s.told { // else it came with the dot, and says nothing of what was read
+		s.owed = nil
+	}
 	if len(line) > lineMax || !bytes.HasSuffix(line, []byte("\r\n")) || bytes.IndexByte(line, '\r') != len(line)-2 {
 		s.violation("command line", errLineEnding)
 		s.say("500 5.5.2 a command line ends in CRLF")
@@ -352,7 +368,7 @@ func (s *session) data(rest string) error {
 		s.reset()
 		return err
 	}
-	if err := s.out.Flush(); err != nil {
+	if err := s.flush(); err != nil {
 		return err
 	}
 	s.conn.SetDeadline(time.Now().Add(contentTime))
@@ -360,6 +376,7 @@ func (s *session) data(rest string) error {
 	if err != nil {
 		return err
 	}
+	s.owed = nil
 	return s.dot(c)
 }
 
@@ -391,6 +408,7 @@ func (s *session) dot(c content) error {
 	if err := s.fault(Dot); err != nil {
 		return err
 	}
+	s.told = false
 	now := time.Now()
 	cuts, id := c.cutter.Finish(), c.cutter.QueueID()
 	for _, r := range s.recipients {

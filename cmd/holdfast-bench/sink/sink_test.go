@@ -130,6 +130,12 @@ func TestUnread(t *testing.T) {
 	if _, _, stats := talk(t, Options{Faults: faults}, "EHLO x\r\n"+message); stats.Unread != 2 {
 		t.Errorf("the last one not: %+v", stats)
 	}
+	// What was sent with the dot, before the reply to it left, says nothing of it.
+	faults.Set()
+	inspect := func(string, []string, []byte) error { faults.Set(Fault{Mail, Drop, 1}); return nil }
+	if _, _, stats := talk(t, Options{Faults: faults, Inspect: inspect}, "EHLO x\r\n"+message+message); stats.Unread != 2 || stats.Recipients != 2 {
+		t.Errorf("a connection that ends with what came behind the dot: %+v", stats)
+	}
 }
 
 // What Inspect refuses is not taken.
