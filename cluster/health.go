@@ -96,9 +96,10 @@ func (c *conditions) list() map[string]Condition {
 func (m *Member) Conditions() map[string]Condition {
 	all := m.conditions.list()
 	at, hydration := m.hydrator.Report()
+	term, leads := m.node.Reign()
 	all[string(m.name)] = Condition{
 		Health: peer.Health{
-			ServerID: string(m.node.ID()), Applied: uint64(at), Leader: m.node.IsLeader(), Term: m.node.Term(),
+			ServerID: string(m.node.ID()), Applied: uint64(at), Leader: leads, Term: term,
 			Hydration: hydration, Scrub: m.scrubber.Report(),
 		},
 		At: time.Now(), Complete: hydration.Known && hydration.Missing == 0,

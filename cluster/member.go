@@ -225,7 +225,9 @@ func (m *Member) loop(run func()) {
 
 // lead is what this node does while it leads, until ctx ends.
 func (m *Member) lead(ctx context.Context) {
-	m.log.Info("leading", "term", m.node.Term())
+	if term, leads := m.node.Reign(); leads { // it may be over already
+		m.log.Info("leading", "term", term)
+	}
 	m.leading.Store(true)
 	defer m.leading.Store(false)
 	m.recordSettings(ctx)

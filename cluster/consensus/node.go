@@ -236,6 +236,19 @@ func (n *Node) Leader() (ServerID, bool) {
 // IsLeader reports whether this node believes that it leads.
 func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
 
+// Reign returns the current term, and whether this node leads in it. IsLeader and Term,
+// asked one after the other, may be of two terms.
+func (n *Node) Reign() (term uint64, leads bool) {
+	for {
+		// Terms only grow, so between two readings of the same there was no other.
+		term = n.Term()
+		leads = n.IsLeader()
+		if n.Term() == term {
+			return term, leads
+		}
+	}
+}
+
 // Term returns the current term.
 func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
 

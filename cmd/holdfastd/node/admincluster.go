@@ -54,10 +54,11 @@ func (a adminCluster) Status(context.Context) admin.Status {
 	n := a.n
 	raft := n.member.Node()
 	leader, known := raft.Leader()
+	term, leads := raft.Reign()
 	spool := n.spool.Stats()
 	s := admin.Status{
 		Cluster: n.config.Cluster, Node: n.config.Node, ServerID: string(n.serverID), Version: Version,
-		Leader: fsm.NodeName(leader.Name()), IsLeader: raft.IsLeader(), Term: raft.Term(),
+		Leader: fsm.NodeName(leader.Name()), IsLeader: leads, Term: term,
 		Commit: fsm.Index(raft.CommitIndex()), Floor: fsm.Index(raft.Floor()),
 		Quorum: known, CatchingUp: errors.Is(n.member.Ready(), cluster.ErrCatchingUp), LastContact: raft.LastContact(),
 		Spool:  admin.SpoolStats{Bodies: spool.Bodies, Bytes: spool.BodyBytes, Segments: spool.Segments, DiskBytes: spool.DiskBytes},
