@@ -3,6 +3,7 @@ package sim
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -218,9 +219,26 @@ func (w *World) torment(ctx context.Context, drawn []fault, t tempo) (names []st
 		if err := mend(); err != nil {
 			return names, fmt.Errorf("mend %s of %s: %w", f.name, victim, err)
 		}
+		if err := w.check(); err != nil {
+			return names, fmt.Errorf("behind %s of %s: %w", f.name, victim, err)
+		}
 		sleep(ctx, t.rests(w.random))
 	}
 	return names, nil
+}
+
+// check looks for contradictions in the queue of each node that runs: a message with a
+// lease that does not stand is one.
+func (w *World) check() error {
+	var errs []error
+	for _, name := range w.names {
+		if p := w.nodes[name]; p != nil {
+			if err := p.node.Member().View().Check(); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func sleep(ctx context.Context, d time.Duration) {

@@ -140,7 +140,7 @@ func runSeed(t *testing.T, seed uint64) {
 	tail := new(tailLog)
 	defer func() {
 		if t.Failed() {
-			t.Logf("the end of the log:\n%s", tail.buf.String())
+			t.Logf("the end of the log:\n%s\nagain: make sim SEEDS=1 SEED=%d", tail.buf.String(), seed)
 		}
 	}()
 	synctest.Test(t, func(t *testing.T) {
@@ -271,8 +271,7 @@ func (w *World) drain(ctx context.Context, t *testing.T) {
 	t.Errorf("after %s: %d of %d accepted have not arrived; queue empty: %v", drainTime, missing, accepted, w.empty())
 }
 
-// empty reports whether every node's queue has no unfinished message, and all
-// nodes agree.
+// empty reports whether all nodes run, and no queue has an unfinished message.
 func (w *World) empty() bool {
 	for _, name := range w.names {
 		p := w.nodes[name]
