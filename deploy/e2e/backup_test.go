@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/letter"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sender"
+	"github.com/holdfast-mx/holdfast/deploy/mailserver"
 )
 
 const (
@@ -54,10 +55,8 @@ func newWorld(t *testing.T) *world {
 	serveDNS(t)
 	w := &world{t: t, ctx: t.Context(), book: ledger.New()}
 	mailboxes := filepath.Join(dir, "mailboxes")
+	arrived := filepath.Join(mailboxes, "Maildir")
 	if err := os.Mkdir(mailboxes, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(mailboxes, nobody, nobody); err != nil {
 		t.Fatal(err)
 	}
 	w.sender = newPostfix(t, dir, "sender", addressSender, map[string]string{
@@ -65,11 +64,14 @@ func newWorld(t *testing.T) *world {
 		// So that each message chooses its target anew.
 		"smtp_connection_cache_on_demand": "no",
 	})
-	settings := keeping(mailboxes, "example.test example.org")
+	settings, err := mailserver.Keeping([]string{"example.test", "example.org"}, arrived)
+	if err != nil {
+		t.Fatal(err)
+	}
 	settings["smtpd_authorized_xclient_hosts"] = "127.0.0.1" // where the nodes connect from
 	w.primary = newPostfix(t, dir, "primary", addressPrimary, settings)
 	w.sent = &sentLog{p: w.sender, book: w.book}
-	w.arrived = &maildir{path: filepath.Join(mailboxes, "Maildir"), book: w.book, seen: make(map[string]bool)}
+	w.arrived = &maildir{Maildir: mailserver.Maildir{Path: arrived}, book: w.book}
 	w.letters = letter.New(letter.Options{Seed: 1, Domains: []string{"example.test", "example.org"}, Sizes: letter.ShapesOfMail, BigAt: -1})
 
 	w.fleet = startNodes(t, dir, true)
@@ -118,14 +120,14 @@ func (w *world) holdfast(args ...string) {
 
 // post gives letters to the sending Postfix, waits until its queue is empty,
 // and returns what its log says about their recipients.
-func (w *world) post(count int) (deliveries []delivery, recipients int) {
+func (w *world) post(count int) (deliveries []mailserver.Delivery, recipients int) {
 	w.t.Helper()
 	var batch []*letter.Letter
 	for len(batch) < count {
 		if l := w.letters.Letter(w.next); passable(l.Shape) {
 			batch = append(batch, l)
 			recipients += len(l.Recipients)
-			content := folded(l.Content())
+			content := mailserver.Folded(l.Content())
 			err := w.book.Intent(ledger.Intent{
 				ID: l.ID, ReversePath: l.ReversePath, Recipients: l.Recipients, At: time.Now(),
 				Octets: ledger.Octets{Size: int64(len(content)), SHA256: ledger.DigestOf(content)},
@@ -152,12 +154,12 @@ func (w *world) post(count int) (deliveries []delivery, recipients int) {
 	}
 	w.until(queueTime, "the sender's queue to empty", func(context.Context) error {
 		deliveries = append(deliveries, w.sent.read(w.t)...)
-		if n := w.sender.queued(); n > 0 {
+		if n := w.sender.Queued(); n > 0 {
 			return fmt.Errorf("%d in it", n)
 		}
 		done := 0
 		for _, d := range deliveries {
-			if d.status == "sent" || d.status == "bounced" {
+			if d.Status == mailserver.Sent || d.Status == mailserver.Bounced {
 				done++
 			}
 		}
@@ -171,15 +173,15 @@ func (w *world) post(count int) (deliveries []delivery, recipients int) {
 
 // expectSent checks that every recipient was sent, at the first attempt, to a
 // node.
-func (w *world) expectSent(t *testing.T, deliveries []delivery, recipients int) (relays map[string]int) {
+func (w *world) expectSent(t *testing.T, deliveries []mailserver.Delivery, recipients int) (relays map[string]int) {
 	t.Helper()
 	relays = make(map[string]int)
 	for _, d := range deliveries {
-		if d.status != "sent" || !strings.Contains(d.relay, ".holdfast.test[") {
-			t.Errorf("%s: to=%s relay=%s status=%s (%s)", d.queueID, d.recipient, d.relay, d.status, d.reply)
+		if d.Status != mailserver.Sent || !strings.Contains(d.Relay, ".holdfast.test[") {
+			t.Errorf("%s: to=%s relay=%s status=%s (%s)", d.QueueID, d.Recipient, d.Relay, d.Status, d.Reply)
 			continue
 		}
-		relays[d.relay]++
+		relays[d.Relay]++
 	}
 	if len(deliveries) != recipients {
 		t.Errorf("%d attempts for %d recipients, want one for each", len(deliveries), recipients)

@@ -16,110 +16,28 @@ import (
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/letter"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sender"
+	"github.com/holdfast-mx/holdfast/deploy/mailserver"
 )
 
-// A mailServer is a primary of some make, which keeps what it takes in a maildir.
-type mailServer interface {
-	start()
-	stop()
-	tail() string // of its log
-}
-
-// makes are the mail servers that mail is delivered to. Each has a domain of its
+// primaries are the mail servers that mail is delivered to. Each has a domain of its
 // name, and an address of its own.
-var makes = []struct {
-	name, address string
-	// server makes one that listens at the address, takes all mail for the domain,
-	// and keeps it in the maildir.
-	server func(t *testing.T, dir, name, address, maildir string) mailServer
+var primaries = []struct {
+	make    mailserver.Make
+	address string
 }{
 	// Not addressPrimary: a process of a Postfix that was stopped may listen for a
 	// while yet, and takes nothing.
-	{"postfix", addressSigned, newPostfixPrimary},
-	{"exim", "127.0.0.21", newEximPrimary},
-	{"opensmtpd", "127.0.0.22", newOpenSMTPDPrimary},
+	{mailserver.Postfix, addressSigned},
+	{mailserver.Exim, "127.0.0.21"},
+	{mailserver.OpenSMTPD, "127.0.0.22"},
 }
 
-func newPostfixPrimary(t *testing.T, dir, name, address, maildir string) mailServer {
-	if err := os.Chown(filepath.Dir(maildir), nobody, nobody); err != nil {
-		t.Fatal(err)
+// unpacked is where .ci/mailservers unpacks what cannot be installed beside Postfix.
+func unpacked() string {
+	if dir := os.Getenv("HOLDFAST_MAILSERVERS"); dir != "" {
+		return dir
 	}
-	return newPostfix(t, dir, name, address, keeping(filepath.Dir(maildir), name+".test"))
-}
-
-// newEximPrimary never runs as root but to listen: it keeps the privilege of
-// delivering as anybody only with a configuration file that its build trusts.
-func newEximPrimary(t *testing.T, dir, name, address, maildir string) mailServer {
-	const user, uid = "Debian-exim", 64001
-	s := newTree(t, dir, name, "exim4-daemon-light", fmt.Sprintf("%s:x:%d:%d::%s:/usr/sbin/nologin", user, uid, uid, dir))
-	spool := filepath.Join(s.dir, "spool")
-	s.must(os.Mkdir(spool, 0o750))
-	for _, d := range []string{spool, filepath.Dir(maildir)} {
-		s.must(os.Chown(d, uid, uid))
-	}
-	cert, key, err := fleet.SelfSigned(name + ".test")
-	s.must(err)
-	s.write("/etc/tls.pem", string(key)+string(cert), 0o600)
-	s.must(os.Chown(s.path("/etc/tls.pem"), uid, -1))
-	s.write("/etc/exim.conf", fmt.Sprintf(`
-primary_hostname = %[1]s.test
-local_interfaces = %[2]s
-daemon_smtp_ports = 25
-spool_directory = %[3]s
-log_file_path = %[3]s/%%slog
-pid_file_path = %[3]s/pid
-tls_advertise_hosts = *
-tls_certificate = /etc/tls.pem
-deliver_drop_privilege
-message_size_limit = 60M
-smtp_accept_queue_per_connection = 0
-host_lookup =
-acl_smtp_rcpt = for_us
-
-begin acl
-for_us:
-  accept domains = %[1]s.test
-  deny
-
-begin routers
-ours:
-  driver = accept
-  domains = %[1]s.test
-  transport = keep
-
-begin transports
-keep:
-  driver = appendfile
-  maildir_format
-  directory = %[4]s
-  user = %[5]s
-  envelope_to_add
-  return_path_add
-`, name, address, spool, maildir, user), 0o644)
-	s.line = []string{"/usr/sbin/exim4", "-C", "/etc/exim.conf", "-bdf", "-q5s"}
-	return s
-}
-
-// newOpenSMTPDPrimary has no TLS: Debian 12's 6.8 offers it, and fails in each
-// handshake, whatever the key.
-func newOpenSMTPDPrimary(t *testing.T, dir, name, address, maildir string) mailServer {
-	const keeper = 64002
-	s := newTree(t, dir, name, "opensmtpd",
-		"opensmtpd:x:64003:64003::/var/lib/opensmtpd/empty:/usr/sbin/nologin",
-		"opensmtpq:x:64004:64004::/nonexistent:/usr/sbin/nologin",
-		fmt.Sprintf("keeper:x:%d:%d::%s:/bin/sh", keeper, keeper, filepath.Dir(maildir)))
-	s.must(os.Chown(filepath.Dir(maildir), keeper, keeper))
-	s.must(os.MkdirAll(s.path("/var/lib/opensmtpd/empty"), 0o755))
-	s.must(os.MkdirAll(s.path("/var/spool/smtpd"), 0o711))
-	s.write("/etc/smtpd.conf", fmt.Sprintf(`
-smtp max-message-size "60M"
-listen on %[2]s port 25 hostname %[1]s.test
-table all { "@%[1]s.test" = "keeper" }
-action "keep" maildir "%[3]s" virtual <all>
-match from any for domain "%[1]s.test" action "keep"
-`, name, address, maildir), 0o600)
-	s.line = []string{"/usr/sbin/smtpd", "-d", "-f", "/etc/smtpd.conf"}
-	return s
+	return "../../bin/mailservers"
 }
 
 // Signed mail that comes in while its primary is down is kept by the primary as it
@@ -150,14 +68,15 @@ func TestPrimariesKeepWhatWasSigned(t *testing.T) {
 
 	key, book := newDKIMKey(t), ledger.New()
 	var all []*letter.Letter
-	for _, m := range makes {
-		holdfast(t, "domain", "put", m.name+".test", "--to", m.address+":25")
-		all = append(all, signedLetters(t, key, m.name+".test")...)
+	for _, m := range primaries {
+		domain := string(m.make) + ".test"
+		holdfast(t, "domain", "put", domain, "--to", m.address+":25")
+		all = append(all, signedLetters(t, key, domain)...)
 	}
 	for _, n := range nodes.Nodes {
 		within(readyTime, t, n.Name+" to know the domains", func(ctx context.Context) error {
 			s, err := nodes.Status(ctx, n)
-			if err == nil && len(s.Domains) != len(makes) {
+			if err == nil && len(s.Domains) != len(primaries) {
 				err = fmt.Errorf("it knows %d", len(s.Domains))
 			}
 			return err
@@ -177,32 +96,44 @@ func TestPrimariesKeepWhatWasSigned(t *testing.T) {
 		t.Fatalf("%d of %d letters were taken: %+v", got.Letters, len(all), got)
 	}
 
-	for _, m := range makes {
-		t.Run(m.name, func(t *testing.T) {
-			home := filepath.Join(dir, m.name, "mailbox")
+	for _, m := range primaries {
+		name := string(m.make)
+		t.Run(name, func(t *testing.T) {
+			home := filepath.Join(dir, name, "mailbox")
 			if err := os.MkdirAll(home, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			box := &maildir{path: filepath.Join(home, "Maildir"), book: book, seen: make(map[string]bool)}
-			server := m.server(t, dir, m.name, m.address, box.path)
-			server.start()
+			box := &maildir{Maildir: mailserver.Maildir{Path: filepath.Join(home, "Maildir")}, book: book}
+			place := mailserver.Place{Dir: dir, Name: name, Address: m.address, Port: 25, Unpacked: unpacked(), Resolver: addressDNS}
+			server, err := mailserver.NewPrimary(m.make, place, []string{name + ".test"}, box.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := server.Start(); err != nil {
+				t.Fatal(err)
+			}
 			defer func() {
-				server.stop()
+				if err := server.Stop(); err != nil {
+					t.Error(err)
+				}
 				if t.Failed() {
-					t.Logf("the log of %s:\n%s", m.name, server.tail())
+					t.Logf("the log of %s:\n%s", name, mailserver.Tail(server))
+				}
+				if err := mailserver.Close(server); err != nil {
+					t.Error(err)
 				}
 			}()
-			within(readyTime, t, m.name+" to greet", func(ctx context.Context) error { return fleet.Greets(ctx, m.address+":25") })
-			holdfast(t, "domain", "flush", m.name+".test")
-			within(drainTime, t, m.name+" to have all of its mail", func(context.Context) error {
+			within(readyTime, t, name+" to greet", func(ctx context.Context) error { return fleet.Greets(ctx, m.address+":25") })
+			holdfast(t, "domain", "flush", name+".test")
+			within(drainTime, t, name+" to have all of its mail", func(context.Context) error {
 				box.read(t)
-				if len(box.seen) < len(contents) {
-					return fmt.Errorf("%d of %d messages", len(box.seen), len(contents))
+				if len(box.kept) < len(contents) {
+					return fmt.Errorf("%d of %d messages", len(box.kept), len(contents))
 				}
 				return nil
 			})
-			for name := range box.seen {
-				data, err := os.ReadFile(filepath.Join(box.path, "new", name))
+			for _, k := range box.kept {
+				data, err := os.ReadFile(k.File)
 				if err != nil {
 					t.Fatal(err)
 				}
