@@ -45,7 +45,7 @@ model: ## the queue's state machine against its rules, a million commands: make 
 
 torture: build ## three real nodes through faults that a seed chooses (root, e2fsprogs, strace; SEED=n MINUTES=m ONLY=kind,kind)
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-torture ./deploy/torture
-	@bin/holdfast-torture -seed $(SEED) -minutes $(or $(MINUTES),2) $(if $(ONLY),-only '$(ONLY)')
+	@bin/holdfast-torture -seed $(SEED) -minutes $(or $(MINUTES),2) $(if $(ONLY),-only '$(ONLY)') $(if $(PEER),-peer '$(PEER)')
 
 soak: build ## a piece of at most 30 minutes of torture and simulation with seeds not yet tried; adds its counts to docs/guarantees.md
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-torture ./deploy/torture

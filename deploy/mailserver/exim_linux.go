@@ -115,6 +115,7 @@ away:
   domains = *
   route_list = * %[2]s
   hosts_randomize
+  caseful_local_part
   transport = away
 
 begin transports

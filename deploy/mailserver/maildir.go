@@ -24,8 +24,8 @@ type Maildir struct {
 }
 
 // A Kept is a file of a maildir: what a primary wrote for one recipient. Its At is
-// what the primary's own Received field says, which has whole seconds, and is when
-// it was given the message, before the final dot.
+// what the primary's own Received field says of when it began to take the message,
+// before the final dot, in whole seconds.
 type Kept struct {
 	ledger.Arrival
 	File string
@@ -141,5 +141,24 @@ func parseReceived(field string) (peer string, at time.Time, err error) {
 		return "", at, fmt.Errorf("no Received field of the server's own: %.300q", field)
 	}
 	at, err = mail.ParseDate(strings.Join(strings.Fields(field[semicolon+1:]), " "))
+	if began, ok := eximBegan(field); ok && began.Before(at) {
+		at = began
+	}
 	return client[1] + ":0", at, err
+}
+
+var eximID = regexp.MustCompile(`\bid ([0-9A-Za-z]{6})-[0-9A-Za-z]+-[0-9A-Za-z]+`)
+
+// eximBegan is when Exim began to take a message. Its Received field has the time
+// when it had all of it, and the first six characters of its id that time, in base 62.
+func eximBegan(field string) (began time.Time, ok bool) {
+	id := eximID.FindStringSubmatch(field)
+	if id == nil || !strings.Contains(field, "(Exim ") {
+		return began, false
+	}
+	var seconds int64
+	for _, c := range id[1] {
+		seconds = seconds*62 + int64(strings.IndexRune("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", c))
+	}
+	return time.Unix(seconds, 0), true
 }

@@ -31,6 +31,7 @@ var (
 
 const (
 	nodesMax    = 3
+	nodePort    = 2525
 	primaryPort = 2525
 	// diskBytes is the size of each node's file system. The image is sparse.
 	diskBytes = 400 << 20
@@ -57,6 +58,7 @@ type cast struct {
 	faults  *sink.Faults
 	primary *sink.Server // nil while it is down
 	served  chan error
+	peer    *peer // nil: both sides are played here
 	unread  int64
 	strict  int64 // violations of SMTP that primaries saw
 
@@ -133,6 +135,9 @@ func (c *cast) furnish(dir string) error {
 
 // primaryUp brings the primary up, which notes what arrives.
 func (c *cast) primaryUp() error {
+	if c.peer.primary() {
+		return c.peer.up()
+	}
 	if c.primary != nil {
 		return nil
 	}
@@ -231,6 +236,7 @@ func (c *cast) close() error {
 		}
 	}
 	c.primaryDown()
+	errs = append(errs, c.peer.close())
 	if c.reports != nil {
 		c.reports.Close()
 		<-c.reportServed

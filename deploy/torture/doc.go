@@ -8,6 +8,10 @@
 // stopped, links cut and disks broken, as a seed decides (package schedule). At the
 // end everything is mended, the queue drains, and the ledgers are compared.
 //
+// One run in five has a Postfix, an Exim or an OpenSMTPD as its primary, or as one of
+// its senders (package mailserver): what counts then is what that one wrote to its
+// maildir, or what its log says was sent.
+//
 // A run closes with the line
 //
 //	acked=N lost=0 altered=0 relayed=0 duplicates=D bound=B

@@ -68,7 +68,7 @@ func admit(open context.Context) func(context.Context, int) bool {
 }
 
 // begin starts all senders.
-func begin(ctx context.Context, d *diary, sent, book *ledger.Ledger, seed uint64, addresses []string) (*load, error) {
+func begin(ctx context.Context, d *diary, sent, book *ledger.Ledger, seed uint64, addresses []string, p *peer) (*load, error) {
 	l := &load{diary: d, sent: sent, book: book, failed: make(chan error, len(addresses)+1)}
 	open, stop := context.WithCancel(ctx)
 	l.stop = stop
@@ -83,7 +83,10 @@ func begin(ctx context.Context, d *diary, sent, book *ledger.Ledger, seed uint64
 		}
 		if i < len(addresses) {
 			o.Targets, o.Sessions = addresses[i:i+1], 2
+		} else if p.sender() {
+			p.hand(&o)
 		}
+		shapes := p.shapes(i == len(addresses))
 		letters := letter.New(letter.Options{
 			Seed: seed, Run: fmt.Sprintf("s%dx%d", seed, i), Domains: domains(), Sizes: letter.ShapesOfMail, BigAt: -1,
 		})
@@ -91,7 +94,7 @@ func begin(ctx context.Context, d *diary, sent, book *ledger.Ledger, seed uint64
 			if l.letters.Add(1) > letterMax {
 				l.stop()
 			}
-			return letters.Letter(n)
+			return letters.Letter(among(shapes, n))
 		}
 		s, err := sender.New(o)
 		if err != nil {

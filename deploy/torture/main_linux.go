@@ -34,6 +34,10 @@ type options struct {
 	only    []schedule.Kind
 	strict  bool // a kind of fault that is left out is an error
 	summary string
+	peer    schedule.Peer
+	told    bool // the peer was not the seed's choice
+	// unpacked is where .ci/mailservers unpacked what is not installed.
+	unpacked string
 }
 
 func main() { os.Exit(start(os.Args[1:])) }
@@ -113,6 +117,8 @@ func parse(args []string) (options, error) {
 	minutes := flags.Float64("minutes", 2, "how long things break; starting and draining come besides")
 	only := flags.String("only", "", "kinds of faults, separated by commas, instead of the seed's choice")
 	list := flags.Bool("list", false, "list the kinds of faults, and end")
+	peer := flags.String("peer", "", "a real mail server, none or one of postfix, exim, opensmtpd, and perhaps :primary or :sender, instead of the seed's choice")
+	flags.StringVar(&o.unpacked, "mailservers", os.Getenv("HOLDFAST_MAILSERVERS"), "directory that .ci/mailservers unpacked into (default BIN/mailservers)")
 	plan := flags.Bool("plan", false, "show what the seed chooses, and end")
 	flags.Uint64Var(&o.seed, "seed", 1, "faults, victims and messages come from it")
 	flags.StringVar(&o.bin, "bin", "bin", "directory of holdfastd and holdfast")
@@ -138,12 +144,24 @@ func parse(args []string) (options, error) {
 		}
 		o.only = append(o.only, kind)
 	}
+	o.peer = schedule.PeerOf(o.seed)
+	if *peer != "" {
+		o.told = true
+		var err error
+		if o.peer, err = schedule.ParsePeer(*peer, o.seed); err != nil {
+			return o, err
+		}
+	}
 	o.length = time.Duration(*minutes * float64(time.Minute))
 	if *plan {
+		fmt.Println("mail server:", o.peer)
 		for _, round := range schedule.New(o.seed, nodesMax, o.length, o.only...).Rounds {
 			fmt.Println(round)
 		}
 		return o, flag.ErrHelp
+	}
+	if o.unpacked == "" {
+		o.unpacked = filepath.Join(o.bin, "mailservers")
 	}
 	if o.out == "" {
 		o.out = filepath.Join(o.bin, "torture", fmt.Sprintf("seed-%d", o.seed))
@@ -153,12 +171,16 @@ func parse(args []string) (options, error) {
 
 // again is how to repeat the run.
 func (o options) again() string {
+	again := fmt.Sprintf("make torture SEED=%d MINUTES=%g", o.seed, o.length.Minutes())
+	if o.told {
+		again += " PEER=" + o.peer.String()
+	}
 	if len(o.only) == 0 {
-		return fmt.Sprintf("make torture SEED=%d MINUTES=%g", o.seed, o.length.Minutes())
+		return again
 	}
 	var names []string
 	for _, k := range o.only {
 		names = append(names, string(k))
 	}
-	return fmt.Sprintf("make torture SEED=%d MINUTES=%g ONLY='%s'", o.seed, o.length.Minutes(), strings.Join(names, ","))
+	return again + fmt.Sprintf(" ONLY='%s'", strings.Join(names, ","))
 }

@@ -207,6 +207,9 @@ func (n *nemesis) drought(i int) (func() error, error) {
 // misbehave makes the primary a bad one.
 func (n *nemesis) misbehave(k schedule.Kind, r *rand.Rand) (func() error, error) {
 	c := n.cast
+	if c.peer.primary() {
+		return c.peer.misbehave(k, r)
+	}
 	behave := func() error { c.faults.Set(); return nil }
 	switch k {
 	case schedule.PrimaryDown:
@@ -224,6 +227,9 @@ func (n *nemesis) misbehave(k schedule.Kind, r *rand.Rand) (func() error, error)
 		c.faults.Set(sink.Fault{Stage: stages[r.IntN(len(stages))], Action: sink.Drop, Rate: 0.3})
 	case schedule.PrimaryMute:
 		c.faults.Set(sink.Fault{Stage: sink.AfterDot, Action: sink.Hang, Rate: 0.1})
+		// Connections that hang do so for as long as a client waits for a final
+		// reply, ten minutes, until somebody restarts the primary.
+		return func() error { c.faults.Set(); c.primaryDown(); return c.primaryUp() }, nil
 	case schedule.PrimaryPuts:
 		stages := []sink.Stage{sink.Banner, sink.EHLO, sink.Mail, sink.Rcpt, sink.Data, sink.Dot}
 		c.faults.Set(sink.Fault{Stage: stages[r.IntN(len(stages))], Action: sink.Defer, Rate: 0.3})

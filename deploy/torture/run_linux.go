@@ -59,7 +59,7 @@ func (r *run) do(ctx context.Context) (err error) {
 	if err := cell.Furnish("torture.test"); err != nil {
 		return err
 	}
-	for _, path := range []*string{&r.o.out, &r.o.bin} {
+	for _, path := range []*string{&r.o.out, &r.o.bin, &r.o.unpacked} {
 		if *path, err = filepath.Abs(*path); err != nil {
 			return err
 		}
@@ -99,6 +99,9 @@ func (r *run) open(ctx context.Context) (err error) {
 	if r.cast, err = assemble(ctx, r.diary, r.dir, r.o.bin, r.o.seed, arrived, r.book); err != nil {
 		return err
 	}
+	if err := r.invite(arrived); err != nil {
+		return err
+	}
 	r.nem = &nemesis{cast: r.cast}
 	r.nem.look()
 	for _, k := range r.plan.Swarm {
@@ -107,6 +110,9 @@ func (r *run) open(ctx context.Context) (err error) {
 			if r.o.strict {
 				return fmt.Errorf("%q cannot be done here: %s", k, why)
 			}
+		}
+		if why := r.cast.peer.cannot(k); why != "" {
+			r.diary.say("left out: %s, since %s", k, why)
 		}
 	}
 	if err := r.cast.open(ctx); err != nil {
@@ -120,7 +126,31 @@ func (r *run) open(ctx context.Context) (err error) {
 		r.files = append(r.files, open)
 	}
 	r.diary.say("three nodes are ready")
-	return r.cast.primaryUp()
+	if err := r.cast.primaryUp(); err != nil || r.cast.peer == nil {
+		return err
+	}
+	return errors.Join(r.cast.peer.up(), r.cast.peer.greets(ctx, r.cast))
+}
+
+// invite makes the real mail server of the run, if there is one.
+func (r *run) invite(arrived *ledger.Ledger) (err error) {
+	if r.o.peer == (schedule.Peer{}) {
+		return nil
+	}
+	if err := r.o.peer.Make.Lacking(r.o.unpacked); err != nil {
+		r.diary.say("left out: %v, since this machine lacks it: %v", r.o.peer, err)
+		if r.o.strict {
+			return fmt.Errorf("%v cannot be had here: %w", r.o.peer, err)
+		}
+		return nil
+	}
+	var hosts []string
+	for i := range nodesMax {
+		hosts = append(hosts, addressNode(i).String())
+	}
+	r.diary.say("with %v", r.o.peer)
+	r.cast.peer, err = newPeer(r.o.peer, r.diary, r.dir, r.o.unpacked, hosts, r.sent, arrived, r.book)
+	return err
 }
 
 // pass lets mail pass while things break, and until all of it has.
@@ -131,12 +161,15 @@ func (r *run) pass(ctx context.Context) error {
 	defer watchers.Wait()
 	defer unwatch()
 	watchers.Go(func() { r.watch(watching) })
+	if r.cast.peer != nil {
+		watchers.Go(func() { r.cast.peer.watch(watching) })
+	}
 	watchers.Go(func() { r.asked, r.taken = stranger(watching, r.diary, r.o.seed, addresses) })
 
 	sending, hang := context.WithCancel(ctx)
 	defer hang()
 	var err error
-	if r.load, err = begin(sending, r.diary, r.sent, r.book, r.o.seed, addresses); err != nil {
+	if r.load, err = begin(sending, r.diary, r.sent, r.book, r.o.seed, addresses, r.cast.peer); err != nil {
 		return err
 	}
 	r.spans.From = time.Now()
@@ -150,9 +183,17 @@ func (r *run) pass(ctx context.Context) error {
 	if err := r.load.finish(giveUpTime); err != nil {
 		r.diary.breach("L8", "%v", err)
 	}
+	if r.cast.peer.sender() {
+		if err := r.cast.peer.finish(ctx, r.cast); err != nil && ctx.Err() == nil {
+			r.diary.breach("L8", "%v", err)
+		}
+	}
 	hang()
 	r.load.running.Wait()
-	return r.drain(ctx)
+	if err := r.drain(ctx); err != nil || !r.cast.peer.primary() {
+		return err
+	}
+	return errors.Join(r.cast.peer.read(), r.cast.peer.excuse())
 }
 
 // rest has everything mended, and offers mail until 250s are given again.
@@ -200,7 +241,7 @@ func (r *run) round(ctx context.Context, round schedule.Round) error {
 	var acts []act
 	var ends []func()
 	for _, f := range round.Faults {
-		if r.nem.lacking(f.Kind) != "" {
+		if r.nem.lacking(f.Kind) != "" || r.cast.peer.cannot(f.Kind) != "" {
 			continue
 		}
 		if f.Kind.Alone() {
@@ -419,11 +460,11 @@ func (r *run) keep() error {
 		}
 		to := filepath.Join(r.o.out, within)
 		switch {
-		case e.IsDir() && (strings.HasPrefix(within, "disk-of-") || e.Name() == "data" || e.Name() == "ca"):
+		case e.IsDir() && (strings.HasPrefix(within, "disk-of-") || slices.Contains([]string{"data", "ca", "tree", "queue"}, e.Name())):
 			return fs.SkipDir
 		case e.IsDir():
 			return os.MkdirAll(to, 0o755)
-		case !e.Type().IsRegular() || strings.HasSuffix(within, ".key"):
+		case !e.Type().IsRegular() || strings.HasSuffix(within, ".key") || strings.HasSuffix(within, ".pem"):
 			return nil
 		}
 		b, err := os.ReadFile(name)

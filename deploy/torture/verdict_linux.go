@@ -86,7 +86,7 @@ func (r *run) judge(ctx context.Context) error {
 // from recording it before its lease ended: it was harmed itself, or the node that
 // led was, or so many that nothing could be committed.
 func (r *run) interrupted(a ledger.Arrival) bool {
-	from, to := a.At.Add(-time.Second), a.At.Add(leaseTime)
+	from, to := a.At.Add(-time.Second), r.cast.peer.wrote(a).Add(leaseTime)
 	var nodes []int
 	for _, h := range r.diary.harmed() {
 		if !h.Span.From.Before(to) || !h.Span.To.After(from) {
@@ -121,7 +121,16 @@ func (r *run) lookAtNodes(ctx context.Context) {
 	if len(r.cast.fleet.Running()) < nodesMax {
 		return
 	}
-	if _, err := r.cast.fleet.Holdfast(ctx, r.cast.fleet.Nodes[0], "compare"); err != nil {
+	var differ error
+	err := r.cast.await(ctx, settleTime, func(ctx context.Context) error {
+		_, err := r.cast.fleet.Holdfast(ctx, r.cast.fleet.Nodes[0], "compare")
+		if err != nil && !strings.Contains(err.Error(), "not every node told") {
+			differ = err // which does not get better
+			return nil
+		}
+		return err // a connection that was cut for long may take a while
+	})
+	if err = errors.Join(err, differ); err != nil {
 		r.diary.breach("L6", "the nodes' queues: %v", err)
 	}
 }
