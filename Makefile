@@ -43,9 +43,9 @@ sim: ## whole clusters in simulated time: make sim SEEDS=n [SEED=first] [DAYS=n:
 model: ## the queue's state machine against its rules, a million commands: make model [STEPS=n]
 	@$(GO) test -count=1 -timeout 60m ./fsm -run '^TestModel$$' -v -args -steps $(or $(STEPS),1000000) | grep -E '^(model |---|ok|FAIL|    )'
 
-torture: build ## three real nodes through faults that a seed chooses (root, e2fsprogs, strace; SEED=n MINUTES=m ONLY=kind,kind)
+torture: build ## real nodes through faults that a seed chooses (root, e2fsprogs, strace; SEED=n MINUTES=m ONLY=kind,kind NODES=5 PEER=exim:primary)
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-torture ./deploy/torture
-	@bin/holdfast-torture -seed $(SEED) -minutes $(or $(MINUTES),2) $(if $(ONLY),-only '$(ONLY)') $(if $(PEER),-peer '$(PEER)')
+	@bin/holdfast-torture -seed $(SEED) -minutes $(or $(MINUTES),2) $(if $(ONLY),-only '$(ONLY)') $(if $(PEER),-peer '$(PEER)') $(if $(NODES),-nodes $(NODES))
 
 soak: build ## a piece of at most 30 minutes of torture and simulation with seeds not yet tried; adds its counts to docs/guarantees.md
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-torture ./deploy/torture

@@ -69,6 +69,9 @@ func parseExim(line string) (Delivery, bool) {
 	if m := eximLine.FindStringSubmatch(line); m != nil {
 		status := map[string]Status{"=>": Sent, "->": Sent, "==": Deferred, "**": Bounced}[m[2]]
 		d := Delivery{QueueID: m[1], Recipient: m[3], Status: status, Reply: m[5]}
+		if m[4] != "" {
+			d.Recipient = m[4] // as it came: what is in front has its local part in lower case
+		}
 		if host := eximHost.FindStringSubmatch(m[5]); host != nil {
 			d.Relay = host[1]
 		}
@@ -106,8 +109,11 @@ func (m Make) HandsOn() []letter.Shape {
 	}
 }
 
-// Keeps are the shapes that a make, as a primary, keeps as it got them.
-func (m Make) Keeps() []letter.Shape { return slices.Clone(m.HandsOn()) }
+// Keeps are the shapes that a make, as a primary, keeps as it got them. OpenSMTPD has
+// no SMTPUTF8 (RFC 6531), and is not given what needs it.
+func (m Make) Keeps() []letter.Shape {
+	return slices.DeleteFunc(m.HandsOn(), func(s letter.Shape) bool { return m == OpenSMTPD && s == letter.UTF8Header })
+}
 
 // foldAt is Postfix's default smtp_line_length_limit.
 const foldAt = 998

@@ -36,6 +36,8 @@ func TestParseDelivery(t *testing.T) {
 			Delivery{QueueID: "4B1234", Status: Unsure, Reply: "conversation with mx[10.77.0.12] timed out while sending end of data -- message may be sent more than once"}},
 		{Exim, `2026-11-30 10:04:02 1xXyEi-0000Ip-1s => U+1@example.test R=away T=away H=10.77.0.12 [10.77.0.12] C="250 2.0.0 queued as 01M8"`,
 			Delivery{"1xXyEi-0000Ip-1s", "U+1@example.test", "10.77.0.12 [10.77.0.12]", Sent, "250 2.0.0 queued as 01M8"}},
+		{Exim, `2026-11-30 10:04:02 1xXyEi-0000Ip-1s => u.name+1@example.test <U.NAME+1@example.test> R=away T=away H=10.77.0.12 [10.77.0.12] C="250 fine"`,
+			Delivery{"1xXyEi-0000Ip-1s", "U.NAME+1@example.test", "10.77.0.12 [10.77.0.12]", Sent, "250 fine"}},
 		{Exim, `2026-11-30 10:04:02 1xXyEi-0000Ip-1s -> v+1@example.test R=away T=away H=10.77.0.12 [10.77.0.12] C="250 2.0.0 queued as 01M8"`,
 			Delivery{"1xXyEi-0000Ip-1s", "v+1@example.test", "10.77.0.12 [10.77.0.12]", Sent, "250 2.0.0 queued as 01M8"}},
 		{Exim, `2026-11-30 10:04:02 1xXyEi-0000Ip-1s == u+1@example.test R=away T=away defer (111): Connection refused`,

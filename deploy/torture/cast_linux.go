@@ -30,7 +30,6 @@ var (
 )
 
 const (
-	nodesMax    = 3
 	nodePort    = 2525
 	primaryPort = 2525
 	// diskBytes is the size of each node's file system. The image is sparse.
@@ -40,6 +39,8 @@ const (
 	leaseTime = 5 * time.Second
 	doubtTime = 5 * time.Second
 )
+
+func primaryAddress() string { return netip.AddrPortFrom(addressPrimary, primaryPort).String() }
 
 func addressNode(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 77, 0, byte(11 + i)}) }
 
@@ -67,7 +68,7 @@ type cast struct {
 }
 
 // assemble makes everything in dir, and starts nothing.
-func assemble(ctx context.Context, d *diary, dir, bin string, seed uint64, arrived, book *ledger.Ledger) (*cast, error) {
+func assemble(ctx context.Context, d *diary, dir, bin string, seed uint64, nodes int, arrived, book *ledger.Ledger) (*cast, error) {
 	c := &cast{diary: d, fabric: fabric.New(seed), arrived: arrived, book: book, faults: sink.NewFaults(seed)}
 	if err := cell.Lay("/etc/resolv.conf", "nameserver "+addressNobody+"\n"); err != nil {
 		return nil, err
@@ -78,7 +79,7 @@ func assemble(ctx context.Context, d *diary, dir, bin string, seed uint64, arriv
 	}
 	c.hosts = append(c.hosts, own)
 	var hosts []fleet.Host
-	for i := range nodesMax {
+	for i := range nodes {
 		h, err := c.fabric.Join(addressNode(i))
 		if err != nil {
 			return nil, err
@@ -89,7 +90,7 @@ func assemble(ctx context.Context, d *diary, dir, bin string, seed uint64, arriv
 		})
 	}
 	c.fleet, err = fleet.New(ctx, fleet.Options{
-		Bin: bin, Dir: dir, Cluster: "torture", Nodes: nodesMax, Hosts: hosts,
+		Bin: bin, Dir: dir, Cluster: "torture", Nodes: nodes, Hosts: hosts,
 		Settings: map[string]string{
 			"lease_duration":        fmt.Sprintf("%q", leaseTime),
 			"doubt_wait":            fmt.Sprintf("%q", doubtTime),
@@ -322,7 +323,7 @@ func (c *cast) whole(ctx context.Context) error {
 		}
 		m, ok := votes[n.Name]
 		switch {
-		case !ok || len(votes) != nodesMax:
+		case !ok || len(votes) != len(c.fleet.Nodes):
 			return fmt.Errorf("%d voters, %s one of them: %v", len(votes), n.Name, ok)
 		case m.ServerID != s.ServerID:
 			return fmt.Errorf("%s is %s, and %s has its vote", n.Name, s.ServerID, m.ServerID)

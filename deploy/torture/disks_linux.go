@@ -29,9 +29,10 @@ func (n *nemesis) disk(ctx context.Context, f schedule.Fault, r *rand.Rand, a *a
 	case schedule.Power, schedule.PowerAll:
 		a.start = []int{v}
 		if f.Kind == schedule.PowerAll {
-			a.harmed, a.start = everybody(), everybody()
+			a.harmed, a.start = n.everybody(), n.everybody()
 		}
 		cut := slices.Clone(a.start)
+		a.seen = n.gone(cut)
 		for _, i := range cut {
 			err = errors.Join(err, n.cast.disks[i].Cut())
 		}
@@ -41,15 +42,15 @@ func (n *nemesis) disk(ctx context.Context, f schedule.Fault, r *rand.Rand, a *a
 		a.mend = func() error { return n.remount(cut) }
 	case schedule.SyncError:
 		a.ends, a.start = true, []int{v}
-		a.mend, err = n.inject(v, fmt.Sprintf("error=EIO:when=%d", 1+r.IntN(20)))
+		a.mend, err = n.inject(a, v, fmt.Sprintf("error=EIO:when=%d", 1+r.IntN(20)))
 	case schedule.SlowDisk:
-		a.mend, err = n.inject(v, fmt.Sprintf("delay_enter=%d", 200_000+r.IntN(800_000)))
+		a.mend, err = n.inject(a, v, fmt.Sprintf("delay_enter=%d", 200_000+r.IntN(800_000)))
 	case schedule.HungDisk:
-		a.mend, err = n.inject(v, "delay_enter=60000000")
+		a.mend, err = n.inject(a, v, "delay_enter=60000000")
 	case schedule.SyncLie:
 		a.start, a.refuses = []int{v}, true
 		var stop func() error
-		stop, err = n.inject(v, "retval=0")
+		stop, err = n.inject(a, v, "retval=0")
 		a.mend = func() error {
 			err := errors.Join(n.cast.disks[v].Cut(), n.end(v))
 			if stop != nil {
@@ -59,26 +60,29 @@ func (n *nemesis) disk(ctx context.Context, f schedule.Fault, r *rand.Rand, a *a
 		}
 	case schedule.NoSpace:
 		a.ends, a.start = true, []int{v}
+		a.seen = n.full(v)
 		a.mend, err = n.fill(v)
 	case schedule.ReadOnly:
 		a.ends, a.start = true, []int{v}
+		a.seen = n.unwritable(v)
 		a.mend, err = n.readOnly(v)
 	case schedule.FlipBody, schedule.FlipLog, schedule.FlipTerm:
 		a.start, a.refuses = []int{v}, true
 		if err = n.kill(v); err == nil {
-			err = n.flip(v, f.Kind, r)
+			err = n.flip(a, v, f.Kind, r)
 		}
 	case schedule.Wipe:
 		a.start, a.wiped = []int{v}, []int{v}
 		if err = n.kill(v); err == nil {
+			a.seen = n.emptied(v)
 			err = n.wipe(v)
 		}
 	case schedule.RollBack:
 		a.start, a.refuses = []int{v}, true
-		a.mend, err = n.rollBack(v)
+		a.mend, err = n.rollBack(a, v)
 		n.cast.diary.heal(v)
 	default:
-		err = errors.New("nobody knows how")
+		err = errNobody
 	}
 	return err
 }
@@ -108,12 +112,17 @@ func (n *nemesis) remount(nodes []int) error {
 }
 
 // inject has the kernel do something else than a node's syncs ask for.
-func (n *nemesis) inject(i int, what string) (func() error, error) {
+func (n *nemesis) inject(a *act, i int, what string) (func() error, error) {
 	pid := n.cast.fleet.Nodes[i].PID()
 	if pid == 0 {
 		return nil, nil
 	}
-	cmd := exec.Command("strace", "-f", "-qq", "-o", os.DevNull, "-e", "trace=fsync,fdatasync",
+	calls := filepath.Join(filepath.Dir(n.cast.fleet.Nodes[i].Dir), "strace.out")
+	if err := os.WriteFile(calls, nil, 0o600); err != nil {
+		return nil, err
+	}
+	a.seen = injected(calls)
+	cmd := exec.Command("strace", "-f", "-qq", "-o", calls, "-e", "trace=fsync,fdatasync",
 		"-e", "inject=fsync,fdatasync:"+what, "-p", strconv.Itoa(pid))
 	var complaint bytes.Buffer
 	cmd.Stderr = &complaint
@@ -144,6 +153,27 @@ func (n *nemesis) inject(i int, what string) (func() error, error) {
 		return nil, errors.Join(fmt.Errorf("strace: %w: %s", err, complaint.String()), stop())
 	}
 	return stop, nil
+}
+
+// injected returns what counts the calls that did not do what was asked for, as
+// strace writes them; one that hangs has no end.
+func injected(calls string) func() string {
+	return func() string {
+		b, err := os.ReadFile(calls)
+		if err != nil {
+			return ""
+		}
+		count := 0
+		for line := range bytes.Lines(b) {
+			if bytes.Contains(line, []byte("(INJECTED)")) || bytes.Contains(line, []byte("(DELAYED)")) || bytes.Contains(line, []byte("<detached")) || bytes.Contains(line, []byte("<unfinished")) {
+				count++
+			}
+		}
+		if count == 0 {
+			return ""
+		}
+		return fmt.Sprintf("%d syncs", count)
+	}
 }
 
 // traced returns nil when every thread of a process is traced, or it has ended.
@@ -181,6 +211,42 @@ func (n *nemesis) fill(i int) (func() error, error) {
 		}
 	}
 	return func() error { return os.Remove(name) }, nil
+}
+
+// full returns what says whether a node's disk has no block left.
+func (n *nemesis) full(i int) func() string {
+	return func() string {
+		var s unix.Statfs_t
+		if err := unix.Statfs(n.cast.disks[i].Dir, &s); err != nil || s.Bfree > 0 && s.Bavail > 0 {
+			return ""
+		}
+		return fmt.Sprintf("%d blocks left", s.Bavail)
+	}
+}
+
+// unwritable returns what says whether a node's file system takes no file.
+func (n *nemesis) unwritable(i int) func() string {
+	return func() string {
+		name := filepath.Join(n.cast.disks[i].Dir, "probe")
+		err := os.WriteFile(name, nil, 0o600)
+		if err != nil {
+			return err.Error()
+		}
+		_ = os.Remove(name)
+		return ""
+	}
+}
+
+// emptied returns what says how many entries a data directory has lost.
+func (n *nemesis) emptied(i int) func() string {
+	before, err := os.ReadDir(n.data(i))
+	return func() string {
+		after, errNow := os.ReadDir(n.data(i))
+		if err != nil || errNow != nil || len(before) == 0 || len(after) > 0 {
+			return ""
+		}
+		return fmt.Sprintf("%d entries removed", len(before))
+	}
 }
 
 // readOnly has the kernel find an error in a node's file system, after which it
@@ -242,7 +308,7 @@ func (n *nemesis) wipe(i int) error {
 }
 
 // flip flips one bit of what a node that does not run has written.
-func (n *nemesis) flip(i int, k schedule.Kind, r *rand.Rand) error {
+func (n *nemesis) flip(a *act, i int, k schedule.Kind, r *rand.Rand) error {
 	kind := map[schedule.Kind]sim.FileKind{
 		schedule.FlipBody: sim.BodySegment, schedule.FlipLog: sim.LogSegment, schedule.FlipTerm: sim.StableStore,
 	}[k]
@@ -274,7 +340,8 @@ func (n *nemesis) flip(i int, k schedule.Kind, r *rand.Rand) error {
 		return nil
 	}
 	at, bit := r.IntN(written), r.IntN(8)
-	n.cast.diary.say("bit %d of octet %d of %s, %d octets", bit, at, strings.TrimPrefix(name, root+"/"), len(b))
+	what := fmt.Sprintf("bit %d of octet %d of %s, %d octets", bit, at, strings.TrimPrefix(name, root+"/"), len(b))
+	a.seen = func() string { return what }
 	f, err := os.OpenFile(name, os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -285,7 +352,7 @@ func (n *nemesis) flip(i int, k schedule.Kind, r *rand.Rand) error {
 
 // rollBack keeps an image of a node's disk, and gives the node that one when it
 // is mended.
-func (n *nemesis) rollBack(i int) (func() error, error) {
+func (n *nemesis) rollBack(a *act, i int) (func() error, error) {
 	d, node := n.cast.disks[i], n.cast.fleet.Nodes[i]
 	if err := n.kill(i); err != nil {
 		return nil, err
@@ -306,6 +373,9 @@ func (n *nemesis) rollBack(i int) (func() error, error) {
 	return func() error {
 		if err := errors.Join(n.end(i), unmount()); err != nil {
 			return err
+		}
+		if err := exec.Command("cmp", "-s", old, image(d.Dir)).Run(); err != nil {
+			a.seen = func() string { return "what was written since is gone" }
 		}
 		return errors.Join(os.Rename(old, image(d.Dir)), d.Mount())
 	}, nil

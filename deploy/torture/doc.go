@@ -1,7 +1,7 @@
 // Command torture runs the real binaries through faults of the real kind and
 // judges what became of the mail.
 //
-// Three nodes run in network namespaces, each with a data directory on a small
+// Three nodes, or five, run in network namespaces, each with a data directory on a small
 // ext4 file system of its own. Senders record in a ledger on stable storage what
 // they are about to send, before the final dot, and what came of it; a primary that
 // is played here records what arrived in another. Meanwhile nodes are killed and
@@ -32,6 +32,9 @@
 //	L8  250s are given again within 30 s where a majority is healthy, every node
 //	    comes back, and the queue drains
 //	L9  no report to a sender, since no primary refuses for good
+//
+// Each fault is looked at while it lasts, and a run says which kinds did nothing that
+// could be seen.
 //
 // It needs root and Linux with TUN; what a kind of fault needs besides is said, and
 // the kind left out, where the machine lacks it. Namespaces, mounts, loop devices

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"time"
@@ -32,6 +33,14 @@ func reverse(ways []way) []way {
 	return turned
 }
 
+// apart cuts two sets of nodes off from each other.
+func apart(some, rest []int) (ways []way) {
+	for _, i := range some {
+		ways = append(ways, pairs(i, rest)...)
+	}
+	return ways
+}
+
 // pairs cuts a node off from others, in both directions.
 func pairs(i int, from []int) []way {
 	in := oneWay(from, i)
@@ -48,20 +57,38 @@ func outside(i int, is fabric.Way) []way {
 }
 
 // all is all directions between nodes.
-func all(is fabric.Way) []way {
+func (n *nemesis) all(is fabric.Way) []way {
 	var ways []way
-	for _, i := range everybody() {
-		for _, j := range others(i) {
+	for _, i := range n.everybody() {
+		for _, j := range n.others(i) {
 			ways = append(ways, way{addressNode(i), addressNode(j), is})
 		}
 	}
 	return ways
 }
 
-// cut makes ways what they say, until the mend that it returns.
-func (n *nemesis) cut(ways []way) func() error {
+// cut makes ways what they say, until an act is mended.
+func (n *nemesis) cut(a *act, ways []way) {
+	a.seen = n.struck(ways)
 	n.set(ways)
-	return func() error { n.whole(ways); return nil }
+	a.mend = func() error { n.whole(ways); return nil }
+}
+
+// struck returns what counts the packets that ways did something to since now.
+func (n *nemesis) struck(ways []way) func() string {
+	count := func() (all int64) {
+		for _, w := range ways {
+			all += n.cast.fabric.Struck(w.from, w.to)
+		}
+		return all
+	}
+	before := count()
+	return func() string {
+		if more := count() - before; more > 0 {
+			return fmt.Sprintf("%d packets", more)
+		}
+		return ""
+	}
 }
 
 func (n *nemesis) set(ways []way) {
@@ -77,9 +104,10 @@ func (n *nemesis) whole(ways []way) {
 }
 
 // flap cuts a node off and lets it back, several times a second.
-func (n *nemesis) flap(r *rand.Rand, i int) func() error {
-	ways := pairs(i, others(i))
-	return meanwhile(func(ctx context.Context) {
+func (n *nemesis) flap(a *act, r *rand.Rand, i int) {
+	ways := pairs(i, n.others(i))
+	a.seen = n.struck(ways)
+	a.mend = meanwhile(func(ctx context.Context) {
 		n.set(ways)
 		wait(ctx, time.Duration(50+r.IntN(450))*time.Millisecond)
 		n.whole(ways)
@@ -92,22 +120,24 @@ func (n *nemesis) flap(r *rand.Rand, i int) func() error {
 const rotateTime = 4 * time.Second
 
 // rotate cuts off one node after the other.
-func (n *nemesis) rotate(first int) func() error {
+func (n *nemesis) rotate(a *act, first int) {
 	i := first
-	return meanwhile(func(ctx context.Context) {
-		ways := pairs(i, others(i))
+	a.seen = n.struck(n.all(fabric.Way{}))
+	a.mend = meanwhile(func(ctx context.Context) {
+		ways := pairs(i, n.others(i))
 		n.set(ways)
 		wait(ctx, rotateTime)
 		n.whole(ways)
-		i = (i + 1) % nodesMax
+		i = (i + 1) % len(n.cast.fleet.Nodes)
 	}, func() {})
 }
 
 // clog cuts one direction after the other, and then mends one after the other, in
 // another order. It begins again when all are whole.
-func (n *nemesis) clog(r *rand.Rand) func() error {
-	ways := all(fabric.Way{Cut: true})
-	return meanwhile(func(ctx context.Context) {
+func (n *nemesis) clog(a *act, r *rand.Rand) {
+	ways := n.all(fabric.Way{Cut: true})
+	a.seen = n.struck(ways)
+	a.mend = meanwhile(func(ctx context.Context) {
 		for _, change := range []func([]way){n.set, n.whole} {
 			for _, k := range r.Perm(len(ways)) {
 				if ctx.Err() != nil {

@@ -34,8 +34,9 @@ type options struct {
 	only    []schedule.Kind
 	strict  bool // a kind of fault that is left out is an error
 	summary string
+	nodes   int
 	peer    schedule.Peer
-	told    bool // the peer was not the seed's choice
+	told    []string // what was not the seed's choice, as make wants it
 	// unpacked is where .ci/mailservers unpacked what is not installed.
 	unpacked string
 }
@@ -117,6 +118,7 @@ func parse(args []string) (options, error) {
 	minutes := flags.Float64("minutes", 2, "how long things break; starting and draining come besides")
 	only := flags.String("only", "", "kinds of faults, separated by commas, instead of the seed's choice")
 	list := flags.Bool("list", false, "list the kinds of faults, and end")
+	flags.IntVar(&o.nodes, "nodes", 0, "3 or 5 nodes, instead of the seed's choice")
 	peer := flags.String("peer", "", "a real mail server, none or one of postfix, exim, opensmtpd, and perhaps :primary or :sender, instead of the seed's choice")
 	flags.StringVar(&o.unpacked, "mailservers", os.Getenv("HOLDFAST_MAILSERVERS"), "directory that .ci/mailservers unpacked into (default BIN/mailservers)")
 	plan := flags.Bool("plan", false, "show what the seed chooses, and end")
@@ -144,18 +146,26 @@ func parse(args []string) (options, error) {
 		}
 		o.only = append(o.only, kind)
 	}
+	switch o.nodes {
+	case 0:
+		o.nodes = schedule.NodesOf(o.seed)
+	case 3, 5:
+		o.told = append(o.told, fmt.Sprintf("NODES=%d", o.nodes))
+	default:
+		return o, errors.New("want -nodes 3 or 5")
+	}
 	o.peer = schedule.PeerOf(o.seed)
 	if *peer != "" {
-		o.told = true
 		var err error
 		if o.peer, err = schedule.ParsePeer(*peer, o.seed); err != nil {
 			return o, err
 		}
+		o.told = append(o.told, "PEER="+o.peer.String())
 	}
 	o.length = time.Duration(*minutes * float64(time.Minute))
 	if *plan {
-		fmt.Println("mail server:", o.peer)
-		for _, round := range schedule.New(o.seed, nodesMax, o.length, o.only...).Rounds {
+		fmt.Printf("%d nodes, mail server: %v\n", o.nodes, o.peer)
+		for _, round := range schedule.New(o.seed, o.nodes, o.length, o.only...).Rounds {
 			fmt.Println(round)
 		}
 		return o, flag.ErrHelp
@@ -172,8 +182,8 @@ func parse(args []string) (options, error) {
 // again is how to repeat the run.
 func (o options) again() string {
 	again := fmt.Sprintf("make torture SEED=%d MINUTES=%g", o.seed, o.length.Minutes())
-	if o.told {
-		again += " PEER=" + o.peer.String()
+	for _, t := range o.told {
+		again += " " + t
 	}
 	if len(o.only) == 0 {
 		return again

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"os"
 	"os/exec"
 	"slices"
 	"sync"
@@ -23,7 +26,8 @@ type nemesis struct {
 	cast *cast
 	// lacks says why kinds of faults are left out.
 	lacks map[schedule.Need]string
-	done  map[schedule.Kind]int
+	done  map[schedule.Kind]int // how often each was begun
+	seen  map[schedule.Kind]int // and how often it was seen to strike
 }
 
 // An act is a fault that was begun. Its first mend undoes what was done to links
@@ -40,11 +44,17 @@ type act struct {
 	ends bool
 	// wiped nodes have to be taken into the cluster again.
 	wiped []int
+	// seen says what was seen of the fault itself, "" where nothing was. It is asked
+	// before the first mend, and after it where that told nothing.
+	seen func() string
 }
+
+// errNobody says that a kind of fault has no implementation.
+var errNobody = errors.New("nobody knows how")
 
 // look finds out what the machine lacks.
 func (n *nemesis) look() {
-	n.lacks, n.done = map[schedule.Need]string{}, map[schedule.Kind]int{}
+	n.lacks, n.done, n.seen = map[schedule.Need]string{}, map[schedule.Kind]int{}, map[schedule.Kind]int{}
 	if n.cast.disks == nil {
 		n.lacks[schedule.Loop] = "no loop devices or no e2fsprogs"
 	}
@@ -63,11 +73,17 @@ func (n *nemesis) lacking(k schedule.Kind) string {
 	return ""
 }
 
-func everybody() []int { return []int{0, 1, 2} }
+func (n *nemesis) everybody() []int {
+	var all []int
+	for i := range n.cast.fleet.Nodes {
+		all = append(all, i)
+	}
+	return all
+}
 
 // others are all nodes but one.
-func others(i int) []int {
-	return slices.DeleteFunc(everybody(), func(j int) bool { return j == i })
+func (n *nemesis) others(i int) []int {
+	return slices.DeleteFunc(n.everybody(), func(j int) bool { return j == i })
 }
 
 // begin begins a fault.
@@ -75,71 +91,79 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 	v := f.Victim
 	if v == schedule.Leader {
 		if v = n.cast.leader(ctx); v < 0 {
-			v = int(f.Amount % nodesMax)
+			v = int(f.Amount % uint32(len(n.cast.fleet.Nodes)))
 		}
 		f.Victim = v
 	}
 	a := act{fault: f, harmed: []int{v}}
 	r := rand.New(rand.NewPCG(uint64(f.Amount), 1))
-	second := others(v)[r.IntN(nodesMax-1)]
+	rest := n.others(v)
+	second := rest[r.IntN(len(rest))]
+	// The smaller half of the nodes, with the victim in it: of three nodes the victim
+	// alone.
+	half := append([]int{v}, rest[:len(rest)/2-1]...)
 	var err error
 	switch f.Kind {
 	case schedule.Kill:
 		a.start = []int{v}
+		a.seen = n.gone(a.start)
 		err = n.kill(v)
 	case schedule.KillTwo:
 		a.harmed = []int{v, second}
 		a.start = a.harmed
+		a.seen = n.gone(a.start)
 		err = errors.Join(n.kill(v), n.kill(second))
 	case schedule.KillAll:
-		a.harmed = everybody()
-		a.start = append([]int{second}, others(second)...)
-		for _, i := range everybody() {
+		a.harmed = n.everybody()
+		a.start = append([]int{second}, n.others(second)...)
+		a.seen = n.gone(a.start)
+		for _, i := range n.everybody() {
 			err = errors.Join(err, n.kill(i))
 		}
 	case schedule.Pause, schedule.Freeze:
+		a.seen = n.stands(v)
 		a.mend, err = n.pause(v)
 	case schedule.CutOff:
-		a.mend = n.cut(pairs(v, others(v)))
+		a.harmed = half
+		n.cut(&a, apart(half, rest[len(half)-1:]))
 	case schedule.Alone:
-		a.mend = n.cut(append(pairs(v, others(v)), outside(v, fabric.Way{Cut: true})...))
+		n.cut(&a, append(pairs(v, rest), outside(v, fabric.Way{Cut: true})...))
 	case schedule.Bridge:
-		rest := others(v)
-		// Not all three are a majority that reaches one another: two of them are,
-		// with the victim.
-		a.harmed = rest[:1]
-		a.mend = n.cut(pairs(rest[0], rest[1:]))
+		// The others are two halves. Not all nodes are a majority that reaches one
+		// another: either half is, with the victim.
+		a.harmed = rest[:len(rest)/2]
+		n.cut(&a, apart(rest[:len(rest)/2], rest[len(rest)/2:]))
 	case schedule.Deaf:
-		a.mend = n.cut(oneWay(others(v), v))
+		n.cut(&a, oneWay(rest, v))
 	case schedule.Mute:
-		a.mend = n.cut(reverse(oneWay(others(v), v)))
+		n.cut(&a, reverse(oneWay(rest, v)))
 	case schedule.NoWay:
-		a.mend = n.cut([]way{{addressNode(v), addressPrimary, fabric.Way{Cut: true}}})
+		n.cut(&a, []way{{addressNode(v), addressPrimary, fabric.Way{Cut: true}}})
 	case schedule.Loss:
-		a.harmed = everybody()
+		a.harmed = n.everybody()
 		w := fabric.Way{Loss: 0.05 + 0.25*r.Float64()}
 		if kind := r.IntN(3); kind < 2 {
 			w.UDP, w.TCP = kind == 0, kind == 1
 		}
-		a.mend = n.cut(all(w))
+		n.cut(&a, n.all(w))
 	case schedule.Latency:
-		a.harmed = everybody()
-		a.mend = n.cut(all(fabric.Way{
+		a.harmed = n.everybody()
+		n.cut(&a, n.all(fabric.Way{
 			Delay: time.Duration(10+r.IntN(100)) * time.Millisecond, Jitter: time.Duration(1+r.IntN(40)) * time.Millisecond, Twice: 0.05 * r.Float64(),
 		}))
 	case schedule.Flap:
-		a.mend = n.flap(r, v)
+		n.flap(&a, r, v)
 	case schedule.Rotate:
-		a.harmed = everybody()
-		a.mend = n.rotate(v)
+		a.harmed = n.everybody()
+		n.rotate(&a, v)
 	case schedule.Clog:
-		a.harmed = everybody()
-		a.mend = n.clog(r)
+		a.harmed = n.everybody()
+		n.clog(&a, r)
 	case schedule.Drought:
-		a.mend, err = n.drought(v)
+		a.mend, err = n.drought(&a, v)
 	case schedule.PrimaryDown, schedule.PrimarySlow, schedule.PrimaryDrops, schedule.PrimaryMute, schedule.PrimaryPuts:
 		a.harmed = nil
-		a.mend, err = n.misbehave(f.Kind, r)
+		a.mend, err = n.misbehave(&a, f.Kind, r)
 	default:
 		err = n.disk(ctx, f, r, &a)
 	}
@@ -149,6 +173,68 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 	n.done[f.Kind]++
 	n.cast.diary.harm(a.harmed...)
 	return a, nil
+}
+
+// evidence is what can be seen of an act now.
+func (a act) evidence() string {
+	if a.seen == nil {
+		return ""
+	}
+	return a.seen()
+}
+
+// witness notes what was seen of a fault.
+func (n *nemesis) witness(f schedule.Fault, evidence string) {
+	if evidence == "" {
+		n.cast.diary.say("nothing was seen of %v", f)
+		return
+	}
+	n.cast.diary.say("seen of %v: %s", f, evidence)
+	n.seen[f.Kind]++
+}
+
+// idle are the kinds that were begun, and never seen to strike.
+func (n *nemesis) idle() (kinds []schedule.Kind) {
+	for _, k := range schedule.Kinds() {
+		if n.done[k] > 0 && n.seen[k] == 0 {
+			kinds = append(kinds, k)
+		}
+	}
+	return kinds
+}
+
+// gone returns what says whether nodes are down that ran until now.
+func (n *nemesis) gone(nodes []int) func() string {
+	pids := map[int]int{}
+	for _, i := range nodes {
+		if pid := n.cast.fleet.Nodes[i].PID(); pid != 0 {
+			pids[i] = pid
+		}
+	}
+	return func() string {
+		down := 0
+		for i, pid := range pids {
+			if n.cast.fleet.Nodes[i].PID() != pid {
+				down++
+			}
+		}
+		if down == 0 {
+			return ""
+		}
+		return fmt.Sprintf("%d processes ended", down)
+	}
+}
+
+// stands returns what says whether all threads of a node stand still.
+func (n *nemesis) stands(i int) func() string {
+	return func() string {
+		pid := n.cast.fleet.Nodes[i].PID()
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil || !bytes.Contains(status, []byte("State:\tT")) {
+			return ""
+		}
+		return fmt.Sprintf("process %d is stopped", pid)
+	}
 }
 
 // kill kills a node, if it runs: another fault of the round may have ended it.
@@ -179,8 +265,9 @@ func (n *nemesis) pause(i int) (func() error, error) {
 }
 
 // drought lets a node open hardly any more files.
-func (n *nemesis) drought(i int) (func() error, error) {
-	pid := n.cast.fleet.Nodes[i].PID()
+func (n *nemesis) drought(a *act, i int) (func() error, error) {
+	node := n.cast.fleet.Nodes[i]
+	pid := node.PID()
 	if pid == 0 {
 		return nil, nil
 	}
@@ -195,6 +282,7 @@ func (n *nemesis) drought(i int) (func() error, error) {
 	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(open) + 2, Max: old.Max}, nil); err != nil {
 		return nil, err
 	}
+	a.seen = n.logged(node.Log, "too many open files")
 	return func() error {
 		err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &old, nil)
 		if errors.Is(err, unix.ESRCH) {
@@ -205,20 +293,29 @@ func (n *nemesis) drought(i int) (func() error, error) {
 }
 
 // misbehave makes the primary a bad one.
-func (n *nemesis) misbehave(k schedule.Kind, r *rand.Rand) (func() error, error) {
+func (n *nemesis) misbehave(a *act, k schedule.Kind, r *rand.Rand) (func() error, error) {
 	c := n.cast
 	if c.peer.primary() {
-		return c.peer.misbehave(k, r)
+		return c.peer.misbehave(a, k, r)
+	}
+	before := c.faults.Struck()
+	a.seen = func() string {
+		if more := c.faults.Struck() - before; more > 0 {
+			return fmt.Sprintf("%d times", more)
+		}
+		return ""
 	}
 	behave := func() error { c.faults.Set(); return nil }
 	switch k {
 	case schedule.PrimaryDown:
+		a.seen = away
 		c.primaryDown()
 		return c.primaryUp, nil
 	case schedule.PrimarySlow:
 		if c.primary == nil {
 			return nil, nil
 		}
+		a.seen = tardy
 		slow := c.primary
 		slow.SetPace(time.Duration(500+r.IntN(5000)) * time.Millisecond)
 		return func() error { slow.SetPace(0); return nil }, nil
@@ -235,6 +332,51 @@ func (n *nemesis) misbehave(k schedule.Kind, r *rand.Rand) (func() error, error)
 		c.faults.Set(sink.Fault{Stage: stages[r.IntN(len(stages))], Action: sink.Defer, Rate: 0.3})
 	}
 	return behave, nil
+}
+
+// probeTime is less than the primary's slowest pace.
+const probeTime = 400 * time.Millisecond
+
+// away says whether nobody listens where the primary should.
+func away() string {
+	conn, err := net.DialTimeout("tcp", primaryAddress(), probeTime)
+	if err == nil {
+		conn.Close()
+		return ""
+	}
+	return err.Error()
+}
+
+// tardy says whether the primary does not greet in time.
+func tardy() string {
+	conn, err := net.DialTimeout("tcp", primaryAddress(), probeTime)
+	if err != nil {
+		return ""
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(probeTime))
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		return ""
+	}
+	return fmt.Sprintf("no greeting within %v", probeTime)
+}
+
+// logged returns what says whether a node logs a text from now on.
+func (n *nemesis) logged(name, text string) func() string {
+	var from int64
+	if info, err := os.Stat(name); err == nil {
+		from = info.Size()
+	}
+	return func() string {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return ""
+		}
+		if count := bytes.Count(b[min(from, int64(len(b))):], []byte(text)); count > 0 {
+			return fmt.Sprintf("%q logged %d times", text, count)
+		}
+		return ""
+	}
 }
 
 // meanwhile runs step again and again until the mend that it returns, which then

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,9 +22,27 @@ import (
 	"github.com/holdfast-mx/holdfast/deploy/torture/schedule"
 )
 
-// refuses is a resolver that says at once that it is none: where a server looks its
-// clients up before it greets them, one that says nothing would keep them waiting.
-const refuses = "127.0.0.1"
+// knowsNothing is the address of a resolver that says of each name that there is none.
+// A server looks its clients up before it greets them, and waits for a resolver that
+// says nothing.
+const knowsNothing = "127.0.0.1"
+
+// resolve is that resolver. It ends with conn.
+func resolve(conn net.PacketConn) {
+	b := make([]byte, 4096)
+	for {
+		n, from, err := conn.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		if n < 12 {
+			continue // no header (RFC 1035 section 4.1.1)
+		}
+		// The question comes back as a reply, recursion available, NXDOMAIN.
+		b[2], b[3] = b[2]|0x80, 0x83
+		_, _ = conn.WriteTo(b[:n], from)
+	}
+}
 
 // peerName is what a real mail server is called, and its directory.
 const peerName = "peer"
@@ -32,6 +52,7 @@ type peer struct {
 	is     schedule.Peer
 	diary  *diary
 	server mailserver.Server
+	names  net.PacketConn
 	// sent, arrived and book are the run's ledgers.
 	sent, arrived, book *ledger.Ledger
 
@@ -47,13 +68,17 @@ func newPeer(is schedule.Peer, d *diary, dir, unpacked string, hosts []string, s
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, err
 	}
-	p := &peer{is: is, diary: d, sent: sent, arrived: arrived, book: book}
+	names, err := net.ListenPacket("udp", net.JoinHostPort(knowsNothing, "53"))
+	if err != nil {
+		return nil, err
+	}
+	go resolve(names)
+	p := &peer{names: names, is: is, diary: d, sent: sent, arrived: arrived, book: book}
 	p.shelf.latest = map[copyOf]time.Time{}
 	p.post.letters, p.post.open = map[string]*handed{}, map[string]bool{}
-	place := mailserver.Place{Dir: dir, Name: peerName, Port: primaryPort, Unpacked: unpacked, Resolver: refuses}
+	place := mailserver.Place{Dir: dir, Name: peerName, Port: primaryPort, Unpacked: unpacked, Resolver: knowsNothing}
 	home := filepath.Join(dir, peerName, "mailbox")
-	err := os.MkdirAll(home, 0o755)
-	if err != nil {
+	if err := os.MkdirAll(home, 0o755); err != nil {
 		return nil, err
 	}
 	if is.Side == schedule.Sender {
@@ -141,24 +166,31 @@ func (p *peer) cannot(k schedule.Kind) string {
 }
 
 // misbehave makes a real primary a bad one.
-func (p *peer) misbehave(k schedule.Kind, r *rand.Rand) (mend func() error, err error) {
+func (p *peer) misbehave(a *act, k schedule.Kind, r *rand.Rand) (mend func() error, err error) {
 	end := p.harm()
+	var rounds atomic.Int64
 	switch k {
 	case schedule.PrimaryDown:
+		a.seen = away
 		err = p.kill()
 		mend = p.up
 	case schedule.PrimaryDrops:
 		// All connections end at once, whatever they are at; it is there again as
 		// soon as it can.
+		a.seen = func() string { return times(&rounds) }
 		mend = meanwhile(func(ctx context.Context) {
 			wait(ctx, time.Duration(500+r.IntN(2500))*time.Millisecond)
 			if err := errors.Join(p.kill(), p.up()); err != nil {
 				p.diary.say("restart the primary: %v", err)
+				return
 			}
+			rounds.Add(1)
 		}, func() {})
 		mend = join(mend, p.up)
 	case schedule.PrimarySlow:
+		a.seen = func() string { return times(&rounds) }
 		mend = meanwhile(func(ctx context.Context) {
+			rounds.Add(1)
 			_ = p.server.Signal(syscall.SIGSTOP) // who has just ended is replaced by one that runs
 			wait(ctx, time.Duration(200+r.IntN(1500))*time.Millisecond)
 			_ = p.server.Signal(syscall.SIGCONT)
@@ -167,12 +199,21 @@ func (p *peer) misbehave(k schedule.Kind, r *rand.Rand) (mend func() error, err 
 		mend = join(mend, func() error { return p.server.Signal(syscall.SIGCONT) })
 	case schedule.PrimaryMute:
 		// The kernel goes on taking connections.
+		a.seen = tardy
 		err = p.server.Signal(syscall.SIGSTOP)
 		mend = func() error { return p.server.Signal(syscall.SIGCONT) }
 	default:
-		err = errors.New("nobody knows how")
+		err = errNobody
 	}
 	return join(mend, func() error { end(); return nil }), err
+}
+
+// times says how often something was done.
+func times(n *atomic.Int64) string {
+	if n.Load() == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d times", n.Load())
 }
 
 func join(steps ...func() error) func() error {
@@ -190,5 +231,5 @@ func (p *peer) close() error {
 	if p == nil || p.server == nil {
 		return nil
 	}
-	return p.kill()
+	return errors.Join(p.kill(), p.names.Close())
 }

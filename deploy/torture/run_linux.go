@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 	"github.com/holdfast-mx/holdfast/deploy/cell"
 	"github.com/holdfast-mx/holdfast/deploy/torture/schedule"
@@ -64,9 +66,11 @@ func (r *run) do(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := errors.Join(os.RemoveAll(r.o.out), os.MkdirAll(r.o.out, 0o755)); err != nil {
+	leave, err := occupy(r.o.out)
+	if err != nil {
 		return err
 	}
+	defer leave()
 	defer func() {
 		if r.cast != nil {
 			err = errors.Join(err, r.cast.close())
@@ -75,14 +79,54 @@ func (r *run) do(ctx context.Context) (err error) {
 			err = errors.Join(err, r.keep())
 		}
 	}()
-	r.plan = schedule.New(r.o.seed, nodesMax, r.o.length, r.o.only...)
+	r.plan = schedule.New(r.o.seed, r.o.nodes, r.o.length, r.o.only...)
 	if err := r.open(ctx); err != nil {
 		return err
 	}
 	if err := r.pass(ctx); err != nil {
 		return err
 	}
-	return r.judge(ctx)
+	return errors.Join(r.judge(ctx), r.idle())
+}
+
+// idle says which kinds were begun and did nothing that could be seen. Where kinds
+// were asked for by name, that is an error.
+func (r *run) idle() error {
+	kinds := r.nem.idle()
+	if len(kinds) == 0 {
+		return nil
+	}
+	r.diary.say("begun, and never seen to strike: %q", kinds)
+	if len(r.o.only) == 0 {
+		return nil
+	}
+	return fmt.Errorf("faults that were asked for did nothing: %q", kinds)
+}
+
+// occupy makes a directory, or empties it, for this run alone until leave is called.
+// All else that a run makes has a name of its own: what lies in the directory for
+// temporary files, and in namespaces.
+func occupy(dir string) (leave func(), err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	leave = func() { f.Close() }
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		leave()
+		return nil, fmt.Errorf("another run writes to %s (-out chooses another directory): %w", dir, err)
+	}
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	if err != nil {
+		leave()
+	}
+	return leave, err
 }
 
 // open starts everything.
@@ -96,7 +140,7 @@ func (r *run) open(ctx context.Context) (err error) {
 	}
 	r.book = ledger.New()
 	r.diary.say("seed %d: %d kinds of faults in %d rounds, for %v", r.o.seed, len(r.plan.Swarm), len(r.plan.Rounds), r.o.length)
-	if r.cast, err = assemble(ctx, r.diary, r.dir, r.o.bin, r.o.seed, arrived, r.book); err != nil {
+	if r.cast, err = assemble(ctx, r.diary, r.dir, r.o.bin, r.o.seed, r.o.nodes, arrived, r.book); err != nil {
 		return err
 	}
 	if err := r.invite(arrived); err != nil {
@@ -125,7 +169,7 @@ func (r *run) open(ctx context.Context) (err error) {
 		}
 		r.files = append(r.files, open)
 	}
-	r.diary.say("three nodes are ready")
+	r.diary.say("all of %d nodes are ready", r.o.nodes)
 	if err := r.cast.primaryUp(); err != nil || r.cast.peer == nil {
 		return err
 	}
@@ -145,7 +189,7 @@ func (r *run) invite(arrived *ledger.Ledger) (err error) {
 		return nil
 	}
 	var hosts []string
-	for i := range nodesMax {
+	for i := range r.o.nodes {
 		hosts = append(hosts, addressNode(i).String())
 	}
 	r.diary.say("with %v", r.o.peer)
@@ -266,10 +310,20 @@ func (r *run) round(ctx context.Context, round schedule.Round) error {
 // mend undoes a round.
 func (r *run) mend(ctx context.Context, acts []act, ends []func()) error {
 	var errs []error
+	evidence := make([]string, len(acts))
+	for i, a := range acts {
+		evidence[i] = a.evidence()
+	}
 	for _, a := range slices.Backward(acts) {
 		if a.mend != nil {
 			errs = append(errs, a.mend())
 		}
+	}
+	for i, a := range acts {
+		if evidence[i] == "" {
+			evidence[i] = a.evidence()
+		}
+		r.nem.witness(a.fault, evidence[i])
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("mend: %w", err)
@@ -385,8 +439,8 @@ func (r *run) drain(ctx context.Context) error {
 	defer cancel(nil)
 	err := r.cast.await(draining, drainTime, func(ctx context.Context) error {
 		all := r.cast.statuses(ctx)
-		if len(all) < nodesMax {
-			return fmt.Errorf("%d of %d nodes answer", len(all), nodesMax)
+		if len(all) < r.o.nodes {
+			return fmt.Errorf("%d of %d nodes answer", len(all), r.o.nodes)
 		}
 		missing, accepted := r.book.Missing()
 		for i, s := range all {

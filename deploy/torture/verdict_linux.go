@@ -58,7 +58,7 @@ func (r *run) judge(ctx context.Context) error {
 			d.breach(law[:2], "%d %s", n, law[3:])
 		}
 	}
-	for _, p := range ledger.Pauses(nodesMax, r.spans, d.harmed(), d.acceptances(), resumeTime) {
+	for _, p := range ledger.Pauses(r.o.nodes, r.spans, d.harmed(), d.acceptances(), resumeTime) {
 		d.breach("L8", "no 250 from %.1f s to %.1f s, with a healthy majority", p.From.Sub(r.begin).Seconds(), p.To.Sub(r.begin).Seconds())
 	}
 	if stats := r.load.stats(); stats.Refused+stats.GivenUp > 0 {
@@ -100,7 +100,7 @@ func (r *run) interrupted(a ledger.Arrival) bool {
 			nodes = append(nodes, h.Node)
 		}
 	}
-	return len(nodes) > nodesMax/2
+	return len(nodes) > len(r.cast.fleet.Nodes)/2
 }
 
 // lookAtNodes looks at what is left open, and whether all queues are the same.
@@ -118,7 +118,7 @@ func (r *run) lookAtNodes(ctx context.Context) {
 			r.diary.breach("L7", "%s: %v", n.Name, err)
 		}
 	}
-	if len(r.cast.fleet.Running()) < nodesMax {
+	if len(r.cast.fleet.Running()) < r.o.nodes {
 		return
 	}
 	var differ error

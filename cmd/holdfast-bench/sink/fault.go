@@ -96,6 +96,7 @@ type Faults struct {
 	mu     sync.Mutex
 	rand   *rand.Rand
 	faults []Fault
+	struck int
 }
 
 // NewFaults returns a plan without faults.
@@ -110,6 +111,13 @@ func (f *Faults) Set(faults ...Fault) {
 	f.faults = slices.Clone(faults)
 }
 
+// Struck counts the faults that struck so far.
+func (f *Faults) Struck() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.struck
+}
+
 // at draws what happens at a stage: an action, or "" for none. The first fault
 // that strikes wins.
 func (f *Faults) at(s Stage) Action {
@@ -117,6 +125,7 @@ func (f *Faults) at(s Stage) Action {
 	defer f.mu.Unlock()
 	for _, fault := range f.faults {
 		if fault.Stage == s && f.rand.Float64() < fault.Rate {
+			f.struck++
 			return fault.Action
 		}
 	}

@@ -40,6 +40,7 @@ type Fabric struct {
 	ways      map[direction]Way
 	outlets   map[netip.Addr]func(packet []byte)
 	strangers map[string]int
+	struck    map[direction]int64
 	delayed   int
 	counts    Counts
 }
@@ -54,6 +55,7 @@ func New(seed uint64) *Fabric {
 		ways:      map[direction]Way{},
 		outlets:   map[netip.Addr]func([]byte){},
 		strangers: map[string]int{},
+		struck:    map[direction]int64{},
 	}
 }
 
@@ -80,6 +82,20 @@ func (f *Fabric) Counts() Counts {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.counts
+}
+
+// Cut reports whether a direction is cut.
+func (f *Fabric) Cut(from, to netip.Addr) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ways[direction{from, to}].Cut
+}
+
+// Struck counts the packets in one direction that were cut, lost, delayed or doubled.
+func (f *Fabric) Struck(from, to netip.Addr) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.struck[direction{from, to}]
 }
 
 // Strangers tells how often a connection was begun to which address and port
@@ -148,10 +164,14 @@ func (f *Fabric) fate(h header) []time.Duration {
 	switch {
 	case w.Cut:
 		f.counts.Cut++
+		f.struck[direction{h.from, h.to}]++
 		return nil
 	case w.Loss > 0 && f.rand.Float64() < w.Loss:
 		f.counts.Lost++
+		f.struck[direction{h.from, h.to}]++
 		return nil
+	case w.Twice > 0 || w.Delay > 0 || w.Jitter > 0:
+		f.struck[direction{h.from, h.to}]++
 	}
 	f.counts.Passed++
 	delays := []time.Duration{f.delay(w)}

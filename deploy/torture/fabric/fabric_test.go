@@ -54,6 +54,9 @@ func TestCut(t *testing.T) {
 	if c := f.Counts(); c.Passed != 3 || c.Cut != 2 {
 		t.Errorf("counted %+v", c)
 	}
+	if struck, other := f.Struck(one, two), f.Struck(two, one); struck != 2 || other != 0 {
+		t.Errorf("%d and %d were struck, want 2 and none", struck, other)
+	}
 }
 
 func TestLossAndCopies(t *testing.T) {

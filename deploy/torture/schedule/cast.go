@@ -46,6 +46,14 @@ func PeerOf(seed uint64) Peer {
 	return besides(r, makes[r.IntN(len(makes))])
 }
 
+// NodesOf chooses how many nodes a run has: five in one of four, otherwise three.
+func NodesOf(seed uint64) int {
+	if rand.New(rand.NewPCG(seed, 0x6e6f646573)).IntN(4) == 0 {
+		return 5
+	}
+	return 3
+}
+
 // besides chooses a side for a make.
 func besides(r *rand.Rand, m mailserver.Make) Peer {
 	if m.Sends() && r.IntN(2) == 0 {

@@ -29,6 +29,17 @@ func TestPeerOf(t *testing.T) {
 	}
 }
 
+// One run in four has five nodes, and the others three.
+func TestNodesOf(t *testing.T) {
+	seen := map[int]int{}
+	for seed := range uint64(2000) {
+		seen[NodesOf(seed)]++
+	}
+	if seen[3]+seen[5] != 2000 || seen[5] < 420 || seen[5] > 580 {
+		t.Errorf("%v", seen)
+	}
+}
+
 func TestParsePeer(t *testing.T) {
 	for _, p := range []Peer{{}, {mailserver.Exim, Primary}, {mailserver.Postfix, Sender}} {
 		if got, err := ParsePeer(p.String(), 1); err != nil || got != p {

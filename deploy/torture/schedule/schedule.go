@@ -18,17 +18,18 @@ import (
 // A Kind is a kind of fault.
 type Kind string
 
-// The kinds of faults. Where nothing else is said one node is the victim.
+// The kinds of faults. Where nothing else is said one node is the victim, of three
+// nodes and of five.
 const (
 	Kill    Kind = "kill"
 	KillTwo Kind = "kill two"
 	KillAll Kind = "kill all"
 	Pause   Kind = "pause"                 // beyond the election timeout
 	Freeze  Kind = "pause past the lease"  // so that it wakes with leases that have ended
-	CutOff  Kind = "cut off"               // from the other nodes, not from senders and primary
+	CutOff  Kind = "cut off"               // from the other nodes, not from senders and primary; of five, two together
 	Alone   Kind = "cut off from everyone" // but the administrator
 	Rotate  Kind = "rotating partition"
-	Bridge  Kind = "bridge"      // the victim sees the others, who do not see each other
+	Bridge  Kind = "bridge"      // the victim sees the others, of whom each half sees itself alone
 	Deaf    Kind = "deaf"        // it sends and hears nothing, for as long as a run can afford
 	Mute    Kind = "mute"        // the other way round
 	Flap    Kind = "flapping"    // all its ways, several times a second
@@ -41,7 +42,7 @@ const (
 	Power     Kind = "power loss"
 	PowerAll  Kind = "power loss of all"
 	SyncError Kind = "failing fsync"
-	SyncLie   Kind = "lying fsync, then power loss"
+	SyncLie   Kind = "lying fsync" // and then power loss
 	SlowDisk  Kind = "slow disk"
 	HungDisk  Kind = "hung disk"
 	NoSpace   Kind = "full disk"

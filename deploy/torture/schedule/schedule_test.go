@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 )
@@ -71,6 +72,9 @@ func TestPlan(t *testing.T) {
 		}
 	}
 	for _, k := range Kinds() {
+		if strings.Contains(string(k), ",") {
+			t.Errorf("%q cannot be asked for by -only, which has commas between kinds", k)
+		}
 		if seen[k] == 0 {
 			t.Errorf("%s never comes", k)
 		}
