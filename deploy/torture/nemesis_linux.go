@@ -264,7 +264,8 @@ func (n *nemesis) pause(i int) (func() error, error) {
 	}, nil
 }
 
-// drought lets a node open hardly any more files.
+// drought lets a node open no more files before it has closed some: connections come
+// and go, and two more than it had open were enough for it.
 func (n *nemesis) drought(a *act, i int) (func() error, error) {
 	node := n.cast.fleet.Nodes[i]
 	pid := node.PID()
@@ -279,10 +280,16 @@ func (n *nemesis) drought(a *act, i int) (func() error, error) {
 	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &old); err != nil {
 		return nil, err
 	}
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(open) + 2, Max: old.Max}, nil); err != nil {
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(open) * 4 / 5, Max: old.Max}, nil); err != nil {
 		return nil, err
 	}
-	a.seen = n.logged(node.Log, "too many open files")
+	logged := n.logged(node.Log, "too many open files")
+	a.seen = func() string {
+		if evidence := logged(); evidence != "" {
+			return evidence
+		}
+		return tardy(node.SMTP)
+	}
 	return func() error {
 		err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &old, nil)
 		if errors.Is(err, unix.ESRCH) {
@@ -315,7 +322,7 @@ func (n *nemesis) misbehave(a *act, k schedule.Kind, r *rand.Rand) (func() error
 		if c.primary == nil {
 			return nil, nil
 		}
-		a.seen = tardy
+		a.seen = func() string { return tardy(primaryAddress()) }
 		slow := c.primary
 		slow.SetPace(time.Duration(500+r.IntN(5000)) * time.Millisecond)
 		return func() error { slow.SetPace(0); return nil }, nil
@@ -347,9 +354,9 @@ func away() string {
 	return err.Error()
 }
 
-// tardy says whether the primary does not greet in time.
-func tardy() string {
-	conn, err := net.DialTimeout("tcp", primaryAddress(), probeTime)
+// tardy says whether who listens at an address does not greet in time.
+func tardy(address string) string {
+	conn, err := net.DialTimeout("tcp", address, probeTime)
 	if err != nil {
 		return ""
 	}

@@ -199,7 +199,7 @@ func (p *peer) misbehave(a *act, k schedule.Kind, r *rand.Rand) (mend func() err
 		mend = join(mend, func() error { return p.server.Signal(syscall.SIGCONT) })
 	case schedule.PrimaryMute:
 		// The kernel goes on taking connections.
-		a.seen = tardy
+		a.seen = func() string { return tardy(primaryAddress()) }
 		err = p.server.Signal(syscall.SIGSTOP)
 		mend = func() error { return p.server.Signal(syscall.SIGCONT) }
 	default:
