@@ -1,11 +1,13 @@
 // Command controls plays every negative control and closes with one line that
 // counts. It exits with 1 when one was not caught, when a script fails with its
-// switch off, or when one did not run.
+// switch off, when one did not run to its end or took too long, and when any test
+// beside them failed or could not be built.
 package main
 
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -14,9 +16,19 @@ import (
 	"github.com/holdfast-mx/holdfast/deploy/controls/trial"
 )
 
+// secondsMax is how many seconds of a processor one control may take.
+const secondsMax = 20
+
 func main() {
+	if !play(os.Stdout, trial.All, secondsMax) {
+		os.Exit(1)
+	}
+}
+
+// play plays the controls and tells about them. It reports whether all were caught.
+func play(out io.Writer, all []trial.Control, secondsMax float64) bool {
 	var packages []string
-	for _, c := range trial.All {
+	for _, c := range all {
 		if !slices.Contains(packages, c.Package) {
 			packages = append(packages, c.Package)
 		}
@@ -35,23 +47,23 @@ func main() {
 	}
 	caught := 0
 	row := "%-26s  %-40s  %-22s  %6s  %s\n"
-	fmt.Printf(row, "CONTROL", "PROMISE", "LEVEL", "TIME", "VERDICT")
-	for _, c := range trial.All {
+	fmt.Fprintf(out, row, "CONTROL", "PROMISE", "LEVEL", "TIME", "VERDICT")
+	for _, c := range all {
 		l, ran := lines[c.Name]
-		if !ran {
+		switch {
+		case !ran:
 			l.Verdict = "DID NOT RUN"
-		}
-		if l.Verdict == trial.Caught {
+		case l.Verdict == trial.Caught && l.Seconds > secondsMax:
+			l.Verdict = fmt.Sprintf("CAUGHT AFTER MORE THAN %g s", secondsMax)
+		case l.Verdict == trial.Caught:
 			caught++
 		}
-		fmt.Printf(row, c.Name, c.Promise, c.Level, fmt.Sprintf("%.1fs", l.Seconds), l.Verdict)
-		fmt.Printf("%28s%s %s: %s\n", "", c.Package, c.Script, l.Noticed)
+		fmt.Fprintf(out, row, c.Name, c.Promise, c.Level, fmt.Sprintf("%.1fs", l.Seconds), l.Verdict)
+		fmt.Fprintf(out, "%28s%s %s: %s\n", "", c.Package, c.Script, l.Noticed)
 	}
 	if failed != nil {
-		fmt.Printf("%s\ngo %s: %v\n", output.Bytes(), strings.Join(args, " "), failed)
+		fmt.Fprintf(out, "%s\ngo %s: %v\n", output.Bytes(), strings.Join(args, " "), failed)
 	}
-	fmt.Printf("controls=%d caught=%d\n", len(trial.All), caught)
-	if failed != nil || caught != len(trial.All) {
-		os.Exit(1)
-	}
+	fmt.Fprintf(out, "controls=%d caught=%d\n", len(all), caught)
+	return failed == nil && caught == len(all)
 }

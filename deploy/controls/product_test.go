@@ -3,6 +3,7 @@
 package controls_test
 
 import (
+	"bytes"
 	"debug/elf"
 	"os"
 	"os/exec"
@@ -19,7 +20,12 @@ var behindSwitches = []string{
 	"/delivery.(*hop).bounce",
 	"/cluster/dispatch.(*Dispatcher).followWallClock",
 	"/cluster/consensus.(*pipelines).add",
+	"/deploy/controls.Parse",
+	"/cmd/holdfastd/node.unsyncedFS.SyncDir",
 }
+
+// switchedBy is what a build with switches asks which of them are on.
+const switchedBy = "HOLDFAST_CONTROLS"
 
 // TestProductHasNoSwitch: in the product a Set has no room for a switch, and the
 // binary has nothing of what stands behind one. A build with the tag has it all,
@@ -28,7 +34,14 @@ func TestProductHasNoSwitch(t *testing.T) {
 	if n := unsafe.Sizeof(controls.Set{}); n != 0 {
 		t.Errorf("a Set has %d octets", n)
 	}
-	product, broken := functions(t), functions(t, "-tags", "controls")
+	product, asks := functions(t)
+	if asks {
+		t.Errorf("the product has the text %q", switchedBy)
+	}
+	broken, asks := functions(t, "-tags", "controls")
+	if !asks {
+		t.Errorf("the build with switches has no text %q: this test looks for something else", switchedBy)
+	}
 	for _, name := range behindSwitches {
 		if has(product, name) {
 			t.Errorf("the product has %s", name)
@@ -39,8 +52,9 @@ func TestProductHasNoSwitch(t *testing.T) {
 	}
 }
 
-// functions builds the daemon and lists the functions in it.
-func functions(t *testing.T, flags ...string) []string {
+// functions builds the daemon, lists the functions in it, and reports whether it has
+// the text of switchedBy.
+func functions(t *testing.T, flags ...string) (names []string, asks bool) {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "holdfastd")
 	build := exec.Command("go", append(append([]string{"build", "-trimpath", "-o", out}, flags...), "../../cmd/holdfastd")...)
@@ -57,13 +71,16 @@ func functions(t *testing.T, flags ...string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var names []string
 	for _, s := range symbols {
 		if elf.ST_TYPE(s.Info) == elf.STT_FUNC {
 			names = append(names, s.Name)
 		}
 	}
-	return names
+	octets, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names, bytes.Contains(octets, []byte(switchedBy))
 }
 
 func has(names []string, suffix string) bool {

@@ -82,7 +82,7 @@ type Pace struct {
 
 // System returns the seams of a real host.
 func System(log *slog.Logger) Seams {
-	return rig(Seams{
+	return rig(broken(Seams{
 		Log:         log,
 		Listen:      transport.ListenTCP,
 		Dial:        transport.DialTCP,
@@ -97,7 +97,7 @@ func System(log *slog.Logger) Seams {
 		Now:         time.Now,
 		Boot:        bootTime,
 		Entropy:     rand.Reader,
-	})
+	}))
 }
 
 func dialSMTP(ctx context.Context, address string) (net.Conn, error) {

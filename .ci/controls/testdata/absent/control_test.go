@@ -1,0 +1,6 @@
+// Package absent has no control.
+package absent
+
+import "testing"
+
+func TestAnother(*testing.T) {}
