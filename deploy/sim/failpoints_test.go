@@ -2,12 +2,21 @@ package sim
 
 import (
 	"context"
+	"flag"
 	"fmt"
+	"log/slog"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/holdfast-mx/holdfast/cluster"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 )
+
+var rounds = flag.Int("rounds", 1, "how many seeds TestFailpoints plays at each failpoint")
 
 // What has to happen so that a node comes to a moment.
 type occasion int
@@ -105,15 +114,32 @@ func (tr *trap) at(node, moment string) {
 	}
 }
 
-// A trapStory is a story in which a node loses its power when it is caught.
+// A loss is what a moment costs.
+type loss int
+
+const (
+	// onePower: the node that came to the moment loses its power.
+	onePower loss = iota
+	// allPower: all nodes do, and the disk of one of the others is gone for good. What
+	// two of three still have is all there is.
+	allPower
+)
+
+func (l loss) String() string { return [...]string{"one power", "all power and a disk"}[l] }
+
+// A trapStory is a story in which there is a loss when a node is caught.
 type trapStory struct {
 	*story
 	trap   *trap
+	loss   loss
 	caught string // the node
+	gone   string // the one without a disk, "" for none
+
+	mu    sync.Mutex
+	names map[string]map[string]bool // of recipients: the queue ids that their letter came under
 }
 
-// pass lets time pass. A node that is caught meanwhile loses its power, and comes
-// back later.
+// pass lets time pass. Who loses power meanwhile comes back later.
 func (s *trapStory) pass(d time.Duration) {
 	s.t.Helper()
 	timer := time.NewTimer(d)
@@ -121,46 +147,84 @@ func (s *trapStory) pass(d time.Duration) {
 	select {
 	case <-timer.C:
 	case s.caught = <-s.trap.sprung:
+		back := []string{s.caught}
 		s.PowerCut(s.caught)
+		if s.loss == allPower {
+			others := othersThan(s.caught)
+			for _, name := range others {
+				s.PowerCut(name)
+			}
+			s.gone = others[s.random.IntN(len(others))]
+			s.Wipe(s.gone)
+			back = s.left()
+		}
 		close(s.trap.cut)
 		time.Sleep(time.Duration(1+s.random.IntN(8_000)) * time.Millisecond)
-		s.start(s.caught)
+		s.start(back...)
 		<-timer.C
 	}
 }
 
-// TestFailpoints cuts the power of a node at each failpoint, in the middle of mail
-// that comes and goes, and brings it back. Nothing is lost or altered, and there
-// are no more second copies than are accounted for.
+// left returns the nodes that still have a disk.
+func (s *trapStory) left() []string { return othersThan(s.gone) }
+
+// again starts a node that was ended, unless it has no disk or runs already.
+func (s *trapStory) again(name string) {
+	s.t.Helper()
+	if name != s.gone && s.node(name) == nil {
+		s.start(name)
+	}
+}
+
+// TestFailpoints cuts power at each failpoint, in the middle of mail that comes and
+// goes, and brings it back: that of the node which came there, and that of all nodes
+// with a disk that is lost for good. Nothing is lost or altered, nobody's repeat is a
+// second message, there are no more second copies than are accounted for, and at the
+// end the nodes have the same queue and no body.
 func TestFailpoints(t *testing.T) {
-	caught := 0
+	passed, played := 0, 0
 	for i, m := range moments {
-		ok := t.Run(m.name, func(t *testing.T) {
-			tell(t, uint64(500+i), func(t *testing.T, s *story) {
-				passes := s.random.IntN(passesMost + 1)
-				switch {
-				case m.when == leaderDies:
-					passes %= 2 // there are two that vote
-				case strings.HasPrefix(m.name, "floor: "):
-					passes %= len(nodeNames) // each writes it once, at the least
+		for _, l := range []loss{onePower, allPower} {
+			for round := range *rounds {
+				played++
+				name := fmt.Sprintf("%s/%s/%d", m.name, l, round)
+				if t.Run(name, func(t *testing.T) { meet(t, uint64(500+i+1000*round), m.name, m.when, l) }) {
+					passed++
 				}
-				ts := &trapStory{story: s, trap: newTrap(m.name, passes)}
-				s.segments, s.failpoint = true, ts.trap.at
-				ts.live(m.when)
-			})
-		})
-		if ok {
-			caught++
+			}
 		}
 	}
-	fmt.Printf("failpoints=%d failed=%d\n", len(moments), len(moments)-caught)
+	fmt.Printf("failpoints=%d stories=%d failed=%d\n", len(moments), played, played-passed)
+}
+
+// meet tells the story of one loss at one moment.
+func meet(t *testing.T, seed uint64, moment string, when occasion, l loss) {
+	tell(t, seed, func(t *testing.T, s *story) {
+		passes := s.random.IntN(passesMost + 1)
+		switch {
+		case when == leaderDies:
+			passes %= 2 // there are two that vote
+		case strings.HasPrefix(moment, "floor: "):
+			passes %= len(nodeNames) // each writes it once, at the least
+		}
+		led := new(reigns)
+		s.log = slog.New(led.handler(s.log.Handler()))
+		ts := &trapStory{story: s, trap: newTrap(moment, passes), loss: l, names: map[string]map[string]bool{}}
+		s.segments, s.failpoint = true, ts.trap.at
+		s.controls = rulesBroken(t)
+		ts.live(when)
+		led.check(t)
+	})
 }
 
 // live plays the story, and judges it.
 func (s *trapStory) live(when occasion) {
 	defer close(s.trap.over)
 	seen := new(copies)
-	s.arriving = seen.see
+	s.arriving = func(a ledger.Arrival) {
+		seen.see(a)
+		s.named(a)
+	}
 	s.begin()
 	sent := make(chan error, 1)
 	ctx, cancel := context.WithTimeout(s.ctx, 3*time.Hour)
@@ -173,9 +237,11 @@ func (s *trapStory) live(when occasion) {
 	}
 	switch when {
 	case mailComesAndGoes:
-		s.trap.set()
 		send(lettersPerMoment)
-		s.pass(15 * time.Second)
+		early := time.Duration(s.random.IntN(12_000)) * time.Millisecond // some letters have their 250 by then
+		s.pass(early)
+		s.trap.set()
+		s.pass(15*time.Second - early)
 		s.primaryUp()
 		s.pass(15 * time.Second)
 	case leaderDies:
@@ -185,7 +251,7 @@ func (s *trapStory) live(when occasion) {
 		s.trap.set()
 		s.Kill(leader)
 		s.pass(20 * time.Second)
-		s.start(leader)
+		s.again(leader)
 		s.primaryUp()
 	case nodeWasAway:
 		s.Kill("n3")
@@ -208,17 +274,93 @@ func (s *trapStory) live(when occasion) {
 	if s.caught == "" {
 		s.t.Fatalf("no node came to %q so often", s.trap.moment)
 	}
-	s.awaitReady(nodeNames...)
+	s.awaitReady(s.left()...)
 	if err := <-sent; err != nil {
 		s.t.Fatal(err)
 	}
-	s.drain(s.ctx, s.t)
+	for deadline := time.Now().Add(drainTime); !s.drained() && time.Now().Before(deadline); {
+		time.Sleep(time.Second)
+	}
+	if !s.drained() {
+		s.t.Errorf("after %v something has not arrived, or is queued", drainTime)
+	}
+	s.rest()
 	report := s.ledger.Check()
-	s.t.Logf("%s after %d others: %s", s.caught, s.trap.passes, report)
+	s.t.Logf("%s after %d others, without %q: %s", s.caught, s.trap.passes, s.gone, report)
 	if !report.OK() || report.Accepted == 0 || report.NotAccepted > 0 {
 		s.t.Errorf("the ledger does not balance: %+v", report)
 	}
-	seen.check(s.t, s.member(nodeNames[0]).Totals())
+	s.checkNames()
+	seen.check(s.t, s.member(s.left()[0]).Totals())
+}
+
+// named notes under which queue id a letter came.
+func (s *trapStory) named(a ledger.Arrival) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.names[a.Recipient] == nil {
+		s.names[a.Recipient] = map[string]bool{}
+	}
+	s.names[a.Recipient][a.QueueID] = true
+}
+
+// checkNames: a sender that had no reply, or could not read it, sent its letter again,
+// and it is still one message.
+func (s *trapStory) checkNames() {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for to, ids := range s.names {
+		if len(ids) > 1 {
+			s.t.Errorf("the letter for %s came under %d queue ids", to, len(ids))
+		}
+	}
+}
+
+func (s *trapStory) drained() bool {
+	for _, name := range s.left() {
+		if p := s.node(name); p == nil || p.node.Member().View().Totals().Live > 0 {
+			return false
+		}
+	}
+	missing, _ := s.ledger.Missing()
+	return missing == 0
+}
+
+// rest checks what holds when everything is delivered: the nodes have the same queue,
+// without a contradiction in it, and keep no body. What was not proposed in time is
+// kept for an hour.
+func (s *trapStory) rest() {
+	s.t.Helper()
+	left := s.left()
+	all := s.node(left[0]).node.Member().Compare(s.ctx)
+	mine := slices.DeleteFunc(slices.Clone(all), func(c cluster.Copy) bool { return string(c.Server) == s.gone })
+	for _, c := range mine {
+		if c.Err != nil || c.Index != mine[0].Index || c.Sum != mine[0].Sum {
+			s.t.Errorf("the nodes' queues differ, or are not told: %+v", all)
+			break
+		}
+	}
+	if len(mine) != len(left) {
+		s.t.Errorf("%d copies of the queue: %+v", len(mine), all)
+	}
+	for _, name := range left {
+		if err := s.member(name).Check(); err != nil {
+			s.t.Errorf("%s: %v", name, err)
+		}
+		for _, d := range relayDomains {
+			if c := s.member(name).Counts(d); c.Leased > 0 {
+				s.t.Errorf("%s: %d messages of %s are leased, and none is queued", name, c.Leased, d)
+			}
+		}
+		deadline := time.Now().Add(leftTime)
+		for s.bodies(name) > 0 && time.Now().Before(deadline) {
+			time.Sleep(10 * time.Second)
+		}
+		if n := s.bodies(name); n > 0 {
+			s.t.Errorf("%s keeps %d bodies %v after the last message has ended", name, n, leftTime)
+		}
+	}
 }
 
 // snapshot has each node take one. Nobody waits for it.
