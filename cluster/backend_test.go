@@ -230,8 +230,11 @@ type counted struct{ lent *int }
 func (c counted) Take(n int) []byte { *c.lent++; return make([]byte, 0, n) }
 func (c counted) Give([]byte)       { *c.lent-- }
 
-// TestSubmitGivesMemoryBack when nobody reads the body any more.
-func TestSubmitGivesMemoryBack(t *testing.T) {
+// TestRegressionSubmitGivesMemoryBack when nobody reads the body any more.
+//
+// It holds this defect: nobody gave back the memory of a body whose last acknowledgement
+// came after its 250, and a node held far more than its budget.
+func TestRegressionSubmitGivesMemoryBack(t *testing.T) {
 	leading(t, func(t *testing.T, _ *Backend, m *Member) {
 		lent := 0
 		body := mail.NewBodyIn(counted{&lent}, 100<<10)

@@ -139,8 +139,11 @@ func TestReadThenTheSameAgainIsANewMessage(t *testing.T) {
 	}
 }
 
-// TestManySettledBeforeTheSameAgain: more ids may wait than one call carries.
-func TestManySettledBeforeTheSameAgain(t *testing.T) {
+// TestRegressionManySettledBeforeTheSameAgain: more ids may wait than one call carries.
+//
+// It holds this defect: a batch carried the newest 256 settled ids, and where more waited
+// the next identical message was taken for a repeat: accepted, and never delivered.
+func TestRegressionManySettledBeforeTheSameAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leader := newScriptedLeader(t)
 		var settled settledSet

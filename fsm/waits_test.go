@@ -50,7 +50,10 @@ func waitingFor(t testing.TB, count int, settings fsm.Settings) *fsm.State {
 // each entry that follows, of whatever kind, makes as many due, the oldest first.
 // A replica that starts from a snapshot of any moment in between goes on where it
 // stands, and so does one that reads it under settings that bound nothing.
-func TestWaitsEndInSteps(t *testing.T) {
+//
+// It holds this defect: a flush of a domain with a million waiting messages was one entry
+// that took seconds, in which nothing else was applied.
+func TestRegressionWaitsEndInSteps(t *testing.T) {
 	settings := fsm.DefaultSettings()
 	settings.WaitsPerEntry = 3
 	s := waitingFor(t, 10, settings)

@@ -172,10 +172,13 @@ func TestSnapshotFlippedBits(t *testing.T) {
 	}
 }
 
-// TestStartOnADamagedSnapshot: a member whose newest snapshot is damaged starts
+// TestRegressionStartOnADamagedSnapshot: a member whose newest snapshot is damaged starts
 // from the older one, level with the others, where its log leads on from there;
 // otherwise it does not start, and says what to do.
-func TestStartOnADamagedSnapshot(t *testing.T) {
+//
+// It holds this defect: where the newest snapshot was damaged a node began with an older
+// one, also where the log did not lead on from there to what it had acknowledged.
+func TestRegressionStartOnADamagedSnapshot(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		trailing uint64

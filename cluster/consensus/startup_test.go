@@ -58,9 +58,12 @@ func threeRefs() (x, y, whole mail.BodyRef) {
 	return mail.NewBody(nil).Ref(mail.QueueID{1}), mail.NewBody(nil).Ref(mail.QueueID{2}), mail.NewBody(nil).Ref(mail.QueueID{3})
 }
 
-// TestStartWaitsForItsPeers: after a power cut of all, the first to start has
+// TestRegressionStartWaitsForItsPeers: after a power cut of all, the first to start has
 // nobody to ask yet.
-func TestStartWaitsForItsPeers(t *testing.T) {
+//
+// It holds this defect: after a power cut of all nodes the first to start had nobody to
+// ask for its bodies, and gave up.
+func TestRegressionStartWaitsForItsPeers(t *testing.T) {
 	for _, late := range []time.Duration{700 * time.Millisecond, repairPatience - time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			x, y, whole := threeRefs()

@@ -450,9 +450,12 @@ func TestLogTimeNeverRunsAhead(t *testing.T) {
 	}
 }
 
-// TestNothingIsKeptForDomainsThatAreGone: a leader may lead for years, and domains come
+// TestRegressionNothingIsKeptForDomainsThatAreGone: a leader may lead for years, and domains come
 // and go.
-func TestNothingIsKeptForDomainsThatAreGone(t *testing.T) {
+//
+// It holds this defect: a leader kept what it knew of each domain that had ever been
+// there.
+func TestRegressionNothingIsKeptForDomainsThatAreGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t)
 		d := New(Config{Queue: q, LeaseDuration: time.Minute, LeaseBatchMax: 8, TickEvery: time.Minute, Log: slog.New(slog.DiscardHandler)})

@@ -265,7 +265,9 @@ func (q *queue) report(t testing.TB, token fsm.Token, ids []mail.QueueID, takes 
 
 // A message that is accepted now is in the very next lease, though 100,000 are due,
 // and stands near its beginning.
-func TestNewMailPassesALongQueue(t *testing.T) {
+//
+// It holds this defect: new mail waited behind the whole queue of an outage.
+func TestRegressionNewMailPassesALongQueue(t *testing.T) {
 	messages := 100_000
 	if testing.Short() {
 		messages = 5000
@@ -293,7 +295,10 @@ func TestNewMailPassesALongQueue(t *testing.T) {
 // A next hop that never takes some messages, whose waits end all the time, while new
 // mail keeps coming: each lease has the oldest of the old queue, new mail passes it, and
 // each of those messages is tried again and again.
-func TestNoLaneStarves(t *testing.T) {
+//
+// It holds this defect: 300 messages that a primary kept putting off could fill every
+// lease.
+func TestRegressionNoLaneStarves(t *testing.T) {
 	const refused, old, perLease, perRound, rounds = 300, 2000, 16, 2, 900
 	q := newQueue(t)
 	q.apply(t, fsm.PutDomain{Domain: fsm.Domain{

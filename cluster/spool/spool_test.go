@@ -317,9 +317,12 @@ func TestHostFileSystem(t *testing.T) {
 	}
 }
 
-// TestFileThatBecomesShorter under a spool that is open: its end is no end of a
+// TestRegressionFileThatBecomesShorter under a spool that is open: its end is no end of a
 // body, and whoever reads over it, Verify too, hears of the damage.
-func TestFileThatBecomesShorter(t *testing.T) {
+//
+// It holds this defect: a segment that had become shorter was once verified as whole,
+// since the error of the damage was taken for the end.
+func TestRegressionFileThatBecomesShorter(t *testing.T) {
 	d := t.TempDir()
 	s, err := spool.Open(vfs.OS(), d, spool.Options{})
 	if err != nil {
@@ -358,9 +361,12 @@ type lent struct{}
 func (lent) Take(n int) []byte { return make([]byte, 0, n) }
 func (lent) Give([]byte)       {}
 
-// TestBodyWhoseMemoryWasGivenBack still knows its digest, and is not stored for
+// TestRegressionBodyWhoseMemoryWasGivenBack still knows its digest, and is not stored for
 // that.
-func TestBodyWhoseMemoryWasGivenBack(t *testing.T) {
+//
+// It holds this defect: a body whose memory had been given back was stored and
+// acknowledged as a record without octets.
+func TestRegressionBodyWhoseMemoryWasGivenBack(t *testing.T) {
 	s := open(t, clustertest.NewDisk(1).Mount(), spool.Options{})
 	b := mail.NewBodyIn(lent{}, 1000)
 	_, _ = b.Write(octets(1, 1000)) // Never fails.

@@ -81,7 +81,10 @@ func TestRestartedNodeNeverRefusesARelayDomain(t *testing.T) {
 
 // A node that was cut off and did not hear of a new relay domain must not
 // refuse mail for it once the domain is there for everybody else.
-func TestCutOffNodeNeverRefusesANewRelayDomain(t *testing.T) {
+//
+// It holds this defect: a node whose log stood still said 550 for relay domains that it
+// had not read of.
+func TestRegressionCutOffNodeNeverRefusesANewRelayDomain(t *testing.T) {
 	for _, oneWay := range []bool{false, true} {
 		t.Run(fmt.Sprintf("one way=%v", oneWay), func(t *testing.T) {
 			tell(t, 8, func(t *testing.T, s *story) {
