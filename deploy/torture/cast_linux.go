@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
+	"github.com/holdfast-mx/holdfast/cluster/consensus"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
@@ -344,10 +345,14 @@ var (
 // directory it does not trust.
 const exitStores = "exit status 74"
 
+// bodyLost is what a node says that cannot keep its word for a message: it may yet be
+// able to, when others have come back, and so it has another exit code.
+var bodyLost = consensus.ErrBodyLost.Error()
+
 // fell takes the end of a node that nobody told to end.
 func fell(n *fleet.Node) error {
 	err := n.TakeFallen()
-	if err != nil && strings.Contains(err.Error(), exitStores) {
+	if err != nil && (strings.Contains(err.Error(), exitStores) || strings.Contains(err.Error(), bodyLost)) {
 		return fmt.Errorf("%w: %w", errRefuses, err)
 	}
 	if err != nil {

@@ -328,11 +328,11 @@ func (r *run) mend(ctx context.Context, acts []act, ends []func()) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("mend: %w", err)
 	}
+	if err := r.restart(acts); err != nil {
+		return err
+	}
 	ready := false
 	for i, a := range acts {
-		if err := r.restart(a); err != nil {
-			return err
-		}
 		if a.refuses || len(a.wiped) > 0 {
 			r.comeBack(ctx, a)
 		}
@@ -347,16 +347,19 @@ func (r *run) mend(ctx context.Context, acts []act, ends []func()) error {
 	return ctx.Err()
 }
 
-// restart starts the nodes of an act that do not run, and those that should run.
-func (r *run) restart(a act) error {
+// restart starts the nodes that do not run. By itself a node ends only where the disk
+// that an act of the round broke is its own.
+func (r *run) restart(round []act) error {
 	for i, n := range r.cast.fleet.Nodes {
 		err := fell(n)
-		expected := a.ends && slices.Contains(a.harmed, i) && errors.Is(err, errRefuses)
+		expected := errors.Is(err, errRefuses) && slices.ContainsFunc(round, func(a act) bool {
+			return (a.ends || a.refuses) && slices.Contains(a.harmed, i)
+		})
 		if err != nil && !expected {
-			r.diary.breach("L8", "%s, in or after %q: %v", n.Name, a.fault, err)
+			r.diary.breach("L8", "%s, in or after %s: %v", n.Name, named(round), err)
 		}
 		if err != nil && expected {
-			r.diary.say("%s ended by itself, as it should (%s)", n.Name, exitStores)
+			r.diary.say("%s ended by itself, as it should", n.Name)
 		}
 		if n.Running() {
 			continue
@@ -366,6 +369,15 @@ func (r *run) restart(a act) error {
 		}
 	}
 	return nil
+}
+
+// named names the faults of a round.
+func named(round []act) string {
+	var names []string
+	for _, a := range round {
+		names = append(names, fmt.Sprintf("%q", a.fault))
+	}
+	return strings.Join(names, " and ")
 }
 
 // comeBack brings a node back whose disk was damaged or lost. A node that refuses
