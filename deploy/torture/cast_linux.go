@@ -335,7 +335,7 @@ func (c *cast) whole(ctx context.Context) error {
 	return nil
 }
 
-// Errors of revive.
+// How a node may end by itself.
 var (
 	errRefuses = errors.New("the node refuses its data directory")
 	errFell    = errors.New("a node ended by itself")

@@ -67,13 +67,13 @@ func (d *diary) fault(what string) func() {
 	}
 }
 
-// harm notes that nodes are harmed from now on.
-func (d *diary) harm(nodes ...int) {
+// harm notes that nodes are harmed since then.
+func (d *diary) harm(since time.Time, nodes ...int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, n := range nodes {
 		if _, ok := d.open[n]; !ok {
-			d.open[n] = time.Now()
+			d.open[n] = since
 		}
 	}
 }

@@ -78,9 +78,8 @@ func (n *nemesis) disk(ctx context.Context, f schedule.Fault, r *rand.Rand, a *a
 			err = n.wipe(v)
 		}
 	case schedule.RollBack:
-		a.start, a.refuses = []int{v}, true
+		a.start, a.refuses, a.later = []int{v}, true, true
 		a.mend, err = n.rollBack(a, v)
-		n.cast.diary.heal(v)
 	default:
 		err = errNobody
 	}
@@ -371,6 +370,7 @@ func (n *nemesis) rollBack(a *act, i int) (func() error, error) {
 		return nil, err
 	}
 	return func() error {
+		n.cast.diary.harm(time.Now(), i)
 		if err := errors.Join(n.end(i), unmount()); err != nil {
 			return err
 		}

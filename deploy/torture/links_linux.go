@@ -125,9 +125,11 @@ func (n *nemesis) rotate(a *act, first int) {
 	a.seen = n.struck(n.all(fabric.Way{}))
 	a.mend = meanwhile(func(ctx context.Context) {
 		ways := pairs(i, n.others(i))
+		n.cast.diary.harm(time.Now(), i)
 		n.set(ways)
 		wait(ctx, rotateTime)
 		n.whole(ways)
+		n.cast.diary.heal(i)
 		i = (i + 1) % len(n.cast.fleet.Nodes)
 	}, func() {})
 }

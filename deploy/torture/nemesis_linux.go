@@ -35,6 +35,7 @@ type nemesis struct {
 type act struct {
 	fault  schedule.Fault
 	harmed []int        // nodes of which nothing is to be expected meanwhile
+	later  bool         // but until the mend, which harms them again
 	mend   func() error // nil: nothing to undo
 	start  []int        // nodes to be started
 	// refuses: a node to be started may refuse its data directory, since it was
@@ -88,6 +89,7 @@ func (n *nemesis) others(i int) []int {
 
 // begin begins a fault.
 func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
+	since := time.Now() // of the harm: what is done before begin returns does some
 	v := f.Victim
 	if v == schedule.Leader {
 		if v = n.cast.leader(ctx); v < 0 {
@@ -147,14 +149,14 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 		}
 		n.cut(&a, n.all(w))
 	case schedule.Latency:
-		a.harmed = n.everybody()
+		a.harmed = nil // it is what networks do
 		n.cut(&a, n.all(fabric.Way{
 			Delay: time.Duration(10+r.IntN(100)) * time.Millisecond, Jitter: time.Duration(1+r.IntN(40)) * time.Millisecond, Twice: 0.05 * r.Float64(),
 		}))
 	case schedule.Flap:
 		n.flap(&a, r, v)
 	case schedule.Rotate:
-		a.harmed = n.everybody()
+		a.harmed = nil // but one at a time
 		n.rotate(&a, v)
 	case schedule.Clog:
 		a.harmed = n.everybody()
@@ -171,7 +173,10 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 		return a, fmt.Errorf("%v: %w", f, err)
 	}
 	n.done[f.Kind]++
-	n.cast.diary.harm(a.harmed...)
+	n.cast.diary.harm(since, a.harmed...)
+	if a.later {
+		n.cast.diary.heal(a.harmed...)
+	}
 	return a, nil
 }
 
