@@ -369,13 +369,15 @@ func (n *nemesis) rollBack(a *act, i int) (func() error, error) {
 	if err := errors.Join(d.Mount(), node.Start()); err != nil {
 		return nil, err
 	}
+	gone := ""
+	a.seen = func() string { return gone }
 	return func() error {
 		n.cast.diary.harm(time.Now(), i)
 		if err := errors.Join(n.end(i), unmount()); err != nil {
 			return err
 		}
 		if err := exec.Command("cmp", "-s", old, image(d.Dir)).Run(); err != nil {
-			a.seen = func() string { return "what was written since is gone" }
+			gone = "what was written since is gone"
 		}
 		return errors.Join(os.Rename(old, image(d.Dir)), d.Mount())
 	}, nil
