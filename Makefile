@@ -49,6 +49,7 @@ torture: build ## real nodes through faults that a seed chooses (root, e2fsprogs
 
 soak: build ## a piece of at most 30 minutes of torture and simulation with seeds not yet tried; adds its counts to docs/guarantees.md
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-torture ./deploy/torture
+	@.ci/mailservers bin/mailservers
 	@.ci/soak
 
 kills: build ## 2,000 messages, 20 SIGKILLs, nothing lost (about 4 minutes)
