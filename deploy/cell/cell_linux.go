@@ -14,8 +14,9 @@ import (
 // insideKey marks, in the environment, the program that is in its cell.
 const insideKey = "HOLDFAST_CELL"
 
-// Inside reports whether this program is in its cell.
-func Inside() bool { return os.Getenv(insideKey) != "" }
+// Inside reports whether this program is in its cell. Its children are not, though they
+// have its environment.
+func Inside() bool { return os.Getenv(insideKey) != "" && os.Getpid() == 1 }
 
 // Enter runs this program once more, with the same arguments, in a cell, and
 // returns when that has ended: with *exec.ExitError where it did not end well.
