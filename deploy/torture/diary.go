@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"sync"
@@ -18,20 +19,23 @@ type entry struct {
 // A diary is what was done to whom, and what was found. It is safe for concurrent
 // use.
 type diary struct {
-	mu     sync.Mutex
-	begin  time.Time
-	out    io.Writer
-	faults []*entry
-	harms  []ledger.Harm
-	open   map[int]time.Time // nodes that are harmed, since when
-	taken  []time.Time       // 250s
-	came   []time.Time       // arrivals
-	leads  []entry           // who led, from when
-	broken []string          // promises, in the order in which that was seen
+	mu       sync.Mutex
+	begin    time.Time
+	out      io.Writer
+	faults   []*entry
+	harms    []ledger.Harm
+	open     map[int]time.Time // nodes that are harmed, since when
+	unheard  map[int]time.Time // nodes that clients cannot talk to, since when
+	silences []ledger.Harm
+	stalls   []ledger.Span // in which this process stood still
+	taken    []time.Time   // 250s
+	came     []time.Time   // arrivals
+	leads    []entry       // who led, from when
+	broken   []string      // promises, in the order in which that was seen
 }
 
 func newDiary(out io.Writer, begin time.Time) *diary {
-	return &diary{begin: begin, out: out, open: map[int]time.Time{}}
+	return &diary{begin: begin, out: out, open: map[int]time.Time{}, unheard: map[int]time.Time{}}
 }
 
 // say prints a line of progress.
@@ -101,6 +105,54 @@ func (d *diary) harmed() []ledger.Harm {
 	return all
 }
 
+// silence notes that clients cannot talk to nodes since a time, hear that they can
+// again.
+func (d *diary) silence(since time.Time, nodes ...int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, n := range nodes {
+		if _, ok := d.unheard[n]; !ok {
+			d.unheard[n] = since
+		}
+	}
+}
+
+func (d *diary) hear(nodes ...int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, n := range nodes {
+		if since, ok := d.unheard[n]; ok {
+			d.silences = append(d.silences, ledger.Harm{Node: n, Span: ledger.Span{From: since, To: time.Now()}})
+			delete(d.unheard, n)
+		}
+	}
+}
+
+// stalled notes that this process stood still.
+func (d *diary) stalled(s ledger.Span) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stalls = append(d.stalls, s)
+}
+
+// away returns when a node and the clients could not talk to each other, since
+// something was done to the node or its ways, or since this process stood still, in
+// which the clients are.
+func (d *diary) away(node int) []ledger.Span {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := append([]ledger.Span(nil), d.stalls...)
+	for _, s := range d.silences {
+		if s.Node == node {
+			all = append(all, s.Span)
+		}
+	}
+	if since, ok := d.unheard[node]; ok {
+		all = append(all, ledger.Span{From: since, To: time.Now()})
+	}
+	return all
+}
+
 func (d *diary) accepted(pairs int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -147,4 +199,31 @@ func (d *diary) led(name string, from, to time.Time) bool {
 		}
 	}
 	return false
+}
+
+const (
+	// mindEvery is how often this process looks whether it still runs.
+	mindEvery = 100 * time.Millisecond
+	// stallMin is the shortest stretch that is noted.
+	stallMin = 400 * time.Millisecond
+)
+
+// mind notes when this process stood still, until ctx ends: its host was busy, or it
+// was stopped.
+func (d *diary) mind(ctx context.Context) {
+	tick := time.NewTicker(mindEvery)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		now := time.Now()
+		if now.Sub(last) >= stallMin {
+			d.stalled(ledger.Span{From: last, To: now})
+		}
+		last = now
+	}
 }

@@ -26,7 +26,9 @@
 //	L3  no pair has more copies than what happened to it excuses
 //	L4  nothing goes to strangers: no recipient that nobody sent to, no connection
 //	    to an address that is not the run's, no relaying for who asks
-//	L5  what got a 4yz or 5yz is never delivered
+//	L5  what got a 4yz or 5yz is never delivered, and every command and every final dot
+//	    is answered within the patience of a node and five seconds, or its connection
+//	    closed
 //	L6  one leader per term, and equal queues at the end
 //	L7  no file descriptors are left open when the queue has drained
 //	L8  250s are given again within 30 s where a majority is healthy, every node

@@ -23,8 +23,11 @@ const (
 	pauseBetween = 350 * time.Millisecond
 	// replyTime is longer than the patience of a node, which promises an end.
 	replyTime = patience + 10*time.Second
-	// commandTime bounds the wait for other replies: a node that is stopped
-	// gives none.
+	// replySlack is how much later than its patience a node may answer: a message
+	// may have waited for others before its commit began, and the host is busy.
+	replySlack = 5 * time.Second
+	// commandTime bounds the wait for other replies of a sender that has other nodes
+	// to go to: a node that is stopped gives none. The others wait replyTime.
 	commandTime = 8 * time.Second
 	// giveUpTime is how long a sender tries after the last letter was begun.
 	giveUpTime = 100 * time.Second
@@ -45,6 +48,26 @@ type load struct {
 	failed  chan error
 
 	letters atomic.Int64
+
+	mu    sync.Mutex
+	waits []ledger.Wait // those that were too long, unless something excuses them
+}
+
+// waited keeps what is too long.
+func (l *load) waited(w ledger.Wait) {
+	if w.Span.To.Sub(w.Span.From) <= patience+replySlack {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waits = append(l.waits, w)
+}
+
+// late returns the waits that were too long and that nothing excuses.
+func (l *load) late(away func(target string) []ledger.Span) []ledger.Wait {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return ledger.Late(l.waits, patience+replySlack, away)
 }
 
 // Intent and Outcome record, and note 250s.
@@ -76,13 +99,13 @@ func begin(ctx context.Context, d *diary, sent, book *ledger.Ledger, seed uint64
 	for i := range len(addresses) + 1 {
 		o := sender.Options{
 			Targets: addresses, Sessions: 6, PerConnection: 7, Pause: pauseBetween, Seed: seed + uint64(i), Hello: "sender.test",
-			ReplyTime: replyTime, CommandTime: commandTime, GiveUp: time.Hour, Record: l, Admit: admit(open),
+			ReplyTime: replyTime, CommandTime: commandTime, GiveUp: time.Hour, Record: l, Admit: admit(open), Waited: l.waited,
 			Dial: func(ctx context.Context, address string) (net.Conn, error) {
 				return dialer.DialContext(ctx, "tcp", address)
 			},
 		}
 		if i < len(addresses) {
-			o.Targets, o.Sessions = addresses[i:i+1], 2
+			o.Targets, o.Sessions, o.CommandTime = addresses[i:i+1], 2, replyTime
 		} else if p.sender() {
 			p.hand(&o)
 		}

@@ -36,6 +36,7 @@ type act struct {
 	fault  schedule.Fault
 	harmed []int        // nodes of which nothing is to be expected meanwhile
 	later  bool         // but until the mend, which harms them again
+	silent []int        // nodes that clients cannot talk to before it is mended
 	mend   func() error // nil: nothing to undo
 	start  []int        // nodes to be started
 	// refuses: a node to be started may refuse its data directory, since it was
@@ -124,11 +125,13 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 		}
 	case schedule.Pause, schedule.Freeze:
 		a.seen = n.stands(v)
+		a.silent = []int{v}
 		a.mend, err = n.pause(v)
 	case schedule.CutOff:
 		a.harmed = half
 		n.cut(&a, apart(half, rest[len(half)-1:]))
 	case schedule.Alone:
+		a.silent = []int{v}
 		n.cut(&a, append(pairs(v, rest), outside(v, fabric.Way{Cut: true})...))
 	case schedule.Bridge:
 		// The others are two halves. Not all nodes are a majority that reaches one
@@ -177,6 +180,7 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 	if a.later {
 		n.cast.diary.heal(a.harmed...)
 	}
+	n.cast.diary.silence(since, a.silent...)
 	return a, nil
 }
 

@@ -48,7 +48,10 @@ func (r *run) page(v verdict) string {
 	row("recipients that were put off, each time", stats.Deferred)
 	row("250s of the primary that nobody may have read", r.cast.unread)
 	row("no 250 at all, and arrived all the same", v.report.UnansweredDelivered)
-	row("reply to the final dot", stats.Dot)
+	row("time to the 250 behind a final dot", stats.Dot)
+	row("time to any reply, or to the end of the connection in its place", stats.Wait)
+	row("of those, longer than a node may take, for whatever reason", len(r.load.waits))
+	row("stretches in which this harness stood still", len(r.diary.stalls))
 	row("asked to relay, and refused", fmt.Sprintf("%d, %d", r.asked, r.asked-r.taken))
 	row("packets passed, cut, lost, delayed", fmt.Sprintf("%d, %d, %d, %d", packets.Passed, packets.Cut, packets.Lost, packets.Delayed))
 	for _, n := range r.cast.fleet.Nodes {

@@ -208,6 +208,7 @@ func (r *run) pass(ctx context.Context) error {
 	if r.cast.peer != nil {
 		watchers.Go(func() { r.cast.peer.watch(watching) })
 	}
+	watchers.Go(func() { r.diary.mind(watching) })
 	watchers.Go(func() { r.asked, r.taken = stranger(watching, r.diary, r.o.seed, addresses) })
 
 	sending, hang := context.WithCancel(ctx)
@@ -332,6 +333,9 @@ func (r *run) mend(ctx context.Context, acts []act, ends []func()) error {
 		return err
 	}
 	ready := false
+	for _, a := range acts {
+		r.diary.hear(a.silent...)
+	}
 	for i, a := range acts {
 		if a.refuses || len(a.wiped) > 0 {
 			r.comeBack(ctx, a)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 )
 
@@ -58,6 +59,9 @@ func (r *run) judge(ctx context.Context) error {
 			d.breach(law[:2], "%d %s", n, law[3:])
 		}
 	}
+	for _, w := range r.load.late(r.away) {
+		d.breach("L5", "%v", w)
+	}
 	for _, p := range ledger.Pauses(r.o.nodes, r.spans, d.harmed(), d.acceptances(), resumeTime) {
 		d.breach("L8", "no 250 from %.1f s to %.1f s, with a healthy majority", p.From.Sub(r.begin).Seconds(), p.To.Sub(r.begin).Seconds())
 	}
@@ -101,6 +105,12 @@ func (r *run) interrupted(a ledger.Arrival) bool {
 		}
 	}
 	return len(nodes) > len(r.cast.fleet.Nodes)/2
+}
+
+// away says when a node, by its address, could not be talked to.
+func (r *run) away(address string) []ledger.Span {
+	i := slices.IndexFunc(r.cast.fleet.Nodes, func(n *fleet.Node) bool { return n.SMTP == address })
+	return r.diary.away(i)
 }
 
 // lookAtNodes looks at what is left open, and whether all queues are the same.

@@ -56,6 +56,38 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// A reply that comes too late breaks L5, unless it is the fault of who waited, or of
+// what was done to the way between.
+func TestLateReplies(t *testing.T) {
+	span := func(from, to int) ledger.Span { return harm(0, from, to).Span }
+	for _, c := range []struct {
+		name     string
+		waited   ledger.Span
+		silences []ledger.Harm
+		stalls   []ledger.Span
+		late     int
+	}{
+		{"in time", span(100, 125), nil, nil, 0},
+		{"too late", span(100, 126), nil, nil, 1},
+		{"the node was stopped", span(100, 130), []ledger.Harm{harm(1, 101, 108)}, nil, 0},
+		{"another node was stopped", span(100, 130), []ledger.Harm{harm(0, 101, 108)}, nil, 1},
+		{"the harness stood still", span(100, 130), nil, []ledger.Span{span(104, 120)}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, _ := story()
+			for i, n := range r.cast.fleet.Nodes {
+				n.SMTP = addressNode(i).String() + ":2525"
+			}
+			r.diary.silences, r.diary.stalls = c.silences, c.stalls
+			r.load = new(load)
+			r.load.waited(ledger.Wait{Target: r.cast.fleet.Nodes[1].SMTP, For: "the final dot", Span: c.waited, End: "250"})
+			if got := r.load.late(r.away); len(got) != c.late {
+				t.Errorf("late: %v", got)
+			}
+		})
+	}
+}
+
 // The timeline shows what happened.
 func TestTimeline(t *testing.T) {
 	d := newDiary(io.Discard, time.Now())

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 )
 
 // replyMax bounds a reply, all lines together.
@@ -36,11 +38,13 @@ type conversation struct {
 	offers   map[string]bool
 	unwatch  func() bool
 	patience time.Duration // for each reply but that to the final dot
+	// waited is told how long each reply took.
+	waited func(what string, from time.Time, r reply, err error)
 }
 
 // dial opens a conversation: connection, banner, EHLO, and STARTTLS if wanted
 // and offered. The connection is closed when ctx ends.
-func dial(ctx context.Context, o *Options, address string) (*conversation, error) {
+func dial(ctx context.Context, o *Options, address string, waited func(ledger.Wait)) (*conversation, error) {
 	dialing, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	conn, err := o.Dial(dialing, address)
@@ -48,6 +52,13 @@ func dial(ctx context.Context, o *Options, address string) (*conversation, error
 		return nil, err
 	}
 	c := &conversation{conn: conn, in: bufio.NewReader(conn), out: bufio.NewWriterSize(conn, 64<<10), patience: o.CommandTime}
+	c.waited = func(what string, from time.Time, r reply, err error) {
+		w := ledger.Wait{Target: address, For: what, Span: ledger.Span{From: from, To: time.Now()}, End: strconv.Itoa(r.code)}
+		if err != nil {
+			w.End = err.Error()
+		}
+		waited(w)
+	}
 	c.unwatch = context.AfterFunc(ctx, func() { conn.Close() })
 	if err := c.greet(o); err != nil {
 		c.close()
@@ -58,7 +69,7 @@ func dial(ctx context.Context, o *Options, address string) (*conversation, error
 
 func (c *conversation) greet(o *Options) error {
 	c.conn.SetDeadline(time.Now().Add(c.patience))
-	r, err := c.read()
+	r, err := c.await("the connection", time.Now())
 	if err != nil {
 		return fmt.Errorf("banner: %w", err)
 	}
@@ -109,7 +120,19 @@ func (c *conversation) command(line string) (reply, error) {
 	if err := c.out.Flush(); err != nil {
 		return reply{}, err
 	}
-	return c.read()
+	return c.await(verb(line), time.Now())
+}
+
+func verb(line string) string {
+	verb, _, _ := strings.Cut(line, " ")
+	return verb
+}
+
+// await reads the reply to a command that the server could begin with at a time.
+func (c *conversation) await(what string, from time.Time) (reply, error) {
+	r, err := c.read()
+	c.waited(what, from, r, err)
+	return r, err
 }
 
 // read reads one reply.

@@ -61,6 +61,9 @@ type Options struct {
 	ReplyTime, CommandTime time.Duration
 	// Record is told everything. An error ends the run.
 	Record Recorder
+	// Waited, when not nil, is told of each wait for a reply when it is over. It must
+	// be safe for concurrent use.
+	Waited func(ledger.Wait)
 	// Dial opens a connection; nil for TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// TLS, when not nil, is used wherever STARTTLS is offered.
@@ -150,6 +153,14 @@ func (s *Sender) count(f func(*Stats)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(&s.stats)
+}
+
+// waited counts a wait.
+func (s *Sender) waited(w ledger.Wait) {
+	s.count(func(t *Stats) { t.Wait.add(w.Span.To.Sub(w.Span.From)) })
+	if s.o.Waited != nil {
+		s.o.Waited(w)
+	}
 }
 
 // take returns the number of the next letter.
@@ -255,7 +266,7 @@ func (w *worker) connect(ctx context.Context) error {
 	if w.conn != nil {
 		return nil
 	}
-	c, err := dial(ctx, &w.s.o, w.address())
+	c, err := dial(ctx, &w.s.o, w.address(), w.s.waited)
 	if err != nil {
 		w.s.count(func(t *Stats) { t.Unreachable++ })
 		return err

@@ -157,6 +157,53 @@ func TestNoReplyIsNoRefusal(t *testing.T) {
 	})
 }
 
+// Each reply is waited for, and how long is told, also where none comes.
+func TestWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		longest := map[string]ledger.Wait{}
+		faults := sink.NewFaults(1)
+		server := sink.New(sink.Options{Faults: faults, Pace: 3 * time.Second, Arrival: func(ledger.Arrival) error {
+			faults.Set(sink.Fault{Stage: sink.Rcpt, Action: sink.Hang, Rate: 1}) // of the letter after the first
+			return nil
+		}})
+		p := newPipes()
+		var serving sync.WaitGroup
+		serving.Go(func() { server.Serve(p) })
+		s, err := New(Options{
+			Targets: []string{"a"}, Letter: letter.New(letter.Options{Seed: 1, Domains: []string{"example.test"}, Sizes: letter.Size4K}).Letter,
+			Count: 2, Record: ledger.New(), CommandTime: 7 * time.Second, GiveUp: 5 * time.Second,
+			Dial: func(ctx context.Context, _ string) (net.Conn, error) { return p.dial(ctx) },
+			Waited: func(w ledger.Wait) {
+				mu.Lock()
+				defer mu.Unlock()
+				if w.Span.To.Sub(w.Span.From) >= longest[w.For].Span.To.Sub(longest[w.For].Span.From) {
+					longest[w.For] = w
+				}
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		server.Close()
+		serving.Wait()
+		for what, want := range map[string]time.Duration{
+			"the connection": 0, "EHLO": 0, "MAIL": 0, "RCPT": 7 * time.Second, "DATA": 0, "the final dot": 3 * time.Second,
+		} {
+			w, ok := longest[what]
+			if got := w.Span.To.Sub(w.Span.From); !ok || got != want || w.Target != "a" || w.End == "" {
+				t.Errorf("%s: %v, want %v", what, w, want)
+			}
+		}
+		if got := s.Stats().Wait; got.Max() != 7*time.Second || got.count != 8 {
+			t.Errorf("%d waits, %v", got.count, got)
+		}
+	})
+}
+
 func TestLatency(t *testing.T) {
 	var l Latency
 	for i := 1; i <= 1000; i++ {

@@ -19,6 +19,7 @@ type Stats struct {
 	Unreachable int            // connections that did not get past EHLO
 	GivenUp     int            // recipients without a final answer at the end
 	Dot         Latency        // of the 250 to the final dot
+	Wait        Latency        // of every reply, or of the connection's end in its place
 	Elapsed     time.Duration
 }
 
@@ -43,11 +44,8 @@ func (s *Stats) Add(o Stats) {
 	s.NoReply += o.NoReply
 	s.Unreachable += o.Unreachable
 	s.GivenUp += o.GivenUp
-	for i, n := range o.Dot.buckets {
-		s.Dot.buckets[i] += n
-	}
-	s.Dot.count += o.Dot.count
-	s.Dot.max = max(s.Dot.max, o.Dot.max)
+	s.Dot.join(o.Dot)
+	s.Wait.join(o.Wait)
 	s.Elapsed += o.Elapsed
 }
 
@@ -74,6 +72,14 @@ func (l *Latency) add(d time.Duration) {
 	l.buckets[bucketOf(d)]++
 	l.count++
 	l.max = max(l.max, d)
+}
+
+func (l *Latency) join(o Latency) {
+	for i, n := range o.buckets {
+		l.buckets[i] += n
+	}
+	l.count += o.count
+	l.max = max(l.max, o.max)
 }
 
 func bucketOf(d time.Duration) int {

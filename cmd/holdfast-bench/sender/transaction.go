@@ -67,7 +67,7 @@ func (t *transaction) dot(left, taken []string) ([]string, error) {
 	err = t.c.out.Flush()
 	var r reply
 	// Even when the write failed there may be a reply to read.
-	if r, err = readAfter(t.c, err); err != nil {
+	if r, err = readAfter(t.c, begin, err); err != nil {
 		t.count(func(s *Stats) { s.NoReply += len(taken) })
 		if rerr := t.outcome(taken, ledger.Info, reply{}, err.Error()); rerr != nil {
 			return nil, rerr
@@ -91,8 +91,8 @@ func (t *transaction) dot(left, taken []string) ([]string, error) {
 	return left, nil
 }
 
-func readAfter(c *conversation, writeErr error) (reply, error) {
-	r, err := c.read()
+func readAfter(c *conversation, from time.Time, writeErr error) (reply, error) {
+	r, err := c.await("the final dot", from)
 	if err != nil {
 		return r, errors.Join(writeErr, err)
 	}
@@ -151,7 +151,8 @@ func (c *conversation) batch(lines []string) ([]reply, error) {
 			return nil, err
 		}
 		for len(replies) <= i {
-			r, err := c.read()
+			// The server begins with a command when it has done with the one before.
+			r, err := c.await(verb(lines[len(replies)]), time.Now())
 			if err != nil {
 				return nil, err
 			}
