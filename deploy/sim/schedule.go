@@ -183,6 +183,9 @@ type tempo struct {
 	lasts, rests func(*rand.Rand) time.Duration
 }
 
+// faultMax is longer than any fault lasts.
+const faultMax = 151 * time.Second
+
 // hasty is for worlds of some minutes.
 var hasty = tempo{
 	lasts: func(r *rand.Rand) time.Duration { return time.Duration(500+r.IntN(12_000)) * time.Millisecond },

@@ -158,6 +158,8 @@ func runSeed(t *testing.T, seed uint64) {
 		w.rhythm.Snapshot, w.rhythm.Trailing = shape.snapshots, shape.trailing
 		book := newAccount(w.ledger)
 		w.record, w.arriving = book, book.see
+		waited := newWaits(faultMax)
+		w.waiting = waited.see
 		ctx := t.Context()
 		for _, name := range w.names {
 			if err := w.Start(ctx, name); err != nil {
@@ -222,6 +224,7 @@ func runSeed(t *testing.T, seed uint64) {
 		led.check(t)
 		book.inspect(&story{World: w, t: t, ctx: ctx})
 		duplicates, bound := book.check(t, w.nodes[w.names[0]].node.Member().View().Totals())
+		waited.check(t)
 		report := w.ledger.Check()
 		t.Logf("seed=%d accepted=%d delivered=%d lost=%d altered=%d duplicates=%d bound=%d virtual=%s", seed,
 			report.Accepted, report.Delivered, report.Lost, report.Altered, duplicates, bound, time.Since(began).Round(time.Second))

@@ -84,6 +84,8 @@ type World struct {
 	clocks map[string]clock
 	// record, if not nil, takes the place of the ledger for what Send records.
 	record sender.Recorder
+	// waiting, if not nil, is told of each reply that a sender waited for.
+	waiting func(ledger.Wait)
 	// arriving, if not nil, is told of each message that the primary takes,
 	// before the primary says so.
 	arriving func(ledger.Arrival)
@@ -565,6 +567,7 @@ func (w *World) sendWith(ctx context.Context, o sender.Options) (sender.Stats, e
 		o.Record = w.ledger
 	}
 	o.PerConnection, o.GiveUp = cmp.Or(o.PerConnection, 2), cmp.Or(o.GiveUp, 24*time.Hour)
+	o.Waited = w.waiting
 	if o.Dial == nil {
 		o.Dial = w.network.Host(senderName).Dial
 	}
