@@ -64,13 +64,14 @@ type cast struct {
 	unread  int64
 	strict  int64 // violations of SMTP that primaries saw
 
+	bounce       map[string]string // of each domain
 	reports      *sink.Server
 	reportServed chan error
 }
 
 // assemble makes everything in dir, and starts nothing.
 func assemble(ctx context.Context, d *diary, dir, bin string, seed uint64, nodes int, arrived, book *ledger.Ledger) (*cast, error) {
-	c := &cast{diary: d, fabric: fabric.New(seed), arrived: arrived, book: book, faults: sink.NewFaults(seed)}
+	c := &cast{diary: d, fabric: fabric.New(seed), arrived: arrived, book: book, faults: sink.NewFaults(seed), bounce: policies(seed)}
 	if err := cell.Lay("/etc/resolv.conf", "nameserver "+addressNobody+"\n"); err != nil {
 		return nil, err
 	}
@@ -154,6 +155,7 @@ func (c *cast) primaryUp() error {
 			return errors.Join(c.arrived.Arrival(a), c.book.Arrival(a))
 		},
 		Unread: func(u ledger.Unread) { _ = c.arrived.Unread(u) }, // a ledger that cannot write says so at the next arrival
+		Refuse: refuses, Refused: c.refused,
 	})
 	c.served = make(chan error, 1)
 	go func(s *sink.Server) { c.served <- s.Serve(l) }(c.primary)
@@ -173,21 +175,6 @@ func (c *cast) primaryDown() {
 	c.primary = nil
 }
 
-// reportsUp takes the reports to senders, of which there should be none.
-func (c *cast) reportsUp() error {
-	l, err := net.Listen("tcp", netip.AddrPortFrom(addressReports, primaryPort).String())
-	if err != nil {
-		return err
-	}
-	c.reports = sink.New(sink.Options{Hostname: "smarthost.test", Arrival: func(a ledger.Arrival) error {
-		c.diary.breach("L9", "a report from <%s> to <%s>", a.ReversePath, a.Recipient)
-		return nil
-	}})
-	c.reportServed = make(chan error, 1)
-	go func() { c.reportServed <- c.reports.Serve(l) }()
-	return nil
-}
-
 // open starts the nodes and registers the domains.
 func (c *cast) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, openTime, fmt.Errorf("not within %v", openTime))
@@ -200,7 +187,7 @@ func (c *cast) open(ctx context.Context) error {
 	}
 	to := netip.AddrPortFrom(addressPrimary, primaryPort).String()
 	for i, domain := range domains() {
-		if _, err := c.fleet.Holdfast(ctx, c.fleet.Nodes[i], "domain", "put", domain, "--to", to, "--retry-min", "2s", "--retry-max", "5s"); err != nil {
+		if _, err := c.fleet.Holdfast(ctx, c.fleet.Nodes[i], "domain", "put", domain, "--to", to, "--retry-min", "2s", "--retry-max", "5s", "--bounce", c.bounce[domain]); err != nil {
 			return err
 		}
 	}

@@ -21,7 +21,8 @@
 // promises held; 1 one did not, or the run could not be finished; 64 wrong usage;
 // 130 interrupted. What is judged, by the names of docs/guarantees.md:
 //
-//	L1  nothing that got a 250 is lost
+//	L1  nothing that got a 250 is lost: it arrives, or its sender is told that the
+//	    primary refused it, or it is held, where nobody is to be told
 //	L2  what arrives is, behind trace fields, the octets that were sent
 //	L3  no pair has more copies than what happened to it excuses
 //	L4  nothing goes to strangers: no recipient that nobody sent to, no connection
@@ -33,7 +34,9 @@
 //	L7  no file descriptors are left open when the queue has drained
 //	L8  250s are given again within 30 s where a majority is healthy, every node
 //	    comes back, and the queue drains
-//	L9  no report to a sender, since no primary refuses for good
+//	L9  who is to be told of a recipient that the primary refuses for good is told,
+//	    once, and nobody else: not of mail from <>, of lists, or automatic mail, not
+//	    who said NOTIFY=NEVER, nor where the relay domain's policy is another
 //
 // Each fault is looked at while it lasts, and a run says which kinds did nothing that
 // could be seen.

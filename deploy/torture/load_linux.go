@@ -110,14 +110,18 @@ func begin(ctx context.Context, d *diary, sent, book *ledger.Ledger, seed uint64
 			p.hand(&o)
 		}
 		shapes := p.shapes(i == len(addresses))
-		letters := letter.New(letter.Options{
+		letters := letter.Options{
 			Seed: seed, Run: fmt.Sprintf("s%dx%d", seed, i), Domains: domains(), Sizes: letter.ShapesOfMail, BigAt: -1,
-		})
+		}
+		if p == nil { // a real primary has everybody; a real sender reports itself
+			letters.RefusedEvery = refusedEvery
+		}
+		generator := letter.New(letters)
 		o.Letter = func(n int) *letter.Letter {
 			if l.letters.Add(1) > letterMax {
 				l.stop()
 			}
-			return letters.Letter(among(shapes, n))
+			return generator.Letter(among(shapes, n))
 		}
 		s, err := sender.New(o)
 		if err != nil {

@@ -42,6 +42,13 @@ func (r *run) page(v verdict) string {
 	row("lost", v.report.Lost)
 	row("altered", v.report.Altered)
 	row("delivered though refused", v.report.Refused)
+	row("refused by the primary for good, and the sender told", fmt.Sprintf("%d of %d to be told", v.notices.Told, v.notices.Due))
+	row("refused by the primary for good, nobody to be told, held", v.notices.Silent)
+	row("copies of reports beyond the first, and excused", fmt.Sprintf("%d, %d", v.notices.Extra, v.notices.Bound))
+	row("held by the guard, and released", r.released)
+	for _, domain := range domains() {
+		row("senders of "+domain+" are told", r.cast.bounce[domain])
+	}
 	row("copies beyond the first", v.copies.Extra)
 	row("copies that what happened excuses", v.copies.Bound)
 	row("recipients whose dot got no reply, each time", stats.NoReply)

@@ -39,20 +39,22 @@ const (
 
 // A run is one run.
 type run struct {
-	o     options
-	begin time.Time
-	diary *diary
-	dir   string // of everything while the run lasts; exists
-	plan  schedule.Plan
-	cast  *cast
-	nem   *nemesis
-	load  *load
-	sent  *ledger.Ledger
-	book  *ledger.Ledger
-	files []int // descriptors of each node when the run began
-	asked int   // how often nodes were asked to relay
-	taken int   // and did not refuse
-	spans ledger.Span
+	o        options
+	begin    time.Time
+	diary    *diary
+	dir      string // of everything while the run lasts; exists
+	plan     schedule.Plan
+	cast     *cast
+	nem      *nemesis
+	load     *load
+	sent     *ledger.Ledger
+	book     *ledger.Ledger
+	arrived  *ledger.Ledger
+	files    []int // descriptors of each node when the run began
+	asked    int   // how often nodes were asked to relay
+	taken    int   // and did not refuse
+	spans    ledger.Span
+	released int // messages that were refused before anything else was taken
 }
 
 // do does all of it.
@@ -139,6 +141,8 @@ func (r *run) open(ctx context.Context) (err error) {
 		return err
 	}
 	r.book = ledger.New()
+	r.book.Tell(telling(policies(r.o.seed))...)
+	r.arrived = arrived
 	r.diary.say("seed %d: %d kinds of faults in %d rounds, for %v", r.o.seed, len(r.plan.Swarm), len(r.plan.Rounds), r.o.length)
 	if r.cast, err = assemble(ctx, r.diary, r.dir, r.o.bin, r.o.seed, r.o.nodes, arrived, r.book); err != nil {
 		return err
@@ -449,21 +453,32 @@ func (r *run) settle(ctx context.Context) {
 // drain waits until everything has arrived and the queue is empty everywhere.
 func (r *run) drain(ctx context.Context) error {
 	begin := time.Now()
+	desk := &desk{run: r}
 	var emptySince time.Time
+	var last error // before the time was over
 	lost := errors.New("no node has it any more")
 	draining, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	err := r.cast.await(draining, drainTime, func(ctx context.Context) error {
+	err := r.cast.await(draining, drainTime, func(ctx context.Context) (why error) {
+		defer func() {
+			if ctx.Err() == nil {
+				last = why
+			}
+		}()
 		all := r.cast.statuses(ctx)
 		if len(all) < r.o.nodes {
 			return fmt.Errorf("%d of %d nodes answer", len(all), r.o.nodes)
 		}
 		missing, accepted := r.book.Missing()
 		for i, s := range all {
-			if !s.Queue.Idle() || s.Queue.Held > 0 {
+			if !s.Queue.Idle() {
 				emptySince = time.Time{}
 				return fmt.Errorf("%s: %v; %d of %d have not arrived", r.cast.fleet.Nodes[i].Name, s.Queue, missing, accepted)
 			}
+		}
+		if busy, err := desk.attend(ctx); err != nil || busy > 0 {
+			emptySince = time.Time{}
+			return errors.Join(err, fmt.Errorf("%d held messages that should not rest; %d of %d have not arrived", busy, missing, accepted))
 		}
 		if missing == 0 {
 			return nil
@@ -482,11 +497,12 @@ func (r *run) drain(ctx context.Context) error {
 	case errors.Is(err, lost):
 		r.diary.say("the queue is empty, and mail is missing: %v", err)
 	case err != nil:
-		r.diary.breach("L8", "the queue does not drain: %v", err)
+		r.diary.breach("L8", "the queue does not drain: %v; last: %v", err, last)
 	default:
 		r.diary.say("the queue has drained, after %.1f s", time.Since(begin).Seconds())
 	}
-	return nil
+	r.released = desk.released
+	return desk.record()
 }
 
 // watch looks who leads, until ctx ends.
@@ -500,6 +516,7 @@ func (r *run) watch(ctx context.Context) {
 			if !s.IsLeader {
 				continue
 			}
+			r.resume(ctx, s)
 			if other, ok := leaders[s.Term]; ok && other != s.Node {
 				r.diary.breach("L6", "term %d has two leaders, %s and %s", s.Term, other, s.Node)
 			}

@@ -22,6 +22,7 @@ var errBroken = errors.New("a promise was broken")
 type verdict struct {
 	report  ledger.Report
 	copies  ledger.Copies
+	notices ledger.Notices
 	relayed int
 	broken  []string
 }
@@ -38,8 +39,9 @@ func (r *run) judge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	book.Tell(telling(r.cast.bounce)...)
 	d := r.diary
-	v := verdict{report: book.Check(), copies: book.CheckCopies(r.interrupted), relayed: r.taken}
+	v := verdict{report: book.Check(), copies: book.CheckCopies(r.interrupted), notices: book.CheckNotices(r.interrupted), relayed: r.taken}
 	v.relayed += v.report.Unexpected
 	for address, n := range r.cast.fabric.Strangers() {
 		if host, _, err := net.SplitHostPort(address); err == nil && host == addressNobody {
@@ -48,12 +50,15 @@ func (r *run) judge(ctx context.Context) error {
 		v.relayed += n
 		d.breach("L4", "%d packets that begin something went to %s", n, address)
 	}
-	for _, c := range append(v.report.Cases, v.copies.Cases...) {
+	for _, c := range slices.Concat(v.report.Cases, v.copies.Cases, v.notices.Cases) {
 		d.say("%s", c)
 	}
 	for law, n := range map[string]int{
 		"L1 lost": v.report.Lost, "L2 altered": v.report.Altered, "L3 with too many copies": v.copies.TooMany,
 		"L4 arrived that nobody sent": v.report.Unexpected, "L5 delivered though refused": v.report.Refused,
+		"L9 refused for good, and the sender was not told":                v.notices.Untold,
+		"L9 of which somebody was told who should not, or what is not so": v.notices.Undue,
+		"L9 with too many copies of a report":                             v.notices.TooMany,
 	} {
 		if n > 0 {
 			d.breach(law[:2], "%d %s", n, law[3:])
@@ -64,6 +69,9 @@ func (r *run) judge(ctx context.Context) error {
 	}
 	for _, p := range ledger.Pauses(r.o.nodes, r.spans, d.harmed(), d.acceptances(), resumeTime) {
 		d.breach("L8", "no 250 from %.1f s to %.1f s, with a healthy majority", p.From.Sub(r.begin).Seconds(), p.To.Sub(r.begin).Seconds())
+	}
+	if v.notices.Due == 0 {
+		d.say("no sender was to be told of anything: L9 was not tried")
 	}
 	if stats := r.load.stats(); stats.Refused+stats.GivenUp > 0 {
 		d.breach("L8", "%d recipients refused for good, %d given up", stats.Refused, stats.GivenUp)

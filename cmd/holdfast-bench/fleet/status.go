@@ -62,6 +62,7 @@ type Domain struct {
 	Name         string `json:"name"`
 	NextHopState string `json:"next_hop_state"`
 	Detail       string `json:"detail"`
+	Stopped      bool   `json:"stopped"`
 }
 
 // Status asks a node for its status.

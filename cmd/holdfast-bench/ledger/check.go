@@ -17,8 +17,11 @@ type Report struct {
 	Accepted int `json:"accepted"`
 	// Delivered pairs are accepted and arrived intact, at least once.
 	Delivered int `json:"delivered"`
-	// Lost pairs are accepted and never arrived.
+	// Lost pairs are accepted and never arrived, and neither was their sender told
+	// nor are they held. Of those that never arrived, Told and Held count the two.
 	Lost int `json:"lost"`
+	Told int `json:"told,omitempty"`
+	Held int `json:"held,omitempty"`
 	// Altered pairs, accepted or not, arrived at least once with other octets
 	// or another reverse-path than they were sent with.
 	Altered int `json:"altered"`
@@ -27,7 +30,7 @@ type Report struct {
 	// Refused pairs arrived although every attempt was refused, or arrived
 	// under a queue id that belongs to no attempt but a refused one.
 	Refused int `json:"delivered_though_refused"`
-	// Unexpected arrivals have a recipient that was never sent to.
+	// Unexpected arrivals, and refusals, have a recipient that was never sent to.
 	Unexpected int `json:"unexpected"`
 	// Unanswered pairs have no 250, but an attempt without a reply; of those,
 	// UnansweredDelivered arrived. Either is allowed.
@@ -51,15 +54,16 @@ func (r Report) String() string {
 		r.Accepted, r.Delivered, r.Lost, r.Altered, r.Duplicates)
 }
 
-// Missing returns how many accepted pairs have not arrived yet. It is cheap
-// enough to be asked while mail drains.
+// Missing returns how many accepted pairs are still to end: those that have not
+// arrived, but for what a primary refused, of which those whose senders are still to
+// be told. It is cheap enough to be asked while mail drains.
 func (l *Ledger) Missing() (missing, accepted int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, p := range l.pairs {
+	for r, p := range l.pairs {
 		if len(p.ok) > 0 {
 			accepted++
-			if len(p.arrivals) == 0 {
+			if l.open(r, p) {
 				missing++
 			}
 		}
@@ -67,14 +71,21 @@ func (l *Ledger) Missing() (missing, accepted int) {
 	return missing, accepted
 }
 
-// MissingRecipients returns the first few accepted recipients that have not
-// arrived, sorted.
+// open reports whether an accepted pair is still to end. It needs mu.
+func (l *Ledger) open(recipient string, p *pair) bool {
+	if p.refusals > 0 {
+		return l.due(recipient, p) == "" && len(p.notices) == 0
+	}
+	return len(p.arrivals) == 0
+}
+
+// MissingRecipients returns the first few of them, sorted.
 func (l *Ledger) MissingRecipients() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var missing []string
 	for r, p := range l.pairs {
-		if len(p.ok) > 0 && len(p.arrivals) == 0 {
+		if len(p.ok) > 0 && l.open(r, p) {
 			missing = append(missing, r)
 		}
 	}
@@ -115,8 +126,10 @@ func (c *checker) fault(kind, recipient, detail string) {
 func (c *checker) pair(recipient string, p *pair) {
 	r := &c.report
 	if !p.sent && len(p.ok)+p.fail+len(p.unknown) == 0 {
-		r.Unexpected += len(p.arrivals)
-		c.fault("unexpected", recipient, fmt.Sprintf("%d times", len(p.arrivals)))
+		if n := len(p.arrivals) + p.refusals; n > 0 {
+			r.Unexpected += n
+			c.fault("unexpected", recipient, fmt.Sprintf("%d times", n))
+		}
 		return
 	}
 	r.Duplicates += max(0, len(p.arrivals)-1)
@@ -142,9 +155,15 @@ func (c *checker) pair(recipient string, p *pair) {
 	switch {
 	case len(p.ok) > 0:
 		r.Accepted++
-		if intact {
+		switch {
+		case intact:
 			r.Delivered++
-		} else if len(p.arrivals) == 0 {
+		case len(p.arrivals) > 0:
+		case p.failed() > 0:
+			r.Told++
+		case p.held > 0:
+			r.Held++
+		default:
 			r.Lost++
 			c.fault("lost", recipient, "queue id "+strings.Join(p.ok, " "))
 		}

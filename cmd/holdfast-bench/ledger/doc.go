@@ -18,7 +18,8 @@
 //
 // The check has one law for each promise:
 //
-//   - a pair with a 250 has arrived: else it is lost;
+//   - a pair with a 250 has arrived, or its sender was told that it will not, or it
+//     was seen to be held: else it is lost;
 //   - what arrived is, behind trace fields, the octets that were sent: else it
 //     is altered;
 //   - a pair whose every attempt was refused never arrives (RFC 5321 section
@@ -26,6 +27,9 @@
 //   - copies beyond the first are counted as duplicates, and are no fault of
 //     themselves: CheckCopies judges them by what happened to each pair, where
 //     that is known;
+//   - senders are told where that is due, once, and nowhere else: CheckNotices, which
+//     is told of which domains (Tell);
+//   - replies come in time: Late;
 //   - 250s are given again within a time once a majority is healthy: Pauses finds
 //     where they were not, where it is known who was harmed when.
 //

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -25,12 +26,26 @@ type pair struct {
 	unknown     map[int]struct{} // attempts with an intent and no certain outcome
 	unread      int              // copies whose 250 nobody may have read
 	arrivals    []Arrival
+
+	notify        string
+	automatic     bool
+	refusals      int // by a primary, for good
+	held          int // times it was seen held
+	notices       []Notice
+	noticesUnread int // notices whose report's 250 nobody may have read
 }
+
+// A report is known by who got it, and by its queue id where it shows one.
+type report struct{ to, queueID string }
 
 // A Ledger joins what was sent with what arrived.
 type Ledger struct {
 	mu    sync.Mutex
 	pairs map[string]*pair
+	// tells are the relay domains of which senders are told; told is about whom each
+	// report was.
+	tells map[string]bool
+	told  map[report][]string
 	// changed is closed, and replaced, at each record.
 	changed chan struct{}
 	out     *os.File
@@ -40,7 +55,7 @@ type Ledger struct {
 
 // New returns a ledger that lives in memory only.
 func New() *Ledger {
-	return &Ledger{pairs: make(map[string]*pair), changed: make(chan struct{})}
+	return &Ledger{pairs: make(map[string]*pair), told: make(map[report][]string), changed: make(chan struct{})}
 }
 
 // Options say how a ledger writes its file.
@@ -170,6 +185,16 @@ func (l *Ledger) Arrival(a Arrival) error { return l.add(record{Arrival: &a}) }
 // Unread records that the 250 for an arrival may not have been read.
 func (l *Ledger) Unread(u Unread) error { return l.add(record{Unread: &u}) }
 
+// Refusal records that a primary refused a recipient. When it fails the primary must
+// not say so.
+func (l *Ledger) Refusal(r Refusal) error { return l.add(record{Refusal: &r}) }
+
+// Notice records that a sender was told. When it fails the report must not be taken.
+func (l *Ledger) Notice(n Notice) error { return l.add(record{Notice: &n}) }
+
+// Held records that a recipient is held at the end.
+func (l *Ledger) Held(h Held) error { return l.add(record{Held: &h}) }
+
 func (l *Ledger) add(rec record) error {
 	line, err := json.Marshal(rec)
 	if err != nil {
@@ -210,6 +235,7 @@ func (l *Ledger) enter(rec record) {
 			p.sent = true
 			p.unsure(rec.Intent.Attempt)
 			p.octets, p.reversePath = rec.Intent.Octets, rec.Intent.ReversePath
+			p.notify, p.automatic = rec.Intent.Notify, rec.Intent.Automatic
 		}
 	case rec.Outcome != nil:
 		for _, r := range rec.Outcome.Recipients {
@@ -228,8 +254,23 @@ func (l *Ledger) enter(rec record) {
 	case rec.Arrival != nil:
 		p := l.pair(rec.Arrival.Recipient)
 		p.arrivals = append(p.arrivals, *rec.Arrival)
+	case rec.Unread != nil && l.told[report{canonical(rec.Unread.Recipient), rec.Unread.QueueID}] != nil:
+		for _, recipient := range l.told[report{canonical(rec.Unread.Recipient), rec.Unread.QueueID}] {
+			l.pair(recipient).noticesUnread++
+		}
 	case rec.Unread != nil:
 		l.pair(rec.Unread.Recipient).unread++
+	case rec.Refusal != nil:
+		l.pair(rec.Refusal.Recipient).refusals++
+	case rec.Held != nil:
+		l.pair(rec.Held.Recipient).held++
+	case rec.Notice != nil:
+		n := *rec.Notice
+		p := l.pair(n.Recipient)
+		p.notices = append(p.notices, n)
+		if key := (report{canonical(n.To), n.QueueID}); !slices.Contains(l.told[key], n.Recipient) {
+			l.told[key] = append(l.told[key], n.Recipient)
+		}
 	}
 	close(l.changed)
 	l.changed = make(chan struct{})

@@ -72,7 +72,11 @@ type Intent struct {
 	Recipients  []string  `json:"recipients"`
 	Octets      Octets    `json:"octets"`
 	Target      string    `json:"target,omitempty"`
-	At          time.Time `json:"at"`
+	// Notify is the parameter of RFC 3461 that each recipient had, "" for none;
+	// Automatic says that the header is one of a list's or of automatic mail.
+	Notify    string    `json:"notify,omitempty"`
+	Automatic bool      `json:"automatic,omitempty"`
+	At        time.Time `json:"at"`
 }
 
 // A Result is what a sender knows about one attempt for one recipient.
@@ -126,8 +130,42 @@ type Unread struct {
 	At        time.Time `json:"at"`
 }
 
-// A record is one line of the file: exactly one of the four is set.
+// A Refusal says that a primary refused a recipient for good.
+type Refusal struct {
+	Recipient string    `json:"recipient"`
+	Reply     string    `json:"reply,omitempty"`
+	Peer      string    `json:"peer,omitempty"`
+	At        time.Time `json:"at"`
+}
+
+// A Notice says that somebody took a report that tells To what became of one
+// recipient of his message (RFC 3464).
+type Notice struct {
+	Recipient   string `json:"recipient"`
+	Action      string `json:"action"`
+	ReversePath string `json:"reverse_path"` // of the report
+	To          string `json:"to"`
+	// Original is the queue id of the message, QueueID that of the report.
+	Original string    `json:"original,omitempty"`
+	QueueID  string    `json:"queue_id,omitempty"`
+	Peer     string    `json:"peer,omitempty"`
+	At       time.Time `json:"at"`
+}
+
+// A Held says that a recipient was seen to be held for an operator, when all was done
+// that could be.
+type Held struct {
+	Recipient string    `json:"recipient"`
+	QueueID   string    `json:"queue_id,omitempty"`
+	Reason    string    `json:"reason,omitempty"`
+	At        time.Time `json:"at"`
+}
+
+// A record is one line of the file: exactly one of these is set.
 type record struct {
+	Refusal *Refusal `json:"refusal,omitempty"`
+	Notice  *Notice  `json:"notice,omitempty"`
+	Held    *Held    `json:"held,omitempty"`
 	Unread  *Unread  `json:"unread,omitempty"`
 	Intent  *Intent  `json:"intent,omitempty"`
 	Outcome *Outcome `json:"outcome,omitempty"`

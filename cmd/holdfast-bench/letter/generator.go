@@ -43,6 +43,9 @@ type Options struct {
 	Sizes   Sizes
 	// BigAt is the number of the letter of 20 MiB among the shapes.
 	BigAt int
+	// RefusedEvery, unless 0, makes each so many'th letter one that a primary refuses
+	// for good, for some of its recipients or all: see Refusal.
+	RefusedEvery int
 }
 
 // A Generator makes letters. It is safe for concurrent use.
@@ -87,12 +90,15 @@ func (g *Generator) Letter(i int) *Letter {
 	}
 	b.letter.ReversePath = fmt.Sprintf("sender+%s@sender.test", b.letter.ID)
 	b.to("user")
-	switch g.o.Sizes {
-	case Size4K:
+	refused := g.o.RefusedEvery > 0 && i%g.o.RefusedEvery == g.o.RefusedEvery-1
+	switch sizes := g.o.Sizes; {
+	case refused:
+		b.refused(Refusals()[i/g.o.RefusedEvery%len(Refusals())])
+	case sizes == Size4K:
 		b.plain(4 << 10)
-	case Size64K:
+	case sizes == Size64K:
 		b.plain(64 << 10)
-	case Mix:
+	case sizes == Mix:
 		b.plain(b.mixed())
 	default:
 		b.shaped()

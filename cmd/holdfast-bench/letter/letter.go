@@ -15,6 +15,10 @@ type Letter struct {
 	Recipients  []string
 	EightBit    bool // needs BODY=8BITMIME (RFC 6152)
 	UTF8        bool // needs SMTPUTF8 (RFC 6531)
+	// Notify is a parameter for each recipient (RFC 3461), "" for none. Automatic says
+	// that the header is a list's or of automatic mail: its sender is told nothing.
+	Notify    string
+	Automatic bool
 
 	parts  []part
 	octets ledger.Octets

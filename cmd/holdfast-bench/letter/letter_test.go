@@ -70,6 +70,37 @@ func TestLetters(t *testing.T) {
 	}
 }
 
+// Letters that are refused come as often as told, of each kind to each domain, and the
+// others stay what they are.
+func TestRefusals(t *testing.T) {
+	const every = 5
+	plain := shapes(9)
+	o := plain.o
+	o.RefusedEvery = every
+	g := New(o)
+	seen := make(map[string]bool)
+	for i := range 2 * every * len(Refusals()) {
+		l := g.Letter(i)
+		refused := slices.ContainsFunc(l.Recipients, func(r string) bool { return IsNobody(r) || IsVetoed(r) })
+		if refused != (i%every == every-1) {
+			t.Fatalf("letter %d (%s) to %v", i, l.Shape, l.Recipients)
+		}
+		if !refused {
+			if l.Octets() != plain.Letter(i).Octets() {
+				t.Errorf("letter %d differs from that of a run without refusals", i)
+			}
+			continue
+		}
+		seen[string(l.Shape)+domainOf(l.Recipients[0])] = true
+		if o := l.Octets(); o.SHA256 != ledger.DigestOf(l.Content()) {
+			t.Errorf("letter %d: %v", i, o)
+		}
+	}
+	if len(seen) != 2*len(Refusals()) {
+		t.Errorf("%d kinds and domains: %v", len(seen), seen)
+	}
+}
+
 func TestShapesAreThere(t *testing.T) {
 	g := shapes(1)
 	longest := make(map[Shape]int)

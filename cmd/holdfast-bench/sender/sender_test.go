@@ -204,6 +204,53 @@ func TestWaits(t *testing.T) {
 	})
 }
 
+// A primary that has no such recipient, or wants no message to him, says so for good,
+// and what it says is recorded.
+func TestRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := ledger.New()
+		messages := 0
+		server := sink.New(sink.Options{
+			Arrival: l.Arrival, Refused: l.Refusal,
+			Refuse: func(stage sink.Stage, r string) bool {
+				return stage == sink.Rcpt && letter.IsNobody(r) || stage == sink.Dot && letter.IsVetoed(r)
+			},
+			Message: func(m sink.Message) error {
+				messages++
+				if len(m.Content) == 0 || len(m.Recipients) == 0 || m.Peer == "" {
+					t.Errorf("a message %+v", m)
+				}
+				return nil
+			},
+		})
+		p := newPipes()
+		var serving sync.WaitGroup
+		serving.Go(func() { server.Serve(p) })
+		g := letter.New(letter.Options{Seed: 1, Domains: []string{"example.test", "example.org"}, Sizes: letter.Size4K, RefusedEvery: 2})
+		s, err := New(Options{
+			Targets: []string{"a"}, Letter: g.Letter, Count: 2 * len(letter.Refusals()), Record: l,
+			Dial: func(ctx context.Context, _ string) (net.Conn, error) { return p.dial(ctx) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		server.Close()
+		serving.Wait()
+		report, stats := l.Check(), s.Stats()
+		// Each second letter has one recipient who takes it; of the others, one letter
+		// has one, one two.
+		if !report.OK() || report.Accepted != len(letter.Refusals())+3 || report.NotAccepted != stats.Refused || messages != len(letter.Refusals())+2 {
+			t.Errorf("%+v\n%+v\n%d messages", report, stats, messages)
+		}
+		if server.Stats().Violations > 0 {
+			t.Errorf("%d violations", server.Stats().Violations)
+		}
+	})
+}
+
 func TestLatency(t *testing.T) {
 	var l Latency
 	for i := 1; i <= 1000; i++ {

@@ -27,8 +27,15 @@ type transaction struct {
 // errRecord.
 func (t *transaction) run(ctx context.Context) (left []string, err error) {
 	taken, left, err := t.envelope()
-	if err != nil || len(taken) == 0 {
+	if err != nil {
 		return left, err
+	}
+	if len(taken) == 0 {
+		// Else the next letter's MAIL would stand within this transaction.
+		if _, err := t.c.command("RSET"); err != nil {
+			return left, fmt.Errorf("rset: %w", err)
+		}
+		return left, nil
 	}
 	r, err := t.c.command("DATA")
 	if err != nil {
@@ -56,7 +63,7 @@ func (t *transaction) run(ctx context.Context) (left []string, err error) {
 func (t *transaction) dot(left, taken []string) ([]string, error) {
 	err := record(t.o.Record.Intent(ledger.Intent{
 		ID: t.letter.ID, Attempt: t.number, ReversePath: t.letter.ReversePath, Recipients: taken,
-		Octets: t.letter.Octets(), Target: t.target, At: time.Now(),
+		Octets: t.letter.Octets(), Target: t.target, Notify: t.letter.Notify, Automatic: t.letter.Automatic, At: time.Now(),
 	}))
 	if err != nil {
 		return nil, err
@@ -113,7 +120,11 @@ func (t *transaction) envelope() (taken, left []string, err error) {
 	}
 	lines := []string{mail}
 	for _, r := range t.recipients {
-		lines = append(lines, "RCPT TO:<"+r+">")
+		line := "RCPT TO:<" + r + ">"
+		if t.letter.Notify != "" && t.c.offers["DSN"] {
+			line += " NOTIFY=" + t.letter.Notify
+		}
+		lines = append(lines, line)
 	}
 	replies, err := t.c.batch(lines)
 	if err != nil {

@@ -14,14 +14,14 @@ type content struct {
 	cutter *ledger.Cutter
 	size   int64
 	broken error  // the content broke a rule; it was read to its end
-	octets []byte // kept for Inspect
+	octets []byte // kept for Inspect and Message
 	whole  bool   // octets is all of it
 }
 
 // content reads up to CRLF.CRLF and takes the dots off (RFC 5321 section
 // 4.5.2). An error means that the end was not seen.
 func (s *session) content() (content, error) {
-	c := content{cutter: new(ledger.Cutter), whole: s.srv.o.Inspect != nil}
+	c := content{cutter: new(ledger.Cutter), whole: s.srv.o.Inspect != nil || s.srv.o.Message != nil}
 	begins := true    // the piece is the beginning of a line
 	afterCRLF := true // and of one that follows a CRLF, not a bare LF
 	endsCR := false   // the piece before ended in CR, and its LF is still to come

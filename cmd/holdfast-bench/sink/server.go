@@ -33,6 +33,14 @@ type Options struct {
 	Arrival func(ledger.Arrival) error
 	// Unread, when not nil, is told of each recipient that Stats.Unread counts.
 	Unread func(ledger.Unread)
+	// Message, when not nil, is told of each message of at most 1 MiB that is taken,
+	// before the 250. When it fails the message is refused with a 451.
+	Message func(m Message) error
+	// Refuse, when not nil, says which recipients there are not: at Rcpt, and at Dot
+	// for whom the whole message is refused. Refused is told of each recipient that
+	// is refused so, before he hears; when it fails he is put off.
+	Refuse  func(stage Stage, recipient string) bool
+	Refused func(ledger.Refusal) error
 	// Faults is the plan of misbehaviour; nil for none.
 	Faults *Faults
 	// TLS, when not nil, makes the server offer STARTTLS.
@@ -45,6 +53,16 @@ type Options struct {
 	// taken. An error refuses it with a 550 and is counted as a violation.
 	Inspect func(reversePath string, recipients []string, content []byte) error
 	Logger  *slog.Logger
+}
+
+// A Message is what one transaction brought.
+type Message struct {
+	ReversePath string
+	Recipients  []string
+	Content     []byte
+	QueueID     string // as in Arrival
+	Peer        string
+	At          time.Time
 }
 
 // Stats counts what a server did.

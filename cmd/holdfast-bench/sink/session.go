@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -319,11 +320,31 @@ func (s *session) rcpt(rest string) error {
 			return nil
 		}
 	}
+	if s.srv.o.Refuse != nil && s.srv.o.Refuse(Rcpt, path) {
+		s.refuse("550 5.1.1 no such mailbox", path)
+		return nil
+	}
 	if err := s.reply(Rcpt, "250 2.1.5 ok"); err != nil {
 		return err
 	}
 	s.recipients = append(s.recipients, path)
 	return nil
+}
+
+// refuse refuses recipients for good.
+func (s *session) refuse(reply string, recipients ...string) {
+	for _, r := range recipients {
+		if s.srv.o.Refused == nil {
+			break
+		}
+		err := s.srv.o.Refused(ledger.Refusal{Recipient: r, Reply: reply, Peer: s.conn.RemoteAddr().String(), At: time.Now()})
+		if err != nil {
+			s.srv.log.Error("record refusal", "cause", err)
+			s.say("451 4.3.0 the ledger cannot be written")
+			return
+		}
+	}
+	s.say(reply)
 }
 
 // parsePath splits "FROM:<path> P1 P2=v".
@@ -405,12 +426,27 @@ func (s *session) dot(c content) error {
 		s.say("552 5.3.4 too big")
 		return nil
 	}
+	if s.srv.o.Refuse != nil && slices.ContainsFunc(s.recipients, func(r string) bool { return s.srv.o.Refuse(Dot, r) }) {
+		s.refuse("554 5.6.0 not this message", s.recipients...)
+		return nil
+	}
 	if err := s.fault(Dot); err != nil {
 		return err
 	}
 	s.told = false
 	now := time.Now()
 	cuts, id := c.cutter.Finish(), c.cutter.QueueID()
+	if s.srv.o.Message != nil && c.whole {
+		err := s.srv.o.Message(Message{
+			ReversePath: s.reversePath, Recipients: s.recipients, Content: c.octets, QueueID: id,
+			Peer: s.conn.RemoteAddr().String(), At: now,
+		})
+		if err != nil {
+			s.srv.log.Error("record message", "cause", err)
+			s.say("451 4.3.0 it cannot be recorded")
+			return nil
+		}
+	}
 	for _, r := range s.recipients {
 		arrival := ledger.Arrival{
 			Recipient: r, ReversePath: s.reversePath, Cuts: cuts, QueueID: id,
