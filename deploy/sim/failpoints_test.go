@@ -135,8 +135,8 @@ type trapStory struct {
 	caught string // the node
 	gone   string // the one without a disk, "" for none
 
-	mu    sync.Mutex
-	names map[string]map[string]bool // of recipients: the queue ids that their letter came under
+	mu   sync.Mutex
+	came map[string]map[string]bool // of recipients: the queue ids that their letter came under
 }
 
 // pass lets time pass. Who loses power meanwhile comes back later.
@@ -209,7 +209,7 @@ func meet(t *testing.T, seed uint64, moment string, when occasion, l loss) {
 		}
 		led := new(reigns)
 		s.log = slog.New(led.handler(s.log.Handler()))
-		ts := &trapStory{story: s, trap: newTrap(moment, passes), loss: l, names: map[string]map[string]bool{}}
+		ts := &trapStory{story: s, trap: newTrap(moment, passes), loss: l, came: map[string]map[string]bool{}}
 		s.segments, s.failpoint = true, ts.trap.at
 		s.controls = rulesBroken(t)
 		ts.live(when)
@@ -298,10 +298,10 @@ func (s *trapStory) live(when occasion) {
 func (s *trapStory) named(a ledger.Arrival) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.names[a.Recipient] == nil {
-		s.names[a.Recipient] = map[string]bool{}
+	if s.came[a.Recipient] == nil {
+		s.came[a.Recipient] = map[string]bool{}
 	}
-	s.names[a.Recipient][a.QueueID] = true
+	s.came[a.Recipient][a.QueueID] = true
 }
 
 // checkNames: a sender that had no reply, or could not read it, sent its letter again,
@@ -310,7 +310,7 @@ func (s *trapStory) checkNames() {
 	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for to, ids := range s.names {
+	for to, ids := range s.came {
 		if len(ids) > 1 {
 			s.t.Errorf("the letter for %s came under %d queue ids", to, len(ids))
 		}
