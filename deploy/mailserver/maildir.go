@@ -21,6 +21,9 @@ type Maildir struct {
 	// Take has a file moved from new to cur when it was read, as a mail reader does.
 	Take bool
 	seen map[string]bool
+	// Unread are the files that Read came upon last and that are no message, with the
+	// time of each: a server that is killed may leave one.
+	Unread map[string]time.Time
 }
 
 // A Kept is a file of a maildir: what a primary wrote for one recipient. Its At is
@@ -45,6 +48,7 @@ func (m *Maildir) Read() (all []Kept, err error) {
 	if err != nil {
 		return nil, err
 	}
+	m.Unread = map[string]time.Time{}
 	for _, e := range entries {
 		if m.seen[e.Name()] {
 			continue
@@ -60,7 +64,8 @@ func (m *Maildir) Read() (all []Kept, err error) {
 		}
 		a, err := ParseKept(data)
 		if err != nil {
-			return all, fmt.Errorf("%s: %w", name, err)
+			m.Unread[name] = info.ModTime()
+			continue
 		}
 		if m.Take {
 			cur := filepath.Join(m.Path, "cur", e.Name()+":2,S")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -159,5 +160,25 @@ func TestRealSenderIsBelievedItsLog(t *testing.T) {
 	line("CCC: to=<%s>, relay=mx[10.77.0.12]:2525, delay=1, delays=0/0/0/1, dsn=5.7.1, status=bounced (host mx[10.77.0.12] said: 550 5.7.1 no)", to("refused"))
 	if got := p.diary.breaches(); p.pending() != 0 || len(got) != 1 || !strings.HasPrefix(got[0], "L8") {
 		t.Errorf("%d pending, breaches %q", p.pending(), got)
+	}
+}
+
+// What a real primary left unfinished is no message, and held against it only where
+// nobody had harmed it.
+func TestWhatARealPrimaryLeftUnfinished(t *testing.T) {
+	for _, harmed := range []bool{true, false} {
+		p := testPeer(t, schedule.Peer{Make: mailserver.OpenSMTPD, Side: schedule.Primary})
+		if harmed {
+			p.harm()()
+		}
+		if err := os.WriteFile(filepath.Join(p.shelf.box.Path, "new", "1.x"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(p.read(), p.excuse()); err != nil {
+			t.Fatal(err)
+		}
+		if broken := p.diary.breaches(); len(broken) > 0 == harmed {
+			t.Errorf("harmed=%v: %q", harmed, broken)
+		}
 	}
 }

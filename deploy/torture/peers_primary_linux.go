@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
@@ -74,6 +75,15 @@ func (p *peer) excuse() error {
 				errs = append(errs, p.arrived.Unread(ledger.Unread{Recipient: k.Recipient, QueueID: k.QueueID, At: k.Wrote}))
 				break
 			}
+		}
+	}
+	// What it had begun to write when it was killed it delivers once more.
+	for name, at := range p.shelf.box.Unread {
+		harmed := slices.ContainsFunc(p.shelf.down, func(s ledger.Span) bool {
+			return at.Add(time.Second).After(s.From) && at.Add(-time.Second).Before(s.To)
+		})
+		if !harmed {
+			p.diary.breach("L2", "%v wrote what is no message, and was not harmed: %s", p.is, name)
 		}
 	}
 	return errors.Join(errs...)
