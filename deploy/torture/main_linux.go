@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-mx/holdfast/deploy/cell"
 	"github.com/holdfast-mx/holdfast/deploy/torture/schedule"
 )
@@ -81,7 +83,7 @@ func start(args []string) int {
 
 // overtime is how much longer than told a run may take: to start, to mend what
 // is broken last, to drain, and to judge.
-const overtime = 6 * time.Minute
+const overtime = 9 * time.Minute
 
 // dirKey names, in the environment, the directory of a run. It is removed from
 // outside the cell, when its mounts are gone, however the run ended.
@@ -98,6 +100,13 @@ func enter(pass []os.Signal) int {
 		return exitFailure
 	}
 	defer os.RemoveAll(dir)
+	removeOld(filepath.Dir(dir))
+	own, err := lock(dir)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "torture:", err)
+		return exitFailure
+	}
+	defer own.Close()
 	os.Setenv(dirKey, dir)
 	err = cell.Enter(pass...)
 	var exit *exec.ExitError
@@ -109,6 +118,39 @@ func enter(pass []os.Signal) int {
 	default:
 		fmt.Fprintln(os.Stderr, "torture: enter namespaces:", err)
 		return exitFailure
+	}
+}
+
+// lock has a run's directory be told from one that was left behind.
+func lock(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// oldAge is how old a directory that nobody has locked must be to be called left behind:
+// a run locks its own at once.
+const oldAge = time.Minute
+
+// removeOld removes directories of runs that were killed by SIGKILL, which could not do
+// so themselves. All else of a run ends with it.
+func removeOld(in string) {
+	dirs, _ := filepath.Glob(filepath.Join(in, "holdfast-torture-*"))
+	for _, dir := range dirs {
+		info, err := os.Stat(dir)
+		if err != nil || time.Since(info.ModTime()) < oldAge {
+			continue
+		}
+		if f, err := lock(dir); err == nil {
+			fmt.Fprintf(os.Stderr, "torture: removing %s, which a run left that was killed\n", dir)
+			_ = os.RemoveAll(dir)
+			_ = f.Close()
+		}
 	}
 }
 

@@ -108,6 +108,7 @@ func (r *run) idle() error {
 // occupy makes a directory, or empties it, for this run alone until leave is called.
 // All else that a run makes has a name of its own: what lies in the directory for
 // temporary files, and in namespaces.
+// One that has something in it, and was never a run's, is left alone.
 func occupy(dir string) (leave func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -122,14 +123,24 @@ func occupy(dir string) (leave func(), err error) {
 		return nil, fmt.Errorf("another run writes to %s (-out chooses another directory): %w", dir, err)
 	}
 	entries, err := os.ReadDir(dir)
+	if len(entries) > 0 && !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == ownMark }) {
+		err = fmt.Errorf("%s is not empty, and no run has made what is in it (-out chooses another directory)", dir)
+		entries = nil
+	}
 	for _, e := range entries {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, ownMark), nil, 0o644)
 	}
 	if err != nil {
 		leave()
 	}
 	return leave, err
 }
+
+// ownMark is a file in each directory that a run writes to.
+const ownMark = ".holdfast-torture"
 
 // open starts everything.
 func (r *run) open(ctx context.Context) (err error) {

@@ -27,7 +27,17 @@ func TestOccupy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer leave()
-	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != ownMark {
 		t.Errorf("left: %v, %v", left, err)
+	}
+	other := t.TempDir()
+	if err := os.WriteFile(filepath.Join(other, "thesis.tex"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := occupy(other); err == nil {
+		t.Error("a directory of somebody else's is taken")
+	}
+	if _, err := os.Stat(filepath.Join(other, "thesis.tex")); err != nil {
+		t.Error(err)
 	}
 }
