@@ -172,6 +172,7 @@ func (s *Service) Members(ctx context.Context, _ *adminpb.MembersRequest) (*admi
 	}, nil
 }
 
+// queueTotals counts the mail of all domains, and the reports that wait to go to senders.
 func queueTotals(view *fsm.State, domains []*adminpb.DomainStatus) *adminpb.QueueTotals {
 	t := view.Totals()
 	q := &adminpb.QueueTotals{
@@ -179,11 +180,14 @@ func queueTotals(view *fsm.State, domains []*adminpb.DomainStatus) *adminpb.Queu
 		Unsettled: uint64(t.Unsettled), PossibleDuplicates: uint64(t.Marked), Leases: uint64(t.Leases),
 	}
 	doubts, counted := uint64(0), true
+	for _, d := range view.Destinations() {
+		c := view.Counts(d.Name)
+		q.Queued += uint64(c.Queued)
+		q.Held += uint64(c.Held)
+		q.Leased += uint64(c.Leased)
+		q.Waiting += uint64(c.Waiting)
+	}
 	for _, d := range domains {
-		q.Queued += d.GetQueued()
-		q.Held += d.GetHeld()
-		q.Leased += d.GetLeased()
-		q.Waiting += d.GetWaiting()
 		doubts += d.GetInDoubt()
 		counted = counted && d.InDoubt != nil
 	}

@@ -471,6 +471,10 @@ func TestCountersOfReports(t *testing.T) {
 	c.apply(t, "mx1", fsm.IssueReport{Message: first, Kind: fsm.ReportFailure, Recipients: []int{0}, Report: fsm.Accept{
 		Envelope: mail.Envelope{Recipients: []mail.Recipient{{Path: to, Domain: report}}}, Body: mail.NewBody([]byte("report")).Ref(id(9)),
 	}})
+	// A report that waits is mail that waits.
+	if q := queueTotals(c.View(), domainStatuses(c.View())); q.GetQueued() != 2 || q.GetLive() != 2 {
+		t.Errorf("with one message and one report: %v", q)
+	}
 	fail(report, id(9))
 	for range 2 {
 		c.apply(t, "mx1", fsm.Tick{Elapsed: 60_000})

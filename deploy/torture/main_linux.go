@@ -36,6 +36,7 @@ type options struct {
 	only    []schedule.Kind
 	strict  bool // a kind of fault that is left out is an error
 	summary string
+	keep    bool // ledgers and logs of a run that passed, too
 	nodes   int
 	peer    schedule.Peer
 	told    []string // what was not the seed's choice, as make wants it
@@ -168,6 +169,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.bin, "bin", "bin", "directory of holdfastd and holdfast")
 	flags.StringVar(&o.out, "out", "", "directory of the report, and of all logs of a run that failed (default BIN/torture/seed-N)")
 	flags.BoolVar(&o.strict, "strict", os.Getenv("CI") == "true", "fail where the machine lacks what a kind of fault needs")
+	flags.BoolVar(&o.keep, "keep", false, "keep ledgers and logs of a run that passed, too")
 	flags.StringVar(&o.summary, "summary", "", "append a line with the counts of the run to this `file`")
 	if err := flags.Parse(args); err != nil {
 		return o, err

@@ -77,7 +77,7 @@ func (r *run) do(ctx context.Context) (err error) {
 		if r.cast != nil {
 			err = errors.Join(err, r.cast.close())
 		}
-		if err != nil && ctx.Err() == nil {
+		if (err != nil || r.o.keep) && ctx.Err() == nil {
 			err = errors.Join(err, r.keep())
 		}
 	}()
