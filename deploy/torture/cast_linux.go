@@ -337,8 +337,10 @@ const exitStores = "exit status 74"
 var bodyLost = consensus.ErrBodyLost.Error()
 
 // fell takes the end of a node that nobody told to end.
-func fell(n *fleet.Node) error {
-	err := n.TakeFallen()
+func fell(n *fleet.Node) error { return judged(n.TakeFallen()) }
+
+// judged says of the end of a node whether it refused its disk.
+func judged(err error) error {
 	if err != nil && (strings.Contains(err.Error(), exitStores) || strings.Contains(err.Error(), bodyLost)) {
 		return fmt.Errorf("%w: %w", errRefuses, err)
 	}

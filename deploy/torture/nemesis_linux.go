@@ -165,6 +165,7 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 		a.harmed = n.everybody()
 		n.clog(&a, r)
 	case schedule.Drought:
+		a.ends = true // what cannot be opened cannot be written either
 		a.mend, err = n.drought(&a, v)
 	case schedule.PrimaryDown, schedule.PrimarySlow, schedule.PrimaryDrops, schedule.PrimaryMute, schedule.PrimaryPuts:
 		a.harmed = nil

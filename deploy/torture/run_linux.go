@@ -39,20 +39,22 @@ const (
 
 // A run is one run.
 type run struct {
-	o        options
-	begin    time.Time
-	diary    *diary
-	dir      string // of everything while the run lasts; exists
-	plan     schedule.Plan
-	cast     *cast
-	nem      *nemesis
-	load     *load
-	sent     *ledger.Ledger
-	book     *ledger.Ledger
-	arrived  *ledger.Ledger
-	files    []int // descriptors of each node when the run began
-	asked    int   // how often nodes were asked to relay
-	taken    int   // and did not refuse
+	o       options
+	begin   time.Time
+	diary   *diary
+	dir     string // of everything while the run lasts; exists
+	plan    schedule.Plan
+	cast    *cast
+	nem     *nemesis
+	load    *load
+	sent    *ledger.Ledger
+	book    *ledger.Ledger
+	arrived *ledger.Ledger
+	files   []int // descriptors of each node when the run began
+	// mayEnd is until when nodes may end whose disk was broken.
+	mayEnd   map[int]time.Time
+	asked    int // how often nodes were asked to relay
+	taken    int // and did not refuse
 	spans    ledger.Span
 	released int // messages that were refused before anything else was taken
 }
@@ -369,11 +371,16 @@ func (r *run) mend(ctx context.Context, acts []act, ends []func()) error {
 // restart starts the nodes that do not run. By itself a node ends only where the disk
 // that an act of the round broke is its own.
 func (r *run) restart(round []act) error {
+	for _, a := range round {
+		if a.ends || a.refuses {
+			for _, i := range a.harmed {
+				r.mayEnd[i] = time.Now().Add(endsWithin)
+			}
+		}
+	}
 	for i, n := range r.cast.fleet.Nodes {
 		err := fell(n)
-		expected := errors.Is(err, errRefuses) && slices.ContainsFunc(round, func(a act) bool {
-			return (a.ends || a.refuses) && slices.Contains(a.harmed, i)
-		})
+		expected := r.endsLate(i, err)
 		if err != nil && !expected {
 			r.diary.breach("L8", "%s, in or after %s: %v", n.Name, named(round), err)
 		}
@@ -388,6 +395,15 @@ func (r *run) restart(round []act) error {
 		}
 	}
 	return nil
+}
+
+// endsWithin is how long after its disk was mended a node may end because of it: what
+// failed may be told late.
+const endsWithin = 10 * time.Second
+
+// endsLate reports whether a node's end is of a disk that was broken on purpose.
+func (r *run) endsLate(i int, err error) bool {
+	return errors.Is(err, errRefuses) && time.Now().Before(r.mayEnd[i])
 }
 
 // named names the faults of a round.
@@ -444,11 +460,17 @@ func (r *run) settle(ctx context.Context) {
 	waiting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	err := r.cast.await(waiting, settleTime, func(ctx context.Context) error {
-		for _, n := range r.cast.fleet.Nodes {
-			if err := n.Fallen(); err != nil {
-				cancel(errFell) // it does not get better
-				return err
+		for i, n := range r.cast.fleet.Nodes {
+			err := n.Fallen()
+			if err == nil {
+				continue
 			}
+			if taken := judged(err); r.endsLate(i, taken) {
+				r.diary.say("%s ended by itself, as it should, a little later", n.Name)
+				return errors.Join(errors.New("just started"), fell(n), n.Start())
+			}
+			cancel(errFell) // it does not get better
+			return err
 		}
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
