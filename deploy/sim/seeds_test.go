@@ -30,6 +30,9 @@ var (
 const (
 	lettersPerSeed = 200
 	lettersOnce    = 80
+	// orphanTime is long beside the faults, and short beside an hour, for which most
+	// worlds would only wait.
+	orphanTime = 15 * time.Minute
 	// tormentTime is how long things break, and seedTime how long a world lives at
 	// least.
 	tormentTime = 20 * time.Minute
@@ -155,6 +158,7 @@ func runSeed(t *testing.T, seed uint64) {
 		if !shape.asDeployed {
 			w.adjust, w.rhythm = farApart, slowRhythm
 		}
+		w.rhythm.Orphan = orphanTime
 		w.rhythm.Snapshot, w.rhythm.Trailing = shape.snapshots, shape.trailing
 		book := newAccount(w.ledger)
 		w.record, w.arriving = book, book.see

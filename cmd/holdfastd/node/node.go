@@ -259,7 +259,7 @@ func (n *Node) startMember(ctx context.Context) error {
 		Founding:        fsm.Settings{DoubtWait: fsm.Millis(n.config.DoubtWait.Milliseconds())},
 		BootstrapExpect: n.config.BootstrapExpect,
 		LeaseDuration:   n.config.LeaseDuration, LeaseBatchMax: n.config.LeaseBatch,
-		TickEvery: cmp.Or(n.seams.Pace.Tick, tickEvery), OrphanAge: orphanAge,
+		TickEvery: cmp.Or(n.seams.Pace.Tick, tickEvery), OrphanAge: cmp.Or(n.seams.Pace.Orphan, orphanAge),
 		HydrationRate: n.config.HydrationRate, ScrubRate: n.config.ScrubRate,
 		Now: n.seams.Now, Entropy: n.seams.Entropy, Controls: n.seams.Controls, Failpoint: n.seams.Failpoint,
 	})

@@ -75,6 +75,8 @@ type Pace struct {
 	// Reconnect is how long a node waits at most before it tries again to connect
 	// to one that it cannot reach, see peer.Config.ReconnectMax.
 	Reconnect time.Duration
+	// Orphan is how long a body is kept that no entry names, see orphanAge.
+	Orphan time.Duration
 	// Snapshot is how many entries there are between two snapshots, and Trailing how
 	// many stay in the log behind one, see consensus.Config.
 	Snapshot, Trailing uint64
