@@ -1,6 +1,8 @@
 package delivery
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -73,6 +75,46 @@ func TestSeveralNodesShareTheQueue(t *testing.T) {
 			shutdown(t, a, time.Minute)
 		}
 		t.Logf("300 messages of half a second in %v", took)
+	})
+}
+
+// oneConnection is a queue whose leader allows each node one connection, and gives
+// nothing to one that has more.
+type oneConnection struct{ node }
+
+func (q oneConnection) Pull(ctx context.Context, w Wish) (Lease, error) {
+	time.Sleep(10 * time.Millisecond) // the leader is a node elsewhere
+	if w.Connections > 1 {
+		return Lease{Connections: 1}, nil
+	}
+	l, err := q.node.Pull(ctx, w)
+	l.Connections = 1
+	return l, err
+}
+
+// TestRegressionOneConnectionAfterManyEmptyPulls: a node that got nothing for a while,
+// and would then have several connections, has as many as the leader allows, though
+// it asks less often than leases last.
+func TestRegressionOneConnectionAfterManyEmptyPulls(t *testing.T) {
+	p := &deliverytest.Primary{Extensions: extensions}
+	bubbleWith(t, p, nil, func(c *Config) {
+		c.Queue, c.LeaseDuration = oneConnection{c.Queue.(node)}, emptyMost/2
+	}, func(c *cluster, _ *Agent) {
+		c.done(c.acceptN(1), time.Minute) // from here on there is more than one connection
+		c.mu.Lock()
+		c.fault = func(name string, _ bool, _ fsm.NodeName) error {
+			if name == "pull" {
+				return errors.New("no leader")
+			}
+			return nil
+		}
+		c.mu.Unlock()
+		ids := c.acceptN(20 * messagesPerConnection)
+		time.Sleep(time.Minute)
+		c.mu.Lock()
+		c.fault = nil
+		c.mu.Unlock()
+		c.done(ids, 3*emptyMost)
 	})
 }
 

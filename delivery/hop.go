@@ -48,21 +48,22 @@ type hop struct {
 	probing   int
 	reaching  bool // our last attempt completed EHLO
 	proven    bool // a reply to a dot was read since the last trouble
-	// allowed is how many connections the leader last said that we may have, until
-	// allowedTill; negative where it did not say.
-	allowed     int
-	allowedTill time.Time
-	lastToken   fsm.Token // of the lease that we were granted last
-	unprobed    bool      // probe at once
-	heardAt     time.Time
-	unlisted    time.Time     // since when there is no work
-	gone        chan struct{} // closed when it is retired
+	// allowed is how many connections the leader last said that we may have; negative
+	// where it did not say. It holds until the leader says something else, however long
+	// ago that was: who begins with more is given nothing.
+	allowed   int
+	lastToken fsm.Token // of the lease that we were granted last
+	unprobed  bool      // probe at once
+	heardAt   time.Time
+	unlisted  time.Time     // since when there is no work
+	gone      chan struct{} // closed when it is retired
 
 	trouble   backoff
 	quietTill time.Time // no connection before this
 	failedAt  time.Time // when we last could not reach it
 	empty     backoff
 	idleTill  time.Time // no pull before this
+	unleased  int       // pulls in a row that failed
 
 	down      bool // it is probed: down or refusing, as last seen in work
 	probeBase time.Time
@@ -215,7 +216,7 @@ func (h *hop) connectionsWanted() int {
 		return 1
 	}
 	want := min(max(1, h.share()), 1+h.work.Due/messagesPerConnection)
-	if h.allowed >= 0 && time.Now().Before(h.allowedTill) {
+	if h.allowed >= 0 {
 		want = min(want, max(1, h.allowed))
 	}
 	return want
@@ -244,7 +245,7 @@ func (h *hop) ceiling() int {
 func (h *hop) allow(n int) {
 	h.mu.Lock()
 	more := n > h.allowed
-	h.allowed, h.allowedTill = n, time.Now().Add(h.a.c.LeaseDuration)
+	h.allowed = n
 	h.mu.Unlock()
 	if more {
 		h.poke()

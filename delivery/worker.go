@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -159,9 +160,12 @@ func (h *hop) pull(most int, seen Feedback) (Lease, error) {
 	lease, err := h.a.c.Queue.Pull(ctx, Wish{Domain: h.name, Max: most, Connections: connections, Seen: seen})
 	if err != nil {
 		h.a.stats.PullsFailed.Add(1)
-		h.a.c.Log.Debug("no lease", "domain", h.name, "error", err)
+		h.unanswered(err)
 		return Lease{}, err
 	}
+	h.mu.Lock()
+	h.unleased = 0
+	h.mu.Unlock()
 	if most > 0 {
 		h.allow(lease.Connections)
 	}
@@ -172,6 +176,23 @@ func (h *hop) pull(most int, seen Feedback) (Lease, error) {
 	}
 	h.a.stats.Leased.Add(int64(len(lease.Messages)))
 	return lease, nil
+}
+
+// pullsUnanswered is from how many pulls in a row that failed on it is said: one may fail
+// while the leader changes.
+const pullsUnanswered = 4
+
+// unanswered notes a pull that failed.
+func (h *hop) unanswered(cause error) {
+	h.mu.Lock()
+	h.unleased++
+	n := h.unleased
+	h.mu.Unlock()
+	level := slog.LevelDebug
+	if n >= pullsUnanswered {
+		level = slog.LevelWarn
+	}
+	h.a.c.Log.Log(h.a.final, level, "no lease", "domain", h.name, "in_a_row", n, "error", cause)
 }
 
 // serve delivers the messages of a lease, one after the other, and reports every

@@ -94,8 +94,8 @@ type Outcome struct {
 	Err    error
 }
 
-// A PullRequest asks for up to Max messages of a relay domain; for none where Max is
-// zero. Holder is the node that asks: a Server sets it from the caller's certificate.
+// A PullRequest asks for up to Max messages of a relay domain, or of what reports to a
+// host wait in; for none where Max is zero. Holder is the node that asks: a Server sets it from the caller's certificate.
 // It has so many Connections to the next hop.
 type PullRequest struct {
 	Holder      string

@@ -37,6 +37,9 @@ const (
 	// reasonBytesMax is the longest error text that crosses the wire.
 	reasonBytesMax = 512
 
+	// domainBytesMax bounds the name of what a lease is asked of: a domain name, and what
+	// the queue may put before it.
+	domainBytesMax = 320
 	// connectionsMax bounds how many connections a node says that it has.
 	connectionsMax = 10_000
 	// seenMeanMax bounds how long a node says that a next hop took for its replies.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,6 +147,11 @@ func TestPullAndHealth(t *testing.T) {
 		if got, err := a.peers.Pull(t.Context(), "b", asked); err != nil || got.Connections != -1 {
 			t.Errorf("%+v, %v", got, err)
 		}
+		// The queue has names that are no domains: the backend looks them up.
+		asked = PullRequest{Holder: "a", Domain: "outbound@example.org", Max: 3, Connections: 3}
+		if got, err := a.peers.Pull(t.Context(), "b", asked); err != nil || got.Token != 17 {
+			t.Errorf("a lease of reports: %+v, %v", got, err)
+		}
 		asked = PullRequest{Holder: "a", Domain: "example.org", Max: 3}
 		pullErr = errors.New("not leading")
 		if _, err := a.peers.Pull(t.Context(), "b", PullRequest{Holder: "a", Domain: "example.org", Max: 3}); err == nil {
@@ -154,8 +160,8 @@ func TestPullAndHealth(t *testing.T) {
 		pullErr = nil
 		for _, bad := range []PullRequest{
 			{Holder: "c", Domain: "example.org", Max: 3}, // A lease for somebody else.
-			{Holder: "a", Domain: "Example.ORG", Max: 3},
 			{Holder: "a", Domain: "", Max: 3},
+			{Holder: "a", Domain: strings.Repeat("x", domainBytesMax+1), Max: 3},
 			{Holder: "a", Domain: "example.org", Max: 3, Seen: Feedback{Mean: 2 * time.Hour}},
 		} {
 			if got, err := a.peers.Pull(t.Context(), "b", bad); err == nil {

@@ -166,6 +166,28 @@ func TestSendersAreTold(t *testing.T) {
 	})
 }
 
+// TestRegressionReportsGoFromEveryNode: a sender's host that the leader cannot reach has
+// its reports from the others. They were refused leases of reports, which wait in
+// something that is no domain.
+func TestRegressionReportsGoFromEveryNode(t *testing.T) {
+	tell(t, 722, func(t *testing.T, s *story) {
+		s.zone = zone{homeName: s.network.Host(homeName).IP()}
+		s.begin()
+		s.telling("example.org", 0, 0)
+		s.faults.Set(sink.Fault{Stage: sink.Rcpt, Action: sink.Refuse, Rate: 1})
+		arrived, stop := s.home(nil)
+		defer stop()
+		leader, _ := s.leader()
+		s.network.Cut(leader, homeName)
+		s.primaryUp()
+		s.mustGive("n1", letterTo{to: "nobody@example.org", text: "to nobody"}, thenRead)
+		s.await(5*time.Minute, "the report arrives", func() bool { return len(arrived.of("joan@sender.test")) == 1 })
+		if now, _ := s.leader(); now != leader {
+			t.Errorf("%s led, and now %s", leader, now)
+		}
+	})
+}
+
 // TestSendersAreWarned: who asked for it hears that his mail waits, and who did not say
 // otherwise that its time is over; the mail itself stays.
 func TestSendersAreWarned(t *testing.T) {
