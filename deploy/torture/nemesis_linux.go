@@ -332,8 +332,14 @@ func (n *nemesis) misbehave(a *act, k schedule.Kind, r *rand.Rand) (func() error
 		if c.primary == nil {
 			return nil, nil
 		}
-		a.seen = func() string { return tardy(primaryAddress()) }
 		slow := c.primary
+		paced := slow.Paced()
+		a.seen = func() string {
+			if more := slow.Paced() - paced; more > 0 {
+				return fmt.Sprintf("%d replies kept waiting", more)
+			}
+			return ""
+		}
 		slow.SetPace(time.Duration(500+r.IntN(5000)) * time.Millisecond)
 		return func() error { slow.SetPace(0); return nil }, nil
 	case schedule.PrimaryDrops:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"html"
 	"maps"
@@ -37,6 +38,8 @@ func (r *run) page(v verdict) string {
 	stats, packets := r.load.stats(), r.cast.fabric.Counts()
 	b.WriteString("<h2>Counts</h2>\n<table>\n")
 	row := func(what string, value any) { fmt.Fprintf(&b, "<tr><td>%s<td>%v\n", what, value) }
+	row("nodes", r.o.nodes)
+	row("mail server of another maker", r.o.peer)
 	row("recipients with a 250", v.report.Accepted)
 	row("of those, arrived as they were sent", v.report.Delivered)
 	row("lost", v.report.Lost)
@@ -70,9 +73,14 @@ func (r *run) page(v verdict) string {
 			row(fmt.Sprint(copies), n)
 		}
 	}
-	b.WriteString("</table>\n<h2>Faults</h2>\n<table>\n")
+	b.WriteString("</table>\n<h2>Faults</h2>\n<table><tr><td>kind<td>begun, and seen to strike\n")
 	for _, k := range slices.Sorted(maps.Keys(r.nem.done)) {
-		row(html.EscapeString(string(k)), r.nem.done[k])
+		row(html.EscapeString(string(k)), fmt.Sprintf("%d, %d", r.nem.done[k], r.nem.seen[k]))
+	}
+	for _, k := range r.plan.Swarm {
+		if why := cmp.Or(r.nem.lacking(k), r.cast.peer.cannot(k)); why != "" {
+			row(html.EscapeString(string(k)), "left out: "+html.EscapeString(why))
+		}
 	}
 	b.WriteString("</table>\n")
 	return b.String()

@@ -94,17 +94,20 @@ func (r *run) do(ctx context.Context) (err error) {
 }
 
 // idle says which kinds were begun and did nothing that could be seen. Where kinds
-// were asked for by name, that is an error.
+// were asked for by name, that is an error, and a run in which nothing was seen at all
+// says nothing of the promises.
 func (r *run) idle() error {
 	kinds := r.nem.idle()
-	if len(kinds) == 0 {
-		return nil
+	if len(kinds) > 0 {
+		r.diary.say("begun, and never seen to strike: %q", kinds)
 	}
-	r.diary.say("begun, and never seen to strike: %q", kinds)
-	if len(r.o.only) == 0 {
-		return nil
+	switch {
+	case len(r.nem.seen) == 0:
+		return errors.New("nothing broke that could be seen: the run was too short, or the machine lacks too much")
+	case len(kinds) > 0 && len(r.o.only) > 0:
+		return fmt.Errorf("faults that were asked for did nothing: %q", kinds)
 	}
-	return fmt.Errorf("faults that were asked for did nothing: %q", kinds)
+	return nil
 }
 
 // occupy makes a directory, or empties it, for this run alone until leave is called.
@@ -285,15 +288,19 @@ func (r *run) rest(ctx context.Context) error {
 func (r *run) torment(ctx context.Context) error {
 	end := time.Now().Add(r.o.length)
 	for _, round := range r.plan.Rounds {
-		if ctx.Err() != nil || time.Until(end) < round.Lasts {
+		if ctx.Err() != nil {
 			break
+		}
+		left := time.Until(end)
+		if left < round.Lasts || left <= 0 {
+			continue // a shorter one may fit
 		}
 		if len(round.Faults) == 0 {
 			r.diary.say("%v", round)
 		} else if err := r.round(ctx, round); err != nil {
 			return err
 		}
-		wait(ctx, round.Rests)
+		wait(ctx, min(round.Rests, time.Until(end)))
 	}
 	return ctx.Err()
 }

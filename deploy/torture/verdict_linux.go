@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -44,7 +46,7 @@ func (r *run) judge(ctx context.Context) error {
 	v := verdict{report: book.Check(), copies: book.CheckCopies(r.interrupted), notices: book.CheckNotices(r.interrupted), relayed: r.taken}
 	v.relayed += v.report.Unexpected
 	for address, n := range r.cast.fabric.Strangers() {
-		if host, _, err := net.SplitHostPort(address); err == nil && host == addressNobody {
+		if address == net.JoinHostPort(addressNobody, "53") {
 			continue // a resolver that is not there
 		}
 		v.relayed += n
@@ -123,6 +125,17 @@ func (r *run) away(address string) []ledger.Span {
 
 // lookAtNodes looks at what is left open, and whether all queues are the same.
 func (r *run) lookAtNodes(ctx context.Context) {
+	logs := map[string][]byte{}
+	for _, n := range r.cast.fleet.Nodes {
+		text, err := os.ReadFile(n.Log)
+		if err != nil {
+			r.diary.breach("L6", "the log of %s: %v", n.Name, err)
+		}
+		logs[n.Name] = text
+	}
+	for _, twice := range ledTwice(logs) {
+		r.diary.breach("L6", "%s", twice)
+	}
 	for i, n := range r.cast.fleet.Nodes {
 		if err := fell(n); err != nil {
 			r.diary.breach("L8", "%v", err)
@@ -151,6 +164,26 @@ func (r *run) lookAtNodes(ctx context.Context) {
 	if err = errors.Join(err, differ); err != nil {
 		r.diary.breach("L6", "the nodes' queues: %v", err)
 	}
+}
+
+// leadingLine is what a node logs once when it begins to lead.
+var leadingLine = regexp.MustCompile(`msg=leading .*\bterm=(\d+)`)
+
+// ledTwice says which terms were led more than once, as the nodes' logs have it: how
+// often somebody asks who leads decides nothing there.
+func ledTwice(logs map[string][]byte) (twice []string) {
+	led := map[string][]string{}
+	for _, name := range slices.Sorted(maps.Keys(logs)) {
+		for _, line := range leadingLine.FindAllSubmatch(logs[name], -1) {
+			led[string(line[1])] = append(led[string(line[1])], name)
+		}
+	}
+	for _, term := range slices.Sorted(maps.Keys(led)) {
+		if len(led[term]) > 1 {
+			twice = append(twice, fmt.Sprintf("term %s was led by %s", term, strings.Join(led[term], " and ")))
+		}
+	}
+	return twice
 }
 
 // write writes the report, and a line for who counts runs.

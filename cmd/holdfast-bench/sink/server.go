@@ -87,6 +87,7 @@ type Server struct {
 	log       *slog.Logger
 	closing   chan struct{}
 	pace      atomic.Int64
+	paced     atomic.Int64
 	messages  atomic.Int64
 	rcpts     atomic.Int64
 	octets    atomic.Int64
@@ -215,6 +216,9 @@ func (s *Server) Close() {
 
 // SetPace changes the time waited before the reply to a final dot.
 func (s *Server) SetPace(d time.Duration) { s.pace.Store(int64(d)) }
+
+// Paced counts the replies that were kept waiting so far.
+func (s *Server) Paced() int64 { return s.paced.Load() }
 
 // Stats returns the counts so far.
 func (s *Server) Stats() Stats {

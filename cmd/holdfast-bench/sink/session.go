@@ -405,6 +405,7 @@ func (s *session) data(rest string) error {
 func (s *session) dot(c content) error {
 	defer s.reset()
 	if pace := time.Duration(s.srv.pace.Load()); pace > 0 {
+		s.srv.paced.Add(1)
 		timer := time.NewTimer(pace)
 		defer timer.Stop()
 		select {

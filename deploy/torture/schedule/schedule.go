@@ -71,9 +71,21 @@ const (
 
 // All needs root, Linux and TUN, without which there is no run at all.
 
+// A place is what a fault strikes at. Faults that come together strike at different
+// places: at one and the same, the second would undo what the first did.
+type place string
+
+const (
+	processes place = "processes"
+	links     place = "links"
+	storage   place = "storage"
+	primary   place = "primary"
+)
+
 // A trait is what is known of a kind.
 type trait struct {
 	kind     Kind
+	at       place
 	min, max time.Duration // how long it lasts
 	needs    []Need
 	// alone: it takes a disk for good, so that nothing else may be broken, and
@@ -86,43 +98,43 @@ type trait struct {
 const second = time.Second
 
 var traits = []trait{
-	{kind: Kill, min: second, max: 6 * second},
-	{kind: KillTwo, min: second, max: 5 * second},
-	{kind: KillAll, min: second, max: 4 * second},
-	{kind: Pause, min: 3 * second, max: 6 * second},
-	{kind: Freeze, min: 7 * second, max: 12 * second},
-	{kind: CutOff, min: 4 * second, max: 14 * second, pairs: true},
-	{kind: Alone, min: 4 * second, max: 14 * second, pairs: true},
-	{kind: Rotate, min: 10 * second, max: 20 * second, pairs: true},
-	{kind: Bridge, min: 6 * second, max: 15 * second, pairs: true},
-	{kind: Deaf, min: 35 * second, max: 42 * second},
-	{kind: Mute, min: 35 * second, max: 42 * second},
-	{kind: Flap, min: 8 * second, max: 15 * second, pairs: true},
-	{kind: Loss, min: 8 * second, max: 15 * second, pairs: true},
-	{kind: Latency, min: 8 * second, max: 15 * second, pairs: true},
-	{kind: NoWay, min: 5 * second, max: 20 * second, pairs: true},
-	{kind: Clog, min: 8 * second, max: 15 * second},
-	{kind: Drought, min: 5 * second, max: 10 * second},
+	{kind: Kill, at: processes, min: second, max: 6 * second},
+	{kind: KillTwo, at: processes, min: second, max: 5 * second},
+	{kind: KillAll, at: processes, min: second, max: 4 * second},
+	{kind: Pause, at: processes, min: 3 * second, max: 6 * second},
+	{kind: Freeze, at: processes, min: 7 * second, max: 12 * second},
+	{kind: CutOff, at: links, min: 4 * second, max: 14 * second, pairs: true},
+	{kind: Alone, at: links, min: 4 * second, max: 14 * second, pairs: true},
+	{kind: Rotate, at: links, min: 10 * second, max: 20 * second, pairs: true},
+	{kind: Bridge, at: links, min: 6 * second, max: 15 * second, pairs: true},
+	{kind: Deaf, at: links, min: 35 * second, max: 42 * second},
+	{kind: Mute, at: links, min: 35 * second, max: 42 * second},
+	{kind: Flap, at: links, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: Loss, at: links, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: Latency, at: links, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: NoWay, at: links, min: 5 * second, max: 20 * second, pairs: true},
+	{kind: Clog, at: links, min: 8 * second, max: 15 * second},
+	{kind: Drought, at: processes, min: 5 * second, max: 10 * second},
 
-	{kind: Power, min: second, max: 4 * second, needs: []Need{Loop}},
-	{kind: PowerAll, min: second, max: 4 * second, needs: []Need{Loop}},
-	{kind: SyncError, min: 3 * second, max: 8 * second, needs: []Need{Strace}},
-	{kind: SyncLie, min: 4 * second, max: 8 * second, needs: []Need{Loop, Strace}, alone: true},
-	{kind: SlowDisk, min: 6 * second, max: 12 * second, needs: []Need{Strace}},
-	{kind: HungDisk, min: 8 * second, max: 14 * second, needs: []Need{Strace}},
-	{kind: NoSpace, min: 4 * second, max: 10 * second, needs: []Need{Loop}},
-	{kind: ReadOnly, min: 4 * second, max: 8 * second, needs: []Need{Loop}},
-	{kind: FlipBody, min: second, max: 3 * second, alone: true},
-	{kind: FlipLog, min: second, max: 3 * second, alone: true},
-	{kind: FlipTerm, min: second, max: 3 * second, alone: true},
-	{kind: Wipe, min: second, max: 3 * second, alone: true},
-	{kind: RollBack, min: 5 * second, max: 10 * second, needs: []Need{Loop}, alone: true},
+	{kind: Power, at: storage, min: second, max: 4 * second, needs: []Need{Loop}},
+	{kind: PowerAll, at: storage, min: second, max: 4 * second, needs: []Need{Loop}},
+	{kind: SyncError, at: storage, min: 3 * second, max: 8 * second, needs: []Need{Strace}},
+	{kind: SyncLie, at: storage, min: 4 * second, max: 8 * second, needs: []Need{Loop, Strace}, alone: true},
+	{kind: SlowDisk, at: storage, min: 6 * second, max: 12 * second, needs: []Need{Strace}},
+	{kind: HungDisk, at: storage, min: 8 * second, max: 14 * second, needs: []Need{Strace}},
+	{kind: NoSpace, at: storage, min: 4 * second, max: 10 * second, needs: []Need{Loop}},
+	{kind: ReadOnly, at: storage, min: 4 * second, max: 8 * second, needs: []Need{Loop}},
+	{kind: FlipBody, at: storage, min: second, max: 3 * second, alone: true},
+	{kind: FlipLog, at: storage, min: second, max: 3 * second, alone: true},
+	{kind: FlipTerm, at: storage, min: second, max: 3 * second, alone: true},
+	{kind: Wipe, at: storage, min: second, max: 3 * second, alone: true},
+	{kind: RollBack, at: storage, min: 5 * second, max: 10 * second, needs: []Need{Loop}, alone: true},
 
-	{kind: PrimaryDown, min: 5 * second, max: 15 * second, pairs: true},
-	{kind: PrimarySlow, min: 8 * second, max: 15 * second, pairs: true},
-	{kind: PrimaryDrops, min: 8 * second, max: 15 * second, pairs: true},
-	{kind: PrimaryMute, min: 8 * second, max: 15 * second, pairs: true},
-	{kind: PrimaryPuts, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: PrimaryDown, at: primary, min: 5 * second, max: 15 * second, pairs: true},
+	{kind: PrimarySlow, at: primary, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: PrimaryDrops, at: primary, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: PrimaryMute, at: primary, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: PrimaryPuts, at: primary, min: 8 * second, max: 15 * second, pairs: true},
 }
 
 func traitOf(k Kind) trait {
@@ -171,8 +183,8 @@ func (f Fault) String() string {
 	return fmt.Sprintf("%s (%s)", f.Kind, who)
 }
 
-// A Round is faults that begin together, if any, last, and are mended together,
-// and a rest.
+// A Round is faults that begin together, last, and are mended together, and a rest; or
+// a rest alone.
 type Round struct {
 	Faults       []Fault
 	Lasts, Rests time.Duration
@@ -180,7 +192,7 @@ type Round struct {
 
 func (r Round) String() string {
 	if len(r.Faults) == 0 {
-		return fmt.Sprintf("quiet for %v", r.Lasts+r.Rests)
+		return fmt.Sprintf("quiet for %v", r.Rests)
 	}
 	var names []string
 	for _, f := range r.Faults {
@@ -213,9 +225,9 @@ func New(seed uint64, nodes int, length time.Duration, only ...Kind) Plan {
 	var bag []Kind
 	for at := time.Duration(0); at < length; {
 		if r.IntN(4) == 0 && len(p.Rounds) > 0 {
-			quiet := Round{Lasts: between(r, 3*second, 10*second)}
+			quiet := Round{Rests: between(r, 3*second, 10*second)}
 			p.Rounds = append(p.Rounds, quiet)
-			at += quiet.Lasts
+			at += quiet.Rests
 			continue
 		}
 		if len(bag) == 0 {
@@ -228,8 +240,9 @@ func New(seed uint64, nodes int, length time.Duration, only ...Kind) Plan {
 		bag = bag[1:]
 		round := Round{Faults: []Fault{draw(r, t.kind, nodes)}, Lasts: between(r, t.min, t.max), Rests: between(r, second, 7*second)}
 		if t.pairs && r.IntN(3) == 0 {
-			if i := slices.IndexFunc(bag, func(k Kind) bool { return !traitOf(k).alone }); i >= 0 {
+			if i := slices.IndexFunc(bag, func(k Kind) bool { return !traitOf(k).alone && traitOf(k).at != t.at }); i >= 0 {
 				round.Faults = append(round.Faults, draw(r, bag[i], nodes))
+				round.Lasts = max(round.Lasts, traitOf(bag[i]).min) // or the second could not strike
 				bag = slices.Delete(bag, i, i+1)
 			}
 		}

@@ -30,7 +30,7 @@ func TestLongerPlan(t *testing.T) {
 
 func TestPlan(t *testing.T) {
 	seen := map[Kind]int{}
-	leaders, faults, quiet, rounds := 0, 0, 0, 0
+	leaders, faults, quiet, rounds, together := 0, 0, 0, 0, 0
 	for seed := range uint64(200) {
 		const length = 10 * time.Minute
 		p := New(seed, 3, length)
@@ -49,6 +49,12 @@ func TestPlan(t *testing.T) {
 			if len(r.Faults) == 0 {
 				quiet++
 			}
+			if len(r.Faults) > 1 {
+				together++
+				if traitOf(r.Faults[0].Kind).at == traitOf(r.Faults[1].Kind).at {
+					t.Fatalf("seed %d: both strike at one place: %v", seed, r)
+				}
+			}
 			for _, f := range r.Faults {
 				faults++
 				seen[f.Kind]++
@@ -62,6 +68,9 @@ func TestPlan(t *testing.T) {
 					t.Fatalf("seed %d: %s twice before all have come", seed, f.Kind)
 				}
 				first[f.Kind] = true
+				if least := traitOf(f.Kind).min; r.Lasts < least {
+					t.Fatalf("seed %d: %v is shorter than %s lasts", seed, r, f.Kind)
+				}
 				if f.Kind.Alone() && len(r.Faults) > 1 {
 					t.Fatalf("seed %d: a disk goes while something else is broken: %v", seed, r)
 				}
@@ -78,6 +87,9 @@ func TestPlan(t *testing.T) {
 		if seen[k] == 0 {
 			t.Errorf("%s never comes", k)
 		}
+	}
+	if together*20 < rounds {
+		t.Errorf("%d of %d rounds have two faults", together, rounds)
 	}
 	if quiet*3 < rounds/2 || quiet*3 > rounds || leaders*3 < faults {
 		t.Errorf("%d of %d rounds quiet, %d of %d faults hit the leader", quiet, rounds, leaders, faults)
