@@ -187,6 +187,32 @@ func (s *Set) Prewrite() (more bool) {
 // PrewriteWanted reports whether Prewrite would do anything.
 func (s *Set) PrewriteWanted() bool { return s.ready() == nil && s.pool.wants() }
 
+// Shed removes one file of the pool, and reports whether there was one. It may run beside
+// the writer, and never beside Prewrite. The room counts as free when it returns.
+func (s *Set) Shed() bool {
+	p := &s.pool
+	p.mu.Lock()
+	var one poolFile
+	switch {
+	case p.busy != nil:
+		_ = p.file.Close()
+		one = *p.busy
+		p.busy, p.file = nil, nil
+	case len(p.short) > 0:
+		one, p.short = p.short[0], p.short[1:]
+	case len(p.ready) > 0:
+		one, p.ready = p.ready[0], p.ready[1:]
+	}
+	p.mu.Unlock()
+	if one.name == "" {
+		return false
+	}
+	if err := s.fs.Remove(one.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("cannot remove a file of the pool", "file", one.name, "error", err)
+	}
+	return true
+}
+
 func (p *pool) wants() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -34,7 +34,7 @@ const (
 
 // prewriteEvery is the pause between two steps of writing segments ahead. One is
 // made only if nothing was written meanwhile. spaceEvery is the pause when the
-// disk has no room for that.
+// disk has no room for that, and between two looks whether there is any at all.
 const (
 	prewriteEvery = 25 * time.Millisecond
 	spaceEvery    = 10 * time.Second
@@ -64,9 +64,17 @@ func (s *Spool) keep() {
 // prewrite has segments written ahead while nothing else is written, until it is
 // nudged. Where it has written any it returns at once: they count in the length
 // of the directory, and another look is due at what is to be copied forward.
+//
+// Where the disk has no room for mail, it has those removed: they are room.
 func (s *Spool) prewrite() event {
+	for s.tight() && s.set.Shed() {
+		// One after the other: each is a large part of a small disk.
+	}
 	if !s.set.PrewriteWanted() {
-		return s.rest(forever, s.wake)
+		if s.set.Stats().PoolFiles == 0 {
+			return s.rest(forever, s.wake)
+		}
+		return s.rest(spaceEvery, s.wake)
 	}
 	seen := s.batches.Load()
 	for s.set.PrewriteWanted() {
@@ -74,7 +82,7 @@ func (s *Spool) prewrite() event {
 		if !s.spacious() {
 			pause = spaceEvery
 		}
-		if e := s.rest(pause, s.wake); e != rested {
+		if e := s.rest(pause, s.wake); e != rested || s.tight() {
 			return e
 		}
 		now := s.batches.Load()

@@ -400,6 +400,57 @@ func TestPrewriting(t *testing.T) {
 			_ = s.Close()
 		})
 	})
+	t.Run("tight", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			disk := clustertest.NewDisk(1)
+			o := o
+			// A disk of nine segments' length, of which others take more and more.
+			const all, little, much = 36 << 20, 4 << 20, 8 << 20
+			var others atomic.Int64
+			left := func(s *spool.Spool) int64 { return all - others.Load() - int64(s.Stats().DiskBytes) }
+			var s *spool.Spool
+			ready := make(chan struct{})
+			free := func() int64 {
+				select {
+				case <-ready:
+					return left(s)
+				default:
+					return all
+				}
+			}
+			o.Spacious = func() bool { return free() >= much }
+			o.Tight = func() bool { return free() < little }
+			s = open(t, disk.Mount(), o)
+			close(ready)
+			put(t, s, 0, 1<<20)
+			time.Sleep(time.Minute)
+			if n := pool(disk); n != 3 {
+				t.Fatalf("%d files", n)
+			}
+			others.Store(19 << 20)
+			if left(s) >= little {
+				t.Fatalf("%d octets left", left(s))
+			}
+			time.Sleep(time.Minute)
+			if now := left(s); now < little || now > much+(4<<20) {
+				t.Errorf("%d octets left behind what was written ahead: %v", now, disk.Names(dir))
+			}
+			others.Store(40 << 20)
+			time.Sleep(time.Minute)
+			if n := pool(disk); n != 0 {
+				t.Errorf("%d files on a full disk", n)
+			}
+			if err := read(s, put(t, s, 1, 1000), 1); err != nil {
+				t.Error(err)
+			}
+			others.Store(0)
+			time.Sleep(time.Minute)
+			if n := pool(disk); n != 3 {
+				t.Errorf("%d files, now that there is room", n)
+			}
+			_ = s.Close()
+		})
+	})
 	for _, fault := range []clustertest.Fault{
 		{Op: clustertest.OpSync, Err: syscall.EIO},
 		{Op: clustertest.OpWrite, Err: syscall.ENOSPC, Short: true},

@@ -50,6 +50,9 @@ type Options struct {
 	// Spacious reports whether the disk has room for files that are not needed
 	// yet; nil is always. It is asked before each step of writing ahead.
 	Spacious func() bool
+	// Tight reports whether the disk has so little room that mail is refused for it; nil
+	// is never. What is written ahead is removed then.
+	Tight func() bool
 	// Now is the process's clock, for Held.Since only; nil is time.Now.
 	Now func() time.Time
 	// Random is where the marks of segments are drawn from; nil is
@@ -68,6 +71,7 @@ type Spool struct {
 	limit    int64
 	now      func() time.Time
 	spacious func() bool
+	tight    func() bool
 	log      *slog.Logger
 	controls controls.Set
 	opened   time.Time
@@ -213,6 +217,7 @@ func Open(fs vfs.FS, dir string, o Options) (_ *Spool, err error) {
 		limit:    int64(o.SegmentBytes),
 		now:      o.Now,
 		spacious: o.Spacious,
+		tight:    o.Tight,
 		log:      o.Log,
 		controls: o.Controls,
 		line:     newLine(),
@@ -235,6 +240,9 @@ func Open(fs vfs.FS, dir string, o Options) (_ *Spool, err error) {
 	}
 	if s.spacious == nil {
 		s.spacious = func() bool { return true }
+	}
+	if s.tight == nil {
+		s.tight = func() bool { return false }
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

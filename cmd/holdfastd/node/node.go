@@ -165,7 +165,7 @@ func (n *Node) openSpool(context.Context) error {
 		min:  n.config.DiskFreeMinPercent,
 	}
 	n.spool, err = spool.Open(n.disk, filepath.Join(n.config.DataDir, spoolDir), spool.Options{
-		SegmentBytes: n.seams.SpoolSegment, PoolFiles: n.seams.SpoolPool, Spacious: n.space.ample,
+		SegmentBytes: n.seams.SpoolSegment, PoolFiles: n.seams.SpoolPool, Spacious: n.space.ample, Tight: n.space.tight,
 		Now: n.seams.Now, Random: n.seams.Entropy, Log: n.log.With("room", "spool"), Controls: n.seams.Controls,
 	})
 	if err != nil {

@@ -32,6 +32,12 @@ func (s *space) ample() bool {
 	return err == nil && percent >= 2*s.min
 }
 
+// tight reports whether there is so little room that mail is refused, as it is now.
+func (s *space) tight() bool {
+	percent, err := s.free()
+	return err == nil && percent < lowPercent(s.min)
+}
+
 // watch looks until ctx ends. A look that fails changes nothing: the spool will
 // say soon enough what is wrong with the disk.
 func (s *space) watch(ctx context.Context) {
