@@ -24,31 +24,9 @@ type Instance struct {
 	log    string // file
 }
 
-// services are those of Debian's master.cf that these instances need, none of
-// them in a chroot.
-const services = `
-pickup    unix  n  -  n  60     1  pickup
-cleanup   unix  n  -  n  -      0  cleanup
-qmgr      unix  n  -  n  300    1  qmgr
-tlsmgr    unix  -  -  n  1000?  1  tlsmgr
-rewrite   unix  -  -  n  -      -  trivial-rewrite
-bounce    unix  -  -  n  -      0  bounce
-defer     unix  -  -  n  -      0  bounce
-trace     unix  -  -  n  -      0  bounce
-verify    unix  -  -  n  -      1  verify
-flush     unix  n  -  n  1000?  0  flush
-proxymap  unix  -  -  n  -      -  proxymap
-proxywrite unix -  -  n  -      1  proxymap
-smtp      unix  -  -  n  -      -  smtp
-relay     unix  -  -  n  -      -  smtp
-showq     unix  n  -  n  -      -  showq
-error     unix  -  -  n  -      -  error
-retry     unix  -  -  n  -      -  error
-discard   unix  -  -  n  -      -  discard
-local     unix  -  n  n  -      -  local
+// services are those of an instance that keeps mail, too, and its own log.
+const services = PostfixServices + `local     unix  -  n  n  -      -  local
 virtual   unix  -  n  n  -      -  virtual
-anvil     unix  -  -  n  -      1  anvil
-scache    unix  -  -  n  -      1  scache
 postlog   unix-dgram n - n -    1  postlogd
 `
 

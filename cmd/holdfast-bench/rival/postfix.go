@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/holdfast-mx/holdfast/deploy/mailserver"
 )
 
 // Options describe a Postfix.
@@ -40,30 +42,6 @@ type Postfix struct {
 	syslog        *exec.Cmd
 	running       bool
 }
-
-// services are those of Debian's master.cf that take part, none in a chroot.
-const services = `
-pickup    unix  n  -  n  60     1  pickup
-cleanup   unix  n  -  n  -      0  cleanup
-qmgr      unix  n  -  n  300    1  qmgr
-tlsmgr    unix  -  -  n  1000?  1  tlsmgr
-rewrite   unix  -  -  n  -      -  trivial-rewrite
-bounce    unix  -  -  n  -      0  bounce
-defer     unix  -  -  n  -      0  bounce
-trace     unix  -  -  n  -      0  bounce
-verify    unix  -  -  n  -      1  verify
-flush     unix  n  -  n  1000?  0  flush
-proxymap  unix  -  -  n  -      -  proxymap
-proxywrite unix -  -  n  -      1  proxymap
-smtp      unix  -  -  n  -      -  smtp
-relay     unix  -  -  n  -      -  smtp
-showq     unix  n  -  n  -      -  showq
-error     unix  -  -  n  -      -  error
-retry     unix  -  -  n  -      -  error
-discard   unix  -  -  n  -      -  discard
-anvil     unix  -  -  n  -      1  anvil
-scache    unix  -  -  n  -      1  scache
-`
 
 // messageBytesMax is above what any benchmark sends.
 const messageBytesMax = 62914560
@@ -149,7 +127,7 @@ func (p *Postfix) files() (map[string]string, error) {
 	}
 	return map[string]string{
 		"main.cf":      text.String(),
-		"master.cf":    fmt.Sprintf("%s:%s inet n - n - - smtpd%s", host, port, services),
+		"master.cf":    fmt.Sprintf("%s:%s inet n - n - - smtpd%s", host, port, mailserver.PostfixServices),
 		"rsyslog.conf": fmt.Sprintf("module(load=\"imuxsock\")\n*.* -%s\n", filepath.Join(p.o.Dir, "mail.log")),
 	}, nil
 }
