@@ -239,7 +239,7 @@ func (c *cast) close() error {
 // statuses asks all running nodes at once, since one may be stopped. Who does not
 // answer in time is not in it.
 func (c *cast) statuses(ctx context.Context) map[int]fleet.Status {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var mu sync.Mutex
 	all := map[int]fleet.Status{}
