@@ -41,7 +41,7 @@ sim: ## whole clusters in simulated time: make sim SEEDS=n [SEED=first] [DAYS=n:
 	@.ci/sim $(SEEDS) $(SEED) $(DAYS)
 
 model: ## the queue's state machine against its rules, a million commands: make model [STEPS=n]
-	@$(GO) test -count=1 -timeout 60m ./fsm -run '^TestModel$$' -v -args -steps $(or $(STEPS),1000000) | grep -E '^(model |---|ok|FAIL|    )'
+	@.ci/model $(or $(STEPS),1000000)
 
 torture: build ## real nodes through faults that a seed chooses (root, e2fsprogs, strace; SEED=n MINUTES=m ONLY=kind,kind NODES=5 PEER=exim:primary)
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast-torture ./deploy/torture

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"path/filepath"
-	"strings"
 
 	"github.com/hashicorp/raft"
 
@@ -35,9 +34,10 @@ type observedFS struct {
 	at controls.Failpoint
 }
 
-// store names the store that a path belongs to.
+// store names the store that a file belongs to, by its directory: what is above that has
+// any name.
 func store(path string) string {
-	if strings.Contains(path, "spool") {
+	if filepath.Base(filepath.Dir(path)) == "spool" {
 		return "spool: "
 	}
 	return "log: "

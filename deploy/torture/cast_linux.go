@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -325,12 +326,16 @@ func (c *cast) whole(ctx context.Context) error {
 // How a node may end by itself.
 var (
 	errRefuses = errors.New("the node refuses its data directory")
+	errLacks   = errors.New("the node lacks a message that it had said it has")
 	errFell    = errors.New("a node ended by itself")
 )
 
 // exitStores is the exit code of a node whose disk failed it, or whose data
 // directory it does not trust.
-const exitStores = "exit status 74"
+const exitStores = 74
+
+// exitStuck is that of one that cannot go on, for whatever reason.
+const exitStuck = 70
 
 // bodyLost is what a node says that cannot keep its word for a message: it may yet be
 // able to, when others have come back, and so it has another exit code.
@@ -341,13 +346,19 @@ func fell(n *fleet.Node) error { return judged(n.TakeFallen()) }
 
 // judged says of the end of a node whether it refused its disk.
 func judged(err error) error {
-	if err != nil && (strings.Contains(err.Error(), exitStores) || strings.Contains(err.Error(), bodyLost)) {
-		return fmt.Errorf("%w: %w", errRefuses, err)
+	if err == nil {
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", errFell, err)
+	kind := errFell
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		switch {
+		case exit.ExitCode() == exitStores:
+			kind = errRefuses
+		case exit.ExitCode() == exitStuck && strings.Contains(err.Error(), bodyLost):
+			kind = errLacks
+		}
 	}
-	return nil
+	return fmt.Errorf("%w: %w", kind, err)
 }
 
 // settled waits until every node runs and is ready, or one has ended by itself.

@@ -92,7 +92,7 @@ func (n *nemesis) end(i int) error {
 	if node.Running() {
 		_ = node.Kill() // unless it has just ended
 	}
-	if err := fell(node); err != nil && !errors.Is(err, errRefuses) {
+	if err := fell(node); err != nil && !errors.Is(err, errRefuses) && !errors.Is(err, errLacks) {
 		return err
 	}
 	return nil
@@ -369,15 +369,19 @@ func (n *nemesis) rollBack(a *act, i int) (func() error, error) {
 	if err := errors.Join(d.Mount(), node.Start()); err != nil {
 		return nil, err
 	}
-	gone := ""
+	gone, outdated := "", false
 	a.seen = func() string { return gone }
+	a.mustRefuse = func() bool { return outdated }
 	return func() error {
 		n.cast.diary.harm(time.Now(), i)
+		now, known := n.cast.statuses(context.Background())[i]
 		if err := errors.Join(n.end(i), unmount()); err != nil {
 			return err
 		}
 		if err := exec.Command("cmp", "-s", old, image(d.Dir)).Run(); err != nil {
 			gone = "what was written since is gone"
+			// One that followed a leader since had its start recorded by a majority.
+			outdated = known && now.Quorum
 		}
 		return errors.Join(os.Rename(old, image(d.Dir)), d.Mount())
 	}, nil

@@ -63,7 +63,7 @@ func start(args []string) int {
 	defer stop()
 	// What is left to do when something hangs: with this process its cell ends.
 	limit := o.length + overtime
-	r := &run{o: o, begin: time.Now(), dir: os.Getenv(dirKey), mayEnd: map[int]time.Time{}}
+	r := &run{o: o, begin: time.Now(), dir: os.Getenv(dirKey), mayEnd: map[int]time.Time{}, mayLack: map[int]time.Time{}}
 	time.AfterFunc(limit, func() {
 		fmt.Fprintf(os.Stderr, "torture: the run took more than %v (%v)\n", limit, r.keep())
 		os.Exit(exitFailure)

@@ -42,6 +42,9 @@ type act struct {
 	// refuses: a node to be started may refuse its data directory, since it was
 	// damaged. It is given an empty one.
 	refuses bool
+	// mustRefuse says, behind the first mend, that it has to: the others know that what
+	// it has is old. It is nil where nobody knows.
+	mustRefuse func() bool
 	// ends: a node may end by itself with the exit code for stores that fail.
 	ends bool
 	// wiped nodes have to be taken into the cluster again.
@@ -253,7 +256,10 @@ func (n *nemesis) kill(i int) error {
 	if !node.Running() {
 		return nil
 	}
-	return node.Kill()
+	if err := node.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil // or it has ended by itself just now, which is seen later
 }
 
 // pause stops a node, all its threads, until it is mended.

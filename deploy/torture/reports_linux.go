@@ -158,12 +158,15 @@ func (d *desk) attend(ctx context.Context) (busy int, err error) {
 	for range showWorkers {
 		working.Go(func() {
 			for id := range looks {
-				rests, why := d.look(ctx, c.fleet.Nodes[at], id)
+				rests, released, why := d.look(ctx, c.fleet.Nodes[at], id)
 				mu.Lock()
 				if rests == nil {
 					busy++
 				} else {
 					d.resting[id] = rests
+				}
+				if released {
+					d.released++
 				}
 				err = errors.Join(err, why)
 				mu.Unlock()
@@ -184,21 +187,21 @@ func (d *desk) attend(ctx context.Context) (busy int, err error) {
 }
 
 // look looks at one message. It returns what of it is held and stays so, nil if
-// something of it has to go on.
-func (d *desk) look(ctx context.Context, n *fleet.Node, id string) ([]heldRecipient, error) {
+// something of it has to go on, and whether it was released.
+func (d *desk) look(ctx context.Context, n *fleet.Node, id string) (rests []heldRecipient, released bool, err error) {
 	c := d.run.cast
 	out, err := c.fleet.Holdfast(ctx, n, "queue", "show", id, "-o", "json")
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	var m heldMessage
 	if err := json.Unmarshal(out, &m); err != nil {
-		return nil, fmt.Errorf("queue show: %w", err)
+		return nil, false, fmt.Errorf("queue show: %w", err)
 	}
 	for i, r := range m.Recipients {
 		m.Recipients[i].Path = strings.Trim(r.Path, "<>")
 	}
-	rests := []heldRecipient{}
+	rests = []heldRecipient{}
 	wanted, owing := false, false
 	for _, r := range m.Recipients {
 		if r.State != "held" {
@@ -213,21 +216,20 @@ func (d *desk) look(ctx context.Context, n *fleet.Node, id string) ([]heldRecipi
 		}
 	}
 	if !wanted {
-		return rests, nil
+		return rests, false, nil
 	}
 	if owing {
-		return nil, nil
+		return nil, false, nil
 	}
 	for _, r := range m.Recipients {
 		if r.State == "held" && !d.run.book.Refused(r.Path) {
-			return nil, fmt.Errorf("%s: <%s> is held, and nobody refused it: %s %s", id, r.Path, r.Reply, r.Reason)
+			return nil, false, fmt.Errorf("%s: <%s> is held, and nobody refused it: %s %s", id, r.Path, r.Reply, r.Reason)
 		}
 	}
 	if _, err := c.fleet.Holdfast(ctx, n, "queue", "release", id); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	d.released++
-	return nil, nil
+	return nil, true, nil
 }
 
 // record notes what is held at the end.

@@ -51,8 +51,10 @@ type run struct {
 	book    *ledger.Ledger
 	arrived *ledger.Ledger
 	files   []int // descriptors of each node when the run began
-	// mayEnd is until when nodes may end whose disk was broken.
+	// mayEnd is until when nodes may end whose disk was broken, mayLack those whose disk
+	// lost what it had.
 	mayEnd   map[int]time.Time
+	mayLack  map[int]time.Time
 	asked    int // how often nodes were asked to relay
 	taken    int // and did not refuse
 	spans    ledger.Span
@@ -382,6 +384,9 @@ func (r *run) restart(round []act) error {
 		if a.ends || a.refuses {
 			for _, i := range a.harmed {
 				r.mayEnd[i] = time.Now().Add(endsWithin)
+				if a.refuses {
+					r.mayLack[i] = r.mayEnd[i]
+				}
 			}
 		}
 	}
@@ -410,7 +415,8 @@ const endsWithin = 10 * time.Second
 
 // endsLate reports whether a node's end is of a disk that was broken on purpose.
 func (r *run) endsLate(i int, err error) bool {
-	return errors.Is(err, errRefuses) && time.Now().Before(r.mayEnd[i])
+	now := time.Now()
+	return errors.Is(err, errRefuses) && now.Before(r.mayEnd[i]) || errors.Is(err, errLacks) && now.Before(r.mayLack[i])
 }
 
 // named names the faults of a round.
@@ -432,7 +438,7 @@ func (r *run) comeBack(ctx context.Context, a act) {
 	err := r.cast.await(ctx, wholeTime, func(ctx context.Context) error {
 		if !n.Running() {
 			err := fell(n)
-			if a.refuses && !empty && errors.Is(err, errRefuses) {
+			if a.refuses && !empty && (errors.Is(err, errRefuses) || errors.Is(err, errLacks)) {
 				r.diary.say("%s refuses its data directory, and gets an empty one", n.Name)
 				empty = true
 				return errors.Join(r.nem.wipe(i), n.Start(), errors.New("just started"))
@@ -457,6 +463,9 @@ func (r *run) comeBack(ctx context.Context, a act) {
 	if err != nil && ctx.Err() == nil {
 		r.diary.breach("L8", "%s after %q: %v", n.Name, a.fault, err)
 		return
+	}
+	if a.mustRefuse != nil && a.mustRefuse() && !empty {
+		r.diary.breach("L8", "%s took a data directory of long ago for its own", n.Name)
 	}
 	r.diary.say("%s is back and lacks nothing, after %.1f s (empty: %v)", n.Name, time.Since(begin).Seconds(), empty)
 }

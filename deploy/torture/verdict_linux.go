@@ -81,6 +81,12 @@ func (r *run) judge(ctx context.Context) error {
 	if r.cast.primaryDown(); r.cast.strict > 0 {
 		d.breach("L2", "the primary saw %d violations of SMTP", r.cast.strict)
 	}
+	if n := r.cast.reports.Stats().Violations; n > 0 {
+		d.breach("L9", "the smarthost saw %d violations of SMTP", n)
+	}
+	if r.asked == 0 {
+		d.breach("L4", "no node was ever asked to relay")
+	}
 	if v.report.Accepted == 0 {
 		d.breach("L8", "nothing was accepted")
 	}
@@ -133,8 +139,12 @@ func (r *run) lookAtNodes(ctx context.Context) {
 		}
 		logs[n.Name] = text
 	}
-	for _, twice := range ledTwice(logs) {
-		r.diary.breach("L6", "%s", twice)
+	terms, twice := reigns(logs)
+	if terms == 0 {
+		r.diary.breach("L6", "no node's log says who led")
+	}
+	for _, t := range twice {
+		r.diary.breach("L6", "%s", t)
 	}
 	for i, n := range r.cast.fleet.Nodes {
 		if err := fell(n); err != nil {
@@ -169,9 +179,9 @@ func (r *run) lookAtNodes(ctx context.Context) {
 // leadingLine is what a node logs once when it begins to lead.
 var leadingLine = regexp.MustCompile(`msg=leading .*\bterm=(\d+)`)
 
-// ledTwice says which terms were led more than once, as the nodes' logs have it: how
-// often somebody asks who leads decides nothing there.
-func ledTwice(logs map[string][]byte) (twice []string) {
+// reigns counts the terms that were led, and says which of them were led more than once,
+// as the nodes' logs have it: how often somebody asks who leads decides nothing there.
+func reigns(logs map[string][]byte) (terms int, twice []string) {
 	led := map[string][]string{}
 	for _, name := range slices.Sorted(maps.Keys(logs)) {
 		for _, line := range leadingLine.FindAllSubmatch(logs[name], -1) {
@@ -183,7 +193,7 @@ func ledTwice(logs map[string][]byte) (twice []string) {
 			twice = append(twice, fmt.Sprintf("term %s was led by %s", term, strings.Join(led[term], " and ")))
 		}
 	}
-	return twice
+	return len(led), twice
 }
 
 // write writes the report, and a line for who counts runs.

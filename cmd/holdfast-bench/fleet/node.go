@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -137,14 +138,13 @@ func (n *Node) TakeFallen() error {
 // not run is an error: the kill would prove nothing.
 func (n *Node) Kill() error {
 	p, err := n.signal(syscall.SIGKILL)
-	if err != nil {
-		return err
-	}
 	if p == nil {
 		return fmt.Errorf("kill %s: it does not run", n.Name)
 	}
-	<-p.done
-	return nil
+	if err == nil || errors.Is(err, os.ErrProcessDone) { // one that has just ended by itself is no more, either
+		<-p.done
+	}
+	return err
 }
 
 // Stop ends the process with SIGTERM, or with SIGKILL when that takes too long,
@@ -178,11 +178,11 @@ func (n *Node) signal(s syscall.Signal) (*process, error) {
 	if p == nil {
 		return nil, nil
 	}
-	p.told = true
 	p.measure()
 	if err := p.cmd.Process.Signal(s); err != nil {
 		return p, fmt.Errorf("signal %s: %w", n.Name, err)
 	}
+	p.told = true // who has ended already was not told to
 	return p, nil
 }
 
