@@ -86,13 +86,18 @@ func (s *State) forgetKnown() {
 	}
 	var old []knownItem
 	looks, next := 0, knownItem{}
+	var of domainNumber // the domain of the last one, and whether there still is such a domain
+	there := false
 	for item := range s.known.from(s.swept) {
 		if looks == knownSweep {
 			next = item
 			break
 		}
 		looks++
-		if !s.fresh(item) || !s.domains.has(&domain{number: item.domain}) {
+		if item.domain != of {
+			of, there = item.domain, s.domains.has(&domain{number: item.domain})
+		}
+		if !there || !s.fresh(item) {
 			old = append(old, item)
 		}
 	}
