@@ -210,7 +210,7 @@ func (h *hop) stepDeliver(now time.Time) time.Duration {
 // connectionsWanted is one until the next hop has answered a dot, then this
 // node's share of the ceiling, as far as there is mail for it and the leader allows:
 // it knows how many the others have, and what they see. The share alone keeps the
-// cluster below the ceiling, whoever leads.
+// cluster below the ceiling, whoever leads. The caller holds mu.
 func (h *hop) connectionsWanted() int {
 	if !h.proven {
 		return 1

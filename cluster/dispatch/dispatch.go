@@ -28,7 +28,7 @@ type Queue interface {
 	Propose(ctx context.Context, action fsm.Action) (fsm.Index, fsm.Result, error)
 }
 
-// Config sets a Dispatcher up. All fields are required.
+// Config sets a Dispatcher up. All fields but those about controls are required.
 type Config struct {
 	Queue Queue
 	Log   *slog.Logger
