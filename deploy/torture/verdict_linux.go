@@ -139,7 +139,7 @@ func (r *run) lookAtNodes(ctx context.Context) {
 		}
 		logs[n.Name] = text
 	}
-	terms, twice := reigns(logs)
+	terms, twice := termsLed(logs)
 	if terms == 0 {
 		r.diary.breach("L6", "no node's log says who led")
 	}
@@ -179,9 +179,9 @@ func (r *run) lookAtNodes(ctx context.Context) {
 // leadingLine is what a node logs once when it begins to lead.
 var leadingLine = regexp.MustCompile(`msg=leading .*\bterm=(\d+)`)
 
-// reigns counts the terms that were led, and says which of them were led more than once,
+// termsLed counts the terms that were led, and says which of them were led more than once,
 // as the nodes' logs have it: how often somebody asks who leads decides nothing there.
-func reigns(logs map[string][]byte) (terms int, twice []string) {
+func termsLed(logs map[string][]byte) (terms int, twice []string) {
 	led := map[string][]string{}
 	for _, name := range slices.Sorted(maps.Keys(logs)) {
 		for _, line := range leadingLine.FindAllSubmatch(logs[name], -1) {

@@ -171,7 +171,7 @@ func TestAgain(t *testing.T) {
 	}
 }
 
-func TestReigns(t *testing.T) {
+func TestTermsLed(t *testing.T) {
 	line := func(node string, term int) string {
 		return fmt.Sprintf("time=2026-01-01T00:00:00Z level=INFO msg=leading node=%s room=cluster term=%d\n", node, term)
 	}
@@ -179,11 +179,11 @@ func TestReigns(t *testing.T) {
 		"node-1": []byte(line("node-1", 2) + "msg=other term=3\n" + line("node-1", 12)),
 		"node-2": []byte(line("node-2", 3)),
 	}
-	if terms, twice := reigns(logs); terms != 3 || len(twice) != 0 {
+	if terms, twice := termsLed(logs); terms != 3 || len(twice) != 0 {
 		t.Errorf("%d, %q", terms, twice)
 	}
 	logs["node-2"] = append(logs["node-2"], line("node-2", 12)...)
-	if _, twice := reigns(logs); len(twice) != 1 || twice[0] != "term 12 was led by node-1 and node-2" {
+	if _, twice := termsLed(logs); len(twice) != 1 || twice[0] != "term 12 was led by node-1 and node-2" {
 		t.Errorf("%q", twice)
 	}
 }
