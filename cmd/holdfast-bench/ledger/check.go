@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 )
 
 // casesMax bounds the cases of each kind that a Report names one by one.
@@ -27,8 +28,9 @@ type Report struct {
 	Altered int `json:"altered"`
 	// Duplicates counts the copies beyond the first of each pair.
 	Duplicates int `json:"duplicates"`
-	// Refused pairs arrived although every attempt was refused, or arrived
-	// under a queue id that belongs to no attempt but a refused one.
+	// Refused pairs arrived although every attempt was refused, or under a queue
+	// id that belongs to no attempt but a refused one, or before any attempt had
+	// come to its dot but those that were refused.
 	Refused int `json:"delivered_though_refused"`
 	// Unexpected arrivals, and refusals, have a recipient that was never sent to.
 	Unexpected int `json:"unexpected"`
@@ -197,7 +199,17 @@ func (p *pair) difference(a Arrival) string {
 
 // refusedDelivery says what arrived that had been refused, "" if nothing did.
 func (p *pair) refusedDelivery() string {
-	if p.fail == 0 || len(p.unknown) > 0 || len(p.arrivals) == 0 {
+	if p.fail == 0 || len(p.arrivals) == 0 {
+		return ""
+	}
+	// A repeat of what was refused gets the id of what was taken all the same, and so
+	// time alone tells the two apart.
+	for _, a := range p.arrivals {
+		if n := p.refusedBefore(a); n > 0 {
+			return fmt.Sprintf("refused %d times, arrived at %s without having been sent again", n, a.At.Format("15:04:05.000"))
+		}
+	}
+	if len(p.unknown) > 0 {
 		return ""
 	}
 	if len(p.ok) == 0 {
@@ -214,4 +226,25 @@ func (p *pair) refusedDelivery() string {
 		}
 	}
 	return ""
+}
+
+// refusedBefore counts the dots before an arrival, if all of them were refused; where
+// one was not, it is 0.
+func (p *pair) refusedBefore(a Arrival) (n int) {
+	at := a.At
+	if at.Nanosecond() == 0 {
+		at = at.Add(time.Second) // a date of RFC 5322: it may have been the end of that second
+	}
+	for _, d := range p.dots {
+		switch {
+		case a.At.IsZero() || d.at.IsZero():
+			return 0 // who does not say when proves nothing
+		case d.at.After(at):
+		case d.refused:
+			n++
+		default:
+			return 0
+		}
+	}
+	return n
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // lineMax bounds one line of a ledger file when it is read.
@@ -24,6 +25,7 @@ type pair struct {
 	ok          []string         // the queue ids of the 250s
 	fail        int              // attempts that were refused
 	unknown     map[int]struct{} // attempts with an intent and no certain outcome
+	dots        []dot            // of all attempts, in the order in which they were recorded
 	unread      int              // copies whose 250 nobody may have read
 	arrivals    []Arrival
 
@@ -33,6 +35,13 @@ type pair struct {
 	held          int // times it was seen held
 	notices       []Notice
 	noticesUnread int // notices whose report's 250 nobody may have read
+}
+
+// A dot is an attempt that came as far as the final dot.
+type dot struct {
+	attempt int
+	at      time.Time // when it was about to be written
+	refused bool
 }
 
 // A report is known by who got it, and by its queue id where it shows one.
@@ -234,6 +243,7 @@ func (l *Ledger) enter(rec record) {
 			p := l.pair(r)
 			p.sent = true
 			p.unsure(rec.Intent.Attempt)
+			p.dots = append(p.dots, dot{attempt: rec.Intent.Attempt, at: rec.Intent.At})
 			p.octets, p.reversePath = rec.Intent.Octets, rec.Intent.ReversePath
 			p.notify, p.automatic = rec.Intent.Notify, rec.Intent.Automatic
 		}
@@ -247,6 +257,7 @@ func (l *Ledger) enter(rec record) {
 			case Fail:
 				p.fail++
 				delete(p.unknown, rec.Outcome.Attempt)
+				p.refuse(rec.Outcome.Attempt)
 			case Info:
 				p.unsure(rec.Outcome.Attempt)
 			}
@@ -291,6 +302,15 @@ func (p *pair) unsure(attempt int) {
 		p.unknown = make(map[int]struct{})
 	}
 	p.unknown[attempt] = struct{}{}
+}
+
+// refuse notes that an attempt's dot was refused, if it came that far.
+func (p *pair) refuse(attempt int) {
+	for i := range p.dots {
+		if p.dots[i].attempt == attempt {
+			p.dots[i].refused = true
+		}
+	}
 }
 
 // canonical folds the case of the domain, which means nothing (RFC 5321

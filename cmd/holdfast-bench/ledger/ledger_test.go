@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const body = "Subject: one\r\n\r\nhello\r\n"
@@ -265,5 +266,40 @@ func TestMarker(t *testing.T) {
 		if id, ok := MarkerOf(bad); ok {
 			t.Errorf("MarkerOf(%q) = %q", bad, id)
 		}
+	}
+}
+
+// What was refused and is sent again may get the id of the first copy, so that only
+// time tells which attempt it was that arrived.
+func TestRefusedAndThenAccepted(t *testing.T) {
+	at := func(second float64) time.Time {
+		return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(second * float64(time.Second)))
+	}
+	attempt := func(l *Ledger, n int, second float64, r Result) {
+		_ = l.Intent(Intent{ID: "m1", Attempt: n, ReversePath: "s@x.test", Recipients: []string{recipient}, Octets: octetsOf(body), At: at(second)})
+		_ = l.Outcome(Outcome{ID: "m1", Attempt: n, Recipients: []string{recipient}, Result: r, QueueID: "Q1"})
+	}
+	c := cuts(trace + body)
+	for _, one := range []struct {
+		name    string
+		first   Result
+		arrives float64 // the second attempt is at 10.5, and accepted
+		refused int
+	}{
+		{"before it is sent again", Fail, 10.25, 1},
+		{"after that", Fail, 10.75, 0},
+		{"before that, and nobody had refused it", Info, 10.25, 0},
+		{"dated by its second alone", Fail, 10, 0},
+		{"dated so, a second earlier", Fail, 9, 1},
+	} {
+		t.Run(one.name, func(t *testing.T) {
+			l := New()
+			attempt(l, 1, 5.5, one.first)
+			attempt(l, 2, 10.5, OK)
+			_ = l.Arrival(Arrival{Recipient: recipient, ReversePath: "s@x.test", Cuts: c.Finish(), QueueID: "Q1", At: at(one.arrives)})
+			if got := l.Check(); got.Refused != one.refused || got.Delivered != 1 {
+				t.Errorf("%+v", got)
+			}
+		})
 	}
 }
