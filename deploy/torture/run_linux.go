@@ -554,9 +554,22 @@ func (r *run) drain(ctx context.Context) error {
 	return desk.record()
 }
 
+// reigns are who said of a term that it leads.
+type reigns map[uint64]string
+
+// rival notes that a node says so, and returns another that has said so before, "" if
+// none has.
+func (r reigns) rival(term uint64, node string) string {
+	if other, ok := r[term]; ok && other != node {
+		return other
+	}
+	r[term] = node
+	return ""
+}
+
 // watch looks who leads, until ctx ends.
 func (r *run) watch(ctx context.Context) {
-	leaders := map[uint64]string{} // by term
+	leaders := reigns{}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -566,10 +579,9 @@ func (r *run) watch(ctx context.Context) {
 				continue
 			}
 			r.resume(ctx, s)
-			if other, ok := leaders[s.Term]; ok && other != s.Node {
+			if other := leaders.rival(s.Term, s.Node); other != "" {
 				r.diary.breach("L6", "term %d has two leaders, %s and %s", s.Term, other, s.Node)
 			}
-			leaders[s.Term] = s.Node
 			if s.Quorum {
 				who = s.Node
 			}

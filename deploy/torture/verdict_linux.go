@@ -42,10 +42,27 @@ func (r *run) judge(ctx context.Context) error {
 		return err
 	}
 	book.Tell(telling(r.cast.bounce)...)
+	r.cast.primaryDown() // which counts what it saw
+	v := r.weigh(book, r.cast.fabric.Strangers())
+	r.lookAtNodes(ctx)
+	v.broken = r.diary.breaches()
+	if err := r.write(v); err != nil {
+		return err
+	}
+	fmt.Println(v)
+	if len(v.broken) > 0 {
+		return fmt.Errorf("%w: %d times, first %s", errBroken, len(v.broken), v.broken[0])
+	}
+	return nil
+}
+
+// weigh judges all that was written down: what was sent and what arrived, where packets
+// went that no host of the run has, and the diary.
+func (r *run) weigh(book *ledger.Ledger, strangers map[string]int) verdict {
 	d := r.diary
 	v := verdict{report: book.Check(), copies: book.CheckCopies(r.interrupted), notices: book.CheckNotices(r.interrupted), relayed: r.taken}
 	v.relayed += v.report.Unexpected
-	for address, n := range r.cast.fabric.Strangers() {
+	for address, n := range strangers {
 		if address == net.JoinHostPort(addressNobody, "53") {
 			continue // a resolver that is not there
 		}
@@ -78,7 +95,7 @@ func (r *run) judge(ctx context.Context) error {
 	if stats := r.load.stats(); stats.Refused+stats.GivenUp > 0 {
 		d.breach("L8", "%d recipients refused for good, %d given up", stats.Refused, stats.GivenUp)
 	}
-	if r.cast.primaryDown(); r.cast.strict > 0 {
+	if r.cast.strict > 0 {
 		d.breach("L2", "the primary saw %d violations of SMTP", r.cast.strict)
 	}
 	if n := r.cast.reports.Stats().Violations; n > 0 {
@@ -90,16 +107,7 @@ func (r *run) judge(ctx context.Context) error {
 	if v.report.Accepted == 0 {
 		d.breach("L8", "nothing was accepted")
 	}
-	r.lookAtNodes(ctx)
-	v.broken = d.breaches()
-	if err := r.write(v); err != nil {
-		return err
-	}
-	fmt.Println(v)
-	if len(v.broken) > 0 {
-		return fmt.Errorf("%w: %d times, first %s", errBroken, len(v.broken), v.broken[0])
-	}
-	return nil
+	return v
 }
 
 // interrupted reports whether the node that delivered a copy may have been kept
@@ -152,10 +160,7 @@ func (r *run) lookAtNodes(ctx context.Context) {
 			continue
 		}
 		open, err := descriptors(n.PID())
-		if err == nil && open > r.files[i]+descriptorsMore {
-			err = fmt.Errorf("%d files open at the end, %d at the beginning", open, r.files[i])
-		}
-		if err != nil {
+		if err = errors.Join(err, leaked(r.files[i], open)); err != nil {
 			r.diary.breach("L7", "%s: %v", n.Name, err)
 		}
 	}
@@ -174,6 +179,14 @@ func (r *run) lookAtNodes(ctx context.Context) {
 	if err = errors.Join(err, differ); err != nil {
 		r.diary.breach("L6", "the nodes' queues: %v", err)
 	}
+}
+
+// leaked says that a node has more files open at the end than come and go.
+func leaked(before, after int) error {
+	if after <= before+descriptorsMore {
+		return nil
+	}
+	return fmt.Errorf("%d files open at the end, %d at the beginning", after, before)
 }
 
 // leadingLine is what a node logs once when it begins to lead.

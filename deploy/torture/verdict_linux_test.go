@@ -91,6 +91,184 @@ func TestLateReplies(t *testing.T) {
 	}
 }
 
+// Each law has something that breaks it, and beside that what looks much the same and
+// does not.
+func TestWeigh(t *testing.T) {
+	const sender, recipient, content = "s@sender.test", "r+m1@example.test", "Subject: one\r\n\r\nhello\r\n"
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	at := func(second float64) time.Time { return begin.Add(time.Duration(second * float64(time.Second))) }
+	span := func(from, to int) ledger.Span { return harm(0, from, to).Span }
+	sent := func(b *ledger.Ledger, attempt int, second float64, result ledger.Result) {
+		octets := ledger.Octets{Size: int64(len(content)), SHA256: ledger.DigestOf([]byte(content))}
+		_ = b.Intent(ledger.Intent{ID: "m1", Attempt: attempt, ReversePath: sender, Recipients: []string{recipient}, Octets: octets, At: at(second)})
+		_ = b.Outcome(ledger.Outcome{ID: "m1", Attempt: attempt, Recipients: []string{recipient}, Result: result, QueueID: "Q1"})
+	}
+	arrivedAs := func(b *ledger.Ledger, to, content string, second float64) {
+		var c ledger.Cutter
+		for line := range strings.SplitAfterSeq(content, "\n") {
+			c.Line([]byte(line), true)
+		}
+		_ = b.Arrival(ledger.Arrival{Recipient: to, ReversePath: sender, Cuts: c.Finish(), QueueID: "Q1", Peer: addressNode(1).String() + ":4711", At: at(second)})
+	}
+	arrived := func(b *ledger.Ledger, second float64) { arrivedAs(b, recipient, content, second) }
+	refused := func(b *ledger.Ledger) { _ = b.Refusal(ledger.Refusal{Recipient: recipient, At: at(11)}) }
+	told := func(b *ledger.Ledger) {
+		_ = b.Notice(ledger.Notice{Recipient: recipient, Action: "failed", To: sender, QueueID: "R1", At: at(12)})
+	}
+	silence := func(r *run, from, to int) { // no 250s meanwhile
+		r.diary.taken = slices.DeleteFunc(r.diary.taken, func(a time.Time) bool { return a.After(at(float64(from))) && a.Before(at(float64(to))) })
+	}
+	for _, c := range []struct {
+		name string
+		play func(r *run, b *ledger.Ledger, strangers map[string]int)
+		law  string // that is broken, "" for none
+	}{
+		{"it arrives", func(_ *run, b *ledger.Ledger, _ map[string]int) { sent(b, 1, 10, ledger.OK); arrived(b, 10.5) }, ""},
+		{"it never arrives", func(_ *run, b *ledger.Ledger, _ map[string]int) { sent(b, 1, 10, ledger.OK) }, "L1"},
+		{"it is held", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			_ = b.Held(ledger.Held{Recipient: recipient})
+		}, ""},
+		{"it arrives with another octet", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrivedAs(b, recipient, strings.Replace(content, "hello", "hullo", 1), 10.5)
+		}, "L2"},
+		{"it arrives behind a Received field", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrivedAs(b, recipient, "Received: by n1.test id Q1;\r\n\tMon, 1 Jan 2026 00:00:00 +0000\r\n"+content, 10.5)
+		}, ""},
+		{"the primary is spoken to as nobody should", func(r *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			r.cast.strict = 1
+		}, "L2"},
+		{"it arrives twice", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			arrived(b, 20)
+		}, "L3"},
+		{"it arrives twice, and its node was killed behind the first", func(r *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			arrived(b, 20)
+			r.diary.harms = []ledger.Harm{harm(1, 11, 14)}
+		}, ""},
+		{"what nobody sent arrives", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			arrivedAs(b, "victim@elsewhere.test", content, 11)
+		}, "L4"},
+		{"a node speaks to a stranger", func(_ *run, b *ledger.Ledger, strangers map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			strangers["10.77.0.99:25"] = 1
+		}, "L4"},
+		{"a node looks for its resolver", func(_ *run, b *ledger.Ledger, strangers map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			strangers[addressNobody+":53"] = 1
+		}, ""},
+		{"it was refused, and arrives before it is sent again", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 9, ledger.Fail)
+			arrived(b, 9.5)
+			sent(b, 2, 10, ledger.OK)
+		}, "L5"},
+		{"it was refused, and arrives when it was sent again", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 9, ledger.Fail)
+			sent(b, 2, 10, ledger.OK)
+			arrived(b, 10.5)
+		}, ""},
+		{"a client waits too long", func(r *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			r.load.waited(ledger.Wait{Target: r.cast.fleet.Nodes[1].SMTP, For: "the final dot", Span: span(30, 56)})
+		}, "L5"},
+		{"a client waits as long as it has to", func(r *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			r.load.waited(ledger.Wait{Target: r.cast.fleet.Nodes[1].SMTP, For: "the final dot", Span: span(30, 50)})
+		}, ""},
+		{"no 250 for 40 s", func(r *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			silence(r, 40, 80)
+		}, "L8"},
+		{"no 250 for 40 s, and two nodes are down", func(r *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			silence(r, 40, 80)
+			r.diary.harms = []ledger.Harm{harm(1, 41, 72), harm(2, 41, 72)}
+		}, ""},
+		{"nothing is accepted", func(_ *run, b *ledger.Ledger, _ map[string]int) { sent(b, 1, 10, ledger.Fail) }, "L8"},
+		{"it is refused for good, and its sender is not told", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			refused(b)
+			_ = b.Held(ledger.Held{Recipient: recipient})
+		}, "L9"},
+		{"it is refused for good, and its sender is told", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			refused(b)
+			told(b)
+		}, ""},
+		{"it arrives, and its sender is told that it failed", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			told(b)
+		}, "L9"},
+		{"its sender is told twice", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			refused(b)
+			told(b)
+			told(b)
+		}, "L9"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, _ := story()
+			for i, n := range r.cast.fleet.Nodes {
+				n.SMTP = addressNode(i).String() + ":2525"
+			}
+			r.o.nodes, r.spans, r.load = 3, span(0, 100), new(load)
+			for s := range 100 {
+				r.diary.taken = append(r.diary.taken, at(float64(s)))
+			}
+			book, strangers := ledger.New(), map[string]int{}
+			book.Tell(domains()...)
+			c.play(r, book, strangers)
+			v, broken := r.weigh(book, strangers), r.diary.breaches()
+			if c.law == "" && len(broken) > 0 {
+				t.Errorf("broken: %q", broken)
+			}
+			if c.law != "" && (len(broken) != 1 || !strings.HasPrefix(broken[0], c.law+":")) {
+				t.Errorf("%v: broken: %q, want one of %s", v, broken, c.law)
+			}
+		})
+	}
+}
+
+// A node may have some more files open than at its beginning, and not more and more.
+func TestLeaked(t *testing.T) {
+	if err := leaked(30, 30+descriptorsMore); err != nil {
+		t.Error(err)
+	}
+	if leaked(30, 31+descriptorsMore) == nil {
+		t.Error("one file for each message would be kept open")
+	}
+}
+
+// Who says twice that it leads is no rival of itself.
+func TestRival(t *testing.T) {
+	leaders := reigns{}
+	for _, c := range []struct {
+		term  uint64
+		node  string
+		rival string
+	}{{2, "node-1", ""}, {2, "node-1", ""}, {3, "node-2", ""}, {2, "node-2", "node-1"}, {4, "node-1", ""}} {
+		if got := leaders.rival(c.term, c.node); got != c.rival {
+			t.Errorf("%s in term %d: rival %q, want %q", c.node, c.term, got, c.rival)
+		}
+	}
+}
+
 // The senders of one domain at least are told, and each policy comes with some seed.
 func TestPolicies(t *testing.T) {
 	seen := map[string]bool{}
