@@ -75,10 +75,10 @@ func (l *Ledger) Missing() (missing, accepted int) {
 
 // open reports whether an accepted pair is still to end. It needs mu.
 func (l *Ledger) open(recipient string, p *pair) bool {
-	if p.refusals > 0 {
-		return l.due(recipient, p) == "" && len(p.notices) == 0
+	if len(p.arrivals) > 0 {
+		return false
 	}
-	return len(p.arrivals) == 0
+	return p.refusals == 0 || l.due(recipient, p) == "" && len(p.notices) == 0
 }
 
 // MissingRecipients returns the first few of them, sorted.

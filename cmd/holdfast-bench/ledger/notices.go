@@ -112,6 +112,8 @@ func (l *Ledger) CheckNotices(interrupted func(Arrival) bool) Notices {
 			switch {
 			case silent != "":
 				n.Silent++
+			case len(p.notices) == 0 && len(p.arrivals) > 0:
+				// The refusal was not recorded in time, and it was taken later.
 			case len(p.notices) == 0:
 				n.Due++
 				n.Untold++
@@ -131,7 +133,7 @@ func (l *Ledger) CheckNotices(interrupted func(Arrival) bool) Notices {
 		}
 		cut := 0
 		for _, notice := range p.notices {
-			if interrupted(Arrival{Recipient: notice.To, Peer: notice.Peer, At: notice.At}) {
+			if interrupted(Arrival{Recipient: notice.To, QueueID: notice.QueueID, Peer: notice.Peer, At: notice.At}) {
 				cut++
 			}
 		}

@@ -126,6 +126,8 @@ func TestCheckNotices(t *testing.T) {
 		}, never, Notices{Due: 1, Told: 1, Undue: 1}, 1},
 		{"told that it failed, and it was delivered", func(s story) { sent(s, as, OK); s.arrive(recipient, "s@x.test", trace+body); told(s, so) }, never,
 			Notices{Undue: 1}, 0},
+		{"not told of what was taken in spite of a refusal", func(s story) { sent(s, as, OK); refused(s); s.arrive(recipient, "s@x.test", trace+body) }, never,
+			Notices{}, 0},
 		{"told of what was never accepted", func(s story) { sent(s, as, Fail); refused(s); told(s, so) }, never, Notices{Undue: 1}, 0},
 		{"told of what may have been accepted", func(s story) { sent(s, as, Info); refused(s); told(s, so) }, never, Notices{Bound: 1}, 0},
 		{"told of what nobody sent", func(s story) { told(s, so) }, never, Notices{Undue: 1}, 0},

@@ -38,7 +38,7 @@ type Options struct {
 	Message func(m Message) error
 	// Refuse, when not nil, says which recipients there are not: at Rcpt, and at Dot
 	// for whom the whole message is refused. Refused is told of each recipient that
-	// is refused so, before he hears; when it fails he is put off.
+	// is refused so, or by a fault, before he hears; when it fails he is put off.
 	Refuse  func(stage Stage, recipient string) bool
 	Refused func(ledger.Refusal) error
 	// Faults is the plan of misbehaviour; nil for none.

@@ -69,9 +69,9 @@ func (s *session) leaveUnread() {
 	}
 }
 
-// reply says text, unless a fault strikes at stage.
-func (s *session) reply(stage Stage, text string) error {
-	if err := s.fault(stage); err != nil {
+// reply says text, unless a fault strikes at stage, with what is asked for recipients.
+func (s *session) reply(stage Stage, text string, recipients ...string) error {
+	if err := s.fault(stage, recipients...); err != nil {
 		return err
 	}
 	s.say(text)
@@ -80,10 +80,10 @@ func (s *session) reply(stage Stage, text string) error {
 
 // fault misbehaves if the plan says so. An error means that the stage's reply
 // must not be said.
-func (s *session) fault(stage Stage) error {
+func (s *session) fault(stage Stage, recipients ...string) error {
 	switch s.srv.o.Faults.at(stage) {
 	case Refuse:
-		s.say(refusal(stage, "55"))
+		s.refuse(refusal(stage, "55"), recipients...)
 		return s.afterRefusal(stage)
 	case Defer:
 		s.say(refusal(stage, "45"))
@@ -324,14 +324,14 @@ func (s *session) rcpt(rest string) error {
 		s.refuse("550 5.1.1 no such mailbox", path)
 		return nil
 	}
-	if err := s.reply(Rcpt, "250 2.1.5 ok"); err != nil {
+	if err := s.reply(Rcpt, "250 2.1.5 ok", path); err != nil {
 		return err
 	}
 	s.recipients = append(s.recipients, path)
 	return nil
 }
 
-// refuse refuses recipients for good.
+// refuse refuses recipients for good, or what was said before any was named.
 func (s *session) refuse(reply string, recipients ...string) {
 	for _, r := range recipients {
 		if s.srv.o.Refused == nil {
@@ -385,7 +385,7 @@ func (s *session) data(rest string) error {
 		s.say("503 5.5.1 RCPT first")
 		return nil
 	}
-	if err := s.reply(Data, "354 go ahead"); err != nil {
+	if err := s.reply(Data, "354 go ahead", s.recipients...); err != nil {
 		s.reset()
 		return err
 	}
@@ -431,7 +431,7 @@ func (s *session) dot(c content) error {
 		s.refuse("554 5.6.0 not this message", s.recipients...)
 		return nil
 	}
-	if err := s.fault(Dot); err != nil {
+	if err := s.fault(Dot, s.recipients...); err != nil {
 		return err
 	}
 	s.told = false

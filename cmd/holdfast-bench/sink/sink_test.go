@@ -152,6 +152,23 @@ func TestInspect(t *testing.T) {
 	}
 }
 
+// Who is refused by a fault is noted like who is not there.
+func TestRefusedByFault(t *testing.T) {
+	for stage, want := range map[Stage]int{Mail: 0, Rcpt: 1, Data: 1, Dot: 1} {
+		faults, refused := NewFaults(1), 0
+		faults.Set(Fault{Stage: stage, Action: Refuse, Rate: 1})
+		said, arrivals, _ := talk(t, Options{Faults: faults, Refused: func(r ledger.Refusal) error {
+			if refused++; r.Recipient != "r+m@example.test" {
+				t.Errorf("%s: refused %q", stage, r.Recipient)
+			}
+			return nil
+		}}, envelope+".\r\nQUIT\r\n")
+		if refused != want || len(arrivals) != 0 {
+			t.Errorf("%s: %d refused, want %d; %d arrivals\n%s", stage, refused, want, len(arrivals), said)
+		}
+	}
+}
+
 // A message cut off in the middle has not arrived.
 func TestCutOff(t *testing.T) {
 	var arrived int
