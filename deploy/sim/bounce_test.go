@@ -17,10 +17,7 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-// homeName is the host that takes the sender's own mail, reports among it.
-const homeName = "sender.test"
-
-// home starts that host. It returns what arrived, and ends with stop.
+// home starts the sender's host. It returns what arrived, and ends with stop.
 func (s *story) home(faults *sink.Faults) (arrived *arrivals, stop func()) {
 	s.t.Helper()
 	arrived = new(arrivals)

@@ -244,17 +244,9 @@ func (a *account) Outcome(o ledger.Outcome) error {
 
 // see is told of each copy before the primary says that it took it.
 func (a *account) see(one ledger.Arrival) {
-	a.copies.see(one)
+	a.saw(one)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	_, domain, _ := strings.Cut(strings.ToLower(one.Recipient), "@")
-	p := part{one.QueueID, domain}
-	if a.sent[p] == nil {
-		a.sent[p] = map[string]int{}
-	}
-	if a.sent[p][one.Recipient]++; a.sent[p][one.Recipient] > 1 {
-		a.again = append(a.again, one.QueueID)
-	}
 	letter, ok := ledger.MarkerOf(one.Recipient)
 	if !ok {
 		a.wrong = append(a.wrong, "no letter for "+one.Recipient)
@@ -267,6 +259,22 @@ func (a *account) see(one ledger.Arrival) {
 	}
 	if !slices.Contains(of[one.Recipient], one.QueueID) {
 		of[one.Recipient] = append(of[one.Recipient], one.QueueID)
+	}
+}
+
+// saw is told of each copy of anything, and so of reports, before it is said that it was
+// taken.
+func (a *account) saw(one ledger.Arrival) {
+	a.copies.see(one)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, domain, _ := strings.Cut(strings.ToLower(one.Recipient), "@")
+	p := part{one.QueueID, domain}
+	if a.sent[p] == nil {
+		a.sent[p] = map[string]int{}
+	}
+	if a.sent[p][one.Recipient]++; a.sent[p][one.Recipient] > 1 {
+		a.again = append(a.again, one.QueueID)
 	}
 }
 

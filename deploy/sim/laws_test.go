@@ -81,12 +81,12 @@ func (r *reigns) check(t *testing.T) {
 const resumeTime = 30 * time.Second
 
 // resumes fails the test where a letter that is tried again and again gets no 250 in
-// time.
+// time. Where senders are told, it is one to a recipient that there is not.
 func (w *World) resumes(ctx context.Context, t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, resumeTime)
 	defer cancel()
-	letters := letter.New(letter.Options{Seed: ^w.seed, Domains: []string{string(relayDomains[0])}, Sizes: letter.Size4K, BigAt: -1})
+	letters := letter.New(letter.Options{Seed: ^w.seed, Domains: []string{string(relayDomains[0])}, Sizes: letter.Size4K, BigAt: -1, RefusedEvery: min(1, w.refusedEvery())})
 	stats, err := w.sendWith(ctx, sender.Options{Count: 1, Sessions: 1, Pause: time.Second, Letter: letters.Letter})
 	if err != nil || stats.Letters != 1 {
 		t.Errorf("no 250 within %v of the last fault: %+v, %v", resumeTime, stats, err)

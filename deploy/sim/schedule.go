@@ -84,12 +84,19 @@ var clusterFaults = []fault{
 		w.network.CutOneWay(victim, other)
 		return func() error { w.network.HealAll(); return nil }, nil
 	}},
-	// On the smaller side there are the primary and the sender.
+	// On the smaller side there are the primary and the sender; the sender's host is on
+	// either.
 	{"partition", func(_ context.Context, w *World, victim string) (func() error, error) {
 		others := without(w.names, victim)
 		w.random.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 		few := (len(w.names) - 1) / 2
-		w.network.Partition(append([]string{victim, primaryName, senderName}, others[:few-1]...), others[few-1:])
+		smaller, larger := append([]string{victim, primaryName, senderName}, others[:few-1]...), others[few-1:]
+		if w.home != nil && w.random.IntN(2) == 0 {
+			smaller = append(smaller, homeName)
+		} else if w.home != nil {
+			larger = append(larger, homeName)
+		}
+		w.network.Partition(smaller, larger)
 		return func() error { w.network.HealAll(); return nil }, nil
 	}},
 	// Frozen is as near as one process comes to a host that is stopped and goes on:
@@ -109,6 +116,9 @@ var clusterFaults = []fault{
 var hostFaults = []fault{
 	{"connections break", func(_ context.Context, w *World, victim string) (func() error, error) {
 		ends := append(without(w.names, victim), primaryName, senderName)
+		if w.home != nil {
+			ends = append(ends, homeName)
+		}
 		a, b := victim, ends[w.random.IntN(len(ends))]
 		if w.random.IntN(2) == 0 {
 			a, b = b, a
@@ -177,6 +187,21 @@ var primaryFaults = []fault{
 		return w.PrimaryUp, nil
 	}},
 }
+
+// homeFault is for worlds whose senders are told: their host is down, one node alone
+// cannot reach it, or it takes reports and does not say so.
+var homeFault = fault{"sender's host", func(_ context.Context, w *World, victim string) (func() error, error) {
+	switch w.random.IntN(3) {
+	case 0:
+		w.home.down()
+		return w.home.up, nil
+	case 1:
+		w.network.Cut(victim, homeName)
+		return func() error { w.network.HealAll(); return nil }, nil
+	}
+	w.home.faults.Set(sink.Fault{Stage: sink.AfterDot, Action: sink.Drop, Rate: 0.5})
+	return func() error { w.home.faults.Set(); return nil }, nil
+}}
 
 // A tempo says how long a fault lasts, and how long nothing breaks behind it.
 type tempo struct {

@@ -90,7 +90,15 @@ type shape struct {
 	moody      bool
 	// impatient clients close some connections soon after the dot.
 	impatient bool
+	// telling has senders of one relay domain told of what the primary refuses for good,
+	// of which there is some in both. apart has one node not reach their host while the
+	// queue drains: who leads, or the one of that number.
+	telling bool
+	apart   int
 }
+
+// whoLeads is that node of a shape.
+const whoLeads = -1
 
 // faultsMin is how many kinds of faults a world has at least.
 const faultsMin = 4
@@ -120,6 +128,13 @@ func shapeOf(seed uint64) shape {
 		s.pace = between(r, 10*time.Millisecond, 10*time.Second)
 	}
 	s.moody, s.impatient = r.IntN(2) == 0, r.IntN(2) == 0
+	if s.telling = r.IntN(2) == 0; s.telling {
+		s.faults = append(s.faults, homeFault)
+		s.apart = whoLeads
+		if r.IntN(3) == 0 {
+			s.apart = r.IntN(len(s.names))
+		}
+	}
 	return s
 }
 
@@ -128,8 +143,8 @@ func (s shape) String() string {
 	for _, f := range s.faults {
 		kinds = append(kinds, f.name)
 	}
-	return fmt.Sprintf("nodes=%d asDeployed=%v skewed=%v snapshots=%d/%d away=%s pace=%s moody=%v impatient=%v kinds: %s",
-		len(s.names), s.asDeployed, s.clocks != nil, s.snapshots, s.trailing, s.away.Round(time.Second), s.pace.Round(time.Millisecond), s.moody, s.impatient, strings.Join(kinds, ", "))
+	return fmt.Sprintf("nodes=%d asDeployed=%v skewed=%v snapshots=%d/%d away=%s pace=%s moody=%v impatient=%v telling=%v kinds: %s",
+		len(s.names), s.asDeployed, s.clocks != nil, s.snapshots, s.trailing, s.away.Round(time.Second), s.pace.Round(time.Millisecond), s.moody, s.impatient, s.telling, strings.Join(kinds, ", "))
 }
 
 func runSeed(t *testing.T, seed uint64) {
@@ -164,6 +179,11 @@ func runSeed(t *testing.T, seed uint64) {
 		w.record, w.arriving = book, book.see
 		waited := newWaits(faultMax)
 		w.waiting = waited.see
+		if shape.telling {
+			if err := w.Tell(book.saw); err != nil {
+				t.Fatal(err)
+			}
+		}
 		ctx := t.Context()
 		for _, name := range w.names {
 			if err := w.Start(ctx, name); err != nil {
@@ -197,7 +217,7 @@ func runSeed(t *testing.T, seed uint64) {
 			}
 		})
 		// Others try once: what got a 4yz and is not tried again must not arrive.
-		once := letter.New(letter.Options{Seed: seed, Run: fmt.Sprintf("once%d", seed), Domains: []string{string(relayDomains[0])}, Sizes: letter.Size4K, BigAt: -1})
+		once := letter.New(letter.Options{Seed: seed, Run: fmt.Sprintf("once%d", seed), Domains: []string{string(relayDomains[0])}, Sizes: letter.Size4K, BigAt: -1, RefusedEvery: w.refusedEvery()})
 		senders.Go(func() {
 			stats, err := w.sendWith(ctx, sender.Options{
 				Count: lettersOnce, Sessions: 2, PerConnection: 1, Pause: 20 * time.Second, GiveUp: time.Nanosecond, Letter: once.Letter,
@@ -220,15 +240,23 @@ func runSeed(t *testing.T, seed uint64) {
 		if err := w.PrimaryUp(); err != nil {
 			t.Fatal(err)
 		}
+		if shape.telling {
+			w.keepApart(shape.apart)
+		}
 		w.resumes(ctx, t)
 		senders.Wait()
 		w.drain(ctx, t)
+		w.clear(ctx, t)
 		time.Sleep(time.Until(began.Add(seedTime)))
 		w.atRest(ctx, t)
 		led.check(t)
-		book.inspect(&story{World: w, t: t, ctx: ctx})
+		s := &story{World: w, t: t, ctx: ctx}
+		book.inspect(s)
 		duplicates, bound := book.check(t, w.nodes[w.names[0]].node.Member().View().Totals())
 		waited.check(t)
+		if shape.telling {
+			s.judgeNotices()
+		}
 		report := w.ledger.Check()
 		t.Logf("seed=%d accepted=%d delivered=%d lost=%d altered=%d duplicates=%d bound=%d virtual=%s", seed,
 			report.Accepted, report.Delivered, report.Lost, report.Altered, duplicates, bound, time.Since(began).Round(time.Second))
@@ -243,17 +271,18 @@ func runSeed(t *testing.T, seed uint64) {
 	})
 }
 
-// drain waits until everything that was accepted has arrived and the queue is
-// empty, or the time is over.
+// drain waits until everything that was accepted has come to its end and the queue is
+// empty, but for what stays held, or the time is over.
 func (w *World) drain(ctx context.Context, t *testing.T) {
 	t.Helper()
 	deadline := time.Now().Add(drainTime)
 	for time.Now().Before(deadline) {
-		if missing, _ := w.ledger.Missing(); missing == 0 && w.empty() {
+		if missing, _ := w.ledger.Missing(); missing == 0 && w.quiet() {
 			return
 		}
 		// What the misbehaving primary refused for good is held, and the domain that
-		// it refused too much of is stopped: let them go.
+		// it refused too much of is stopped, or guarded with nothing left that it would
+		// take: let them go.
 		for _, name := range w.names {
 			p := w.nodes[name]
 			if p == nil {
@@ -261,12 +290,12 @@ func (w *World) drain(ctx context.Context, t *testing.T) {
 			}
 			view := p.node.Member().View()
 			for m := range view.Messages(zeroID) {
-				if hasHeld(m) {
+				if w.wanted(m) {
 					_ = w.Do(ctx, fsm.Release{ID: m.ID})
 				}
 			}
 			for _, d := range relayDomains {
-				if view.NextHop(d).Stopped {
+				if h := view.NextHop(d); h.Stopped || h.Guarded && w.home != nil {
 					_ = w.Do(ctx, fsm.ResumeDomain{Name: d})
 				}
 			}
@@ -275,7 +304,8 @@ func (w *World) drain(ctx context.Context, t *testing.T) {
 		time.Sleep(5 * time.Second)
 	}
 	missing, accepted := w.ledger.Missing()
-	t.Errorf("after %s: %d of %d accepted have not arrived; queue empty: %v", drainTime, missing, accepted, w.empty())
+	t.Errorf("after %s: %d of %d accepted have not come to their end, %v among them; nothing left in the queue: %v",
+		drainTime, missing, accepted, w.ledger.MissingRecipients(), w.quiet())
 }
 
 // empty reports whether all nodes run, and no queue has an unfinished message.

@@ -104,6 +104,8 @@ type World struct {
 	primary     *sink.Server // nil while it is down
 	primaryDone chan struct{}
 	pace        time.Duration // before the primary's reply to a dot
+	// home is the senders' host, nil where they are told nothing.
+	home *home
 	// usual is how the primary is where no fault makes it otherwise.
 	usual struct {
 		pace   time.Duration
@@ -467,9 +469,8 @@ func (w *World) Do(ctx context.Context, action fsm.Action) error {
 
 // PutDomains registers the relay domains with the primary.
 func (w *World) PutDomains(ctx context.Context) error {
-	ip := w.network.Host(primaryName).IP().String()
 	for _, d := range relayDomains {
-		if err := w.Do(ctx, fsm.PutDomain{Domain: fsm.Domain{Name: d, Targets: []fsm.Target{{Host: ip, Port: 25}}}}); err != nil {
+		if err := w.Do(ctx, fsm.PutDomain{Domain: w.relayDomain(d)}); err != nil {
 			return err
 		}
 	}
@@ -503,7 +504,7 @@ func (w *World) PrimaryUp() error {
 	if err != nil {
 		return err
 	}
-	w.primary = sink.New(sink.Options{
+	o := sink.Options{
 		Hostname: "mail.example.org", Faults: w.faults, Pace: w.pace,
 		Arrival: func(a ledger.Arrival) error {
 			if w.arriving != nil {
@@ -511,7 +512,11 @@ func (w *World) PrimaryUp() error {
 			}
 			return w.ledger.Arrival(a)
 		},
-	})
+	}
+	if w.home != nil {
+		o.Refuse, o.Refused = turnsAway, w.ledger.Refusal
+	}
+	w.primary = sink.New(o)
 	w.primaryDone = make(chan struct{})
 	go func(s *sink.Server, done chan struct{}) {
 		defer close(done)
@@ -560,7 +565,7 @@ func (w *World) sendWith(ctx context.Context, o sender.Options) (sender.Stats, e
 		domains = append(domains, string(d))
 	}
 	if o.Letter == nil {
-		o.Letter = letter.New(letter.Options{Seed: w.seed, Domains: domains, Sizes: letter.ShapesOfMail, BigAt: -1}).Letter
+		o.Letter = letter.New(letter.Options{Seed: w.seed, Domains: domains, Sizes: letter.ShapesOfMail, BigAt: -1, RefusedEvery: w.refusedEvery()}).Letter
 	}
 	o.Record = w.record
 	if o.Record == nil {
@@ -586,6 +591,9 @@ func (w *World) Close() {
 		_ = w.Stop(name)
 	}
 	w.PrimaryDown()
+	if w.home != nil {
+		w.home.down()
+	}
 }
 
 // A zone is the DNS of a world: mail for a domain goes to the host of that name in it.

@@ -1,0 +1,206 @@
+package sim
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/letter"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
+	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
+)
+
+const (
+	// homeName is the host that takes the sender's own mail, reports among it.
+	homeName = "sender.test"
+	// refusedEvery is how often a letter has recipients that the primary refuses for
+	// good, in a world whose senders are told.
+	refusedEvery = 4
+)
+
+// toldDomain is the relay domain of which they are told.
+var toldDomain = relayDomains[0]
+
+// zeroID is before all queue ids.
+var zeroID mail.QueueID
+
+// A home is the senders' host of a world. It notes in the ledger whom a report tells of
+// what.
+type home struct {
+	world  *World
+	faults *sink.Faults
+	// arriving, if not nil, is told of each report, before the host says that it took
+	// it.
+	arriving func(ledger.Arrival)
+
+	server *sink.Server // nil while it is down
+	served chan struct{}
+
+	mu      sync.Mutex
+	strange []string // what arrived and was no report
+}
+
+// Tell makes this a world in which the senders of one relay domain are told what its
+// primary refuses for good, and in which there is such mail. It is for worlds without
+// nodes yet.
+func (w *World) Tell(arriving func(ledger.Arrival)) error {
+	w.home = &home{world: w, faults: sink.NewFaults(w.seed), arriving: arriving}
+	w.zone = zone{homeName: w.network.Host(homeName).IP()}
+	w.ledger.Tell(string(toldDomain))
+	return w.home.up()
+}
+
+// up starts the host.
+func (h *home) up() error {
+	if h.server != nil {
+		return nil
+	}
+	l, err := h.world.network.Host(homeName).Listen(25)
+	if err != nil {
+		return err
+	}
+	h.server = sink.New(sink.Options{Hostname: homeName, Faults: h.faults, Message: h.told, Arrival: func(a ledger.Arrival) error {
+		if h.arriving != nil {
+			h.arriving(a)
+		}
+		return nil
+	}})
+	h.served = make(chan struct{})
+	go func(s *sink.Server, served chan struct{}) {
+		defer close(served)
+		_ = s.Serve(l)
+	}(h.server, h.served)
+	return nil
+}
+
+// down ends it.
+func (h *home) down() {
+	if h.server == nil {
+		return
+	}
+	h.server.Close()
+	<-h.served
+	h.server = nil
+}
+
+// told notes a report.
+func (h *home) told(m sink.Message) error {
+	notices, err := ledger.ReadNotices(m.Content)
+	if err != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.strange = append(h.strange, fmt.Sprintf("mail from <%s> to %v: %v", m.ReversePath, m.Recipients, err))
+		return nil
+	}
+	for _, n := range notices {
+		for _, to := range m.Recipients {
+			n.ReversePath, n.To, n.QueueID, n.Peer, n.At = m.ReversePath, to, m.QueueID, m.Peer, m.At
+			if err := h.world.ledger.Notice(n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// strangers returns what arrived and was no report.
+func (h *home) strangers() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.strange
+}
+
+// turnsAway says what the primary of such a world refuses for good.
+func turnsAway(stage sink.Stage, recipient string) bool {
+	return stage == sink.Rcpt && letter.IsNobody(recipient) || stage == sink.Dot && letter.IsVetoed(recipient)
+}
+
+// relayDomain is how a relay domain is registered: in a world whose senders are told with
+// a guard, as an administrator of this version does.
+func (w *World) relayDomain(name mail.Domain) fsm.Domain {
+	d := fsm.Domain{Name: name, Targets: []fsm.Target{{Host: w.network.Host(primaryName).IP().String(), Port: 25}}}
+	if w.home == nil {
+		return d
+	}
+	d.ConnectionsMax = fsm.ConnectionsMaxDefault
+	d.Schedule = fsm.Schedule{RetryMin: fsm.RetryMinDefault, RetryMax: fsm.RetryMaxDefault, Lifetime: fsm.LifetimeDefault}
+	if name == toldDomain {
+		d.Bounce = fsm.BounceAlways
+	}
+	return d
+}
+
+// refusedEvery is how often a letter of this world has recipients that the primary
+// refuses for good; 0 for never.
+func (w *World) refusedEvery() int {
+	if w.home == nil {
+		return 0
+	}
+	return refusedEvery
+}
+
+// stays reports whether a recipient that is held stays so: the primary has no such
+// mailbox, and nobody is to be told.
+func (w *World) stays(recipient string) bool {
+	return (letter.IsNobody(recipient) || letter.IsVetoed(recipient)) && w.ledger.Refused(recipient) && !w.ledger.Due(recipient)
+}
+
+// wanted reports whether an operator releases a message: something is held that can
+// still be delivered, or of which a sender is still to be told and was not, since it was
+// refused while nothing was known of the primary. While a report is owed it is left
+// alone.
+func (w *World) wanted(m fsm.Message) bool {
+	wanted := false
+	for i, r := range m.Recipients {
+		if r.Report != 0 {
+			return false
+		}
+		wanted = wanted || r.State == fsm.RecipientHeld && !w.stays(m.Envelope.Recipients[i].Path.Mailbox.String())
+	}
+	return wanted
+}
+
+// rests reports whether what is left of a message is held, and stays so.
+func (w *World) rests(m fsm.Message) bool {
+	held := false
+	for i, r := range m.Recipients {
+		if r.State == fsm.RecipientQueued || r.Report != 0 {
+			return false
+		}
+		if r.State == fsm.RecipientHeld {
+			if !w.stays(m.Envelope.Recipients[i].Path.Mailbox.String()) {
+				return false
+			}
+			held = true
+		}
+	}
+	return held
+}
+
+// quiet reports whether all nodes run, and have nothing in their queues but what rests.
+func (w *World) quiet() bool {
+	for _, name := range w.names {
+		p := w.nodes[name]
+		if p == nil {
+			return false
+		}
+		view := p.node.Member().View()
+		live := view.Totals().Live
+		if len(view.Destinations()) != len(relayDomains) {
+			return false
+		}
+		if live == 0 {
+			continue
+		}
+		for m := range view.Messages(zeroID) {
+			if w.rests(m) {
+				live--
+			}
+		}
+		if live != 0 {
+			return false
+		}
+	}
+	return true
+}
