@@ -43,6 +43,12 @@ func (r *run) judge(ctx context.Context) error {
 	}
 	book.Tell(telling(r.cast.bounce)...)
 	r.cast.primaryDown() // which counts what it saw
+	if n := r.cast.reports.Stats().Violations; n > 0 {
+		r.diary.breach("L9", "the smarthost saw %d violations of SMTP", n)
+	}
+	if r.asked == 0 {
+		r.diary.breach("L4", "no node was ever asked to relay")
+	}
 	v := r.weigh(book, r.cast.fabric.Strangers())
 	r.lookAtNodes(ctx)
 	v.broken = r.diary.breaches()
@@ -97,12 +103,6 @@ func (r *run) weigh(book *ledger.Ledger, strangers map[string]int) verdict {
 	}
 	if r.cast.strict > 0 {
 		d.breach("L2", "the primary saw %d violations of SMTP", r.cast.strict)
-	}
-	if n := r.cast.reports.Stats().Violations; n > 0 {
-		d.breach("L9", "the smarthost saw %d violations of SMTP", n)
-	}
-	if r.asked == 0 {
-		d.breach("L4", "no node was ever asked to relay")
 	}
 	if v.report.Accepted == 0 {
 		d.breach("L8", "nothing was accepted")
