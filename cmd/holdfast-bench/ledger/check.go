@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -99,13 +100,8 @@ func (l *Ledger) MissingRecipients() []string {
 func (l *Ledger) Check() Report {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	recipients := make([]string, 0, len(l.pairs))
-	for r := range l.pairs {
-		recipients = append(recipients, r)
-	}
-	sort.Strings(recipients)
 	var c checker
-	for _, r := range recipients {
+	for _, r := range slices.Sorted(maps.Keys(l.pairs)) {
 		c.pair(r, l.pairs[r])
 	}
 	return c.report

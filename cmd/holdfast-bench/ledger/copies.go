@@ -2,7 +2,8 @@ package ledger
 
 import (
 	"fmt"
-	"sort"
+	"maps"
+	"slices"
 )
 
 // Copies is what CheckCopies found.
@@ -16,8 +17,10 @@ type Copies struct {
 	// Bound is the greatest number of copies beyond the first that what
 	// happened excuses, all pairs together.
 	Bound int `json:"bound"`
-	// TooMany counts pairs with more copies than what happened to them excuses.
-	// Each is a fault, even where the sum is below the bound.
+	// TooMany counts pairs with more copies than what happened to them excuses, and
+	// those that came under two queue ids though each attempt had the same recipients: a
+	// repeat has the id of the first copy. Each is a fault, even where the sum is below
+	// the bound.
 	TooMany int      `json:"too_many"`
 	Cases   []string `json:"cases,omitempty"`
 }
@@ -30,13 +33,8 @@ type Copies struct {
 func (l *Ledger) CheckCopies(interrupted func(Arrival) bool) Copies {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	recipients := make([]string, 0, len(l.pairs))
-	for r := range l.pairs {
-		recipients = append(recipients, r)
-	}
-	sort.Strings(recipients)
 	var c Copies
-	for _, r := range recipients {
+	for _, r := range slices.Sorted(maps.Keys(l.pairs)) {
 		p := l.pairs[r]
 		for len(c.Histogram) <= len(p.arrivals) {
 			c.Histogram = append(c.Histogram, 0)
@@ -51,6 +49,12 @@ func (l *Ledger) CheckCopies(interrupted func(Arrival) bool) Copies {
 		extra, excused := max(0, len(p.arrivals)-1), len(p.unknown)+p.unread+cut
 		c.Extra += extra
 		c.Bound += excused
+		if ids := p.ids(); len(ids) > 1 && !p.regrouped {
+			if c.TooMany++; c.TooMany <= casesMax {
+				c.Cases = append(c.Cases, fmt.Sprintf("one letter, and two messages %s: %s", r, p.story()))
+			}
+			continue
+		}
 		if extra <= excused {
 			continue
 		}
@@ -60,6 +64,17 @@ func (l *Ledger) CheckCopies(interrupted func(Arrival) bool) Copies {
 		}
 	}
 	return c
+}
+
+// ids are the queue ids under which a pair came.
+func (p *pair) ids() map[string]bool {
+	ids := map[string]bool{}
+	for _, a := range p.arrivals {
+		if a.QueueID != "" {
+			ids[a.QueueID] = true
+		}
+	}
+	return ids
 }
 
 // story tells when and from whom the copies of a pair came.

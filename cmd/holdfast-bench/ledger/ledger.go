@@ -26,6 +26,8 @@ type pair struct {
 	fail        int              // attempts that were refused
 	unknown     map[int]struct{} // attempts with an intent and no certain outcome
 	dots        []dot            // of all attempts, in the order in which they were recorded
+	together    string           // all recipients of the first attempt
+	regrouped   bool             // another attempt had others
 	unread      int              // copies whose 250 nobody may have read
 	arrivals    []Arrival
 
@@ -55,16 +57,14 @@ type Ledger struct {
 	// report was.
 	tells map[string]bool
 	told  map[report][]string
-	// changed is closed, and replaced, at each record.
-	changed chan struct{}
-	out     *os.File
-	sync    bool
-	err     error // the first error of out: a ledger that cannot write is void
+	out   *os.File
+	sync  bool
+	err   error // the first error of out: a ledger that cannot write is void
 }
 
 // New returns a ledger that lives in memory only.
 func New() *Ledger {
-	return &Ledger{pairs: make(map[string]*pair), told: make(map[report][]string), changed: make(chan struct{})}
+	return &Ledger{pairs: make(map[string]*pair), told: make(map[report][]string)}
 }
 
 // Options say how a ledger writes its file.
@@ -239,9 +239,11 @@ func (l *Ledger) write(line []byte) error {
 func (l *Ledger) enter(rec record) {
 	switch {
 	case rec.Intent != nil:
+		together := strings.Join(slices.Sorted(slices.Values(rec.Intent.Recipients)), " ")
 		for _, r := range rec.Intent.Recipients {
 			p := l.pair(r)
-			p.sent = true
+			p.regrouped = p.regrouped || p.sent && p.together != together
+			p.sent, p.together = true, together
 			p.unsure(rec.Intent.Attempt)
 			p.dots = append(p.dots, dot{attempt: rec.Intent.Attempt, at: rec.Intent.At})
 			p.octets, p.reversePath = rec.Intent.Octets, rec.Intent.ReversePath
@@ -283,8 +285,6 @@ func (l *Ledger) enter(rec record) {
 			l.told[key] = append(l.told[key], n.Recipient)
 		}
 	}
-	close(l.changed)
-	l.changed = make(chan struct{})
 }
 
 func (l *Ledger) pair(recipient string) *pair {
@@ -321,11 +321,4 @@ func canonical(address string) string {
 		return address
 	}
 	return address[:at] + strings.ToLower(address[at:])
-}
-
-// Changed returns a channel that is closed at the next record.
-func (l *Ledger) Changed() <-chan struct{} {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.changed
 }

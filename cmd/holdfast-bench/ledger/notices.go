@@ -6,11 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"mime/multipart"
 	netmail "net/mail"
 	"net/textproto"
-	"sort"
+	"slices"
 	"strings"
 )
 
@@ -93,11 +94,6 @@ type Notices struct {
 func (l *Ledger) CheckNotices(interrupted func(Arrival) bool) Notices {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	recipients := make([]string, 0, len(l.pairs))
-	for r := range l.pairs {
-		recipients = append(recipients, r)
-	}
-	sort.Strings(recipients)
 	var n Notices
 	named := map[string]int{}
 	fault := func(kind, recipient, format string, args ...any) {
@@ -105,7 +101,7 @@ func (l *Ledger) CheckNotices(interrupted func(Arrival) bool) Notices {
 			n.Cases = append(n.Cases, kind+" "+recipient+": "+fmt.Sprintf(format, args...))
 		}
 	}
-	for _, r := range recipients {
+	for _, r := range slices.Sorted(maps.Keys(l.pairs)) {
 		p := l.pairs[r]
 		silent := l.due(r, p)
 		if len(p.ok) > 0 && p.refusals > 0 {
