@@ -182,7 +182,7 @@ func (c *Conn) arrival() time.Time {
 	if len(c.in.segments) == 0 {
 		return time.Time{}
 	}
-	return later(c.in.segments[0].at, c.network.thaw(c.local.name))
+	return later(c.in.segments[0].at, c.network.Frozen(c.local.name))
 }
 
 // Write sends a copy of p. It waits only while the window is full.
@@ -218,7 +218,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 			if breaks {
 				n = max(0, fuse-d.total)
 			}
-			at := later(time.Now(), c.network.thaw(c.local.name)).Add(delay)
+			at := later(time.Now(), c.network.Frozen(c.local.name)).Add(delay)
 			if last := len(d.segments) - 1; last >= 0 && d.segments[last].at.After(at) {
 				at = d.segments[last].at
 			}

@@ -175,8 +175,8 @@ func (n *Network) Freeze(host string, until time.Time) {
 	n.frozen[host] = until
 }
 
-// thaw returns until when a host is frozen, the past if it is not.
-func (n *Network) thaw(host string) time.Time {
+// Frozen returns until when a host is frozen, the past if it is not.
+func (n *Network) Frozen(host string) time.Time {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.frozen[host]
@@ -266,7 +266,7 @@ func (h *Host) Dial(ctx context.Context, address string) (net.Conn, error) {
 	}
 	random := n.randomOf(h.name, to.name)
 	d := n.delay(random) + n.delay(random)
-	if frozen := time.Until(later(n.thaw(h.name), n.thaw(to.name))); frozen > 0 {
+	if frozen := time.Until(later(n.Frozen(h.name), n.Frozen(to.name))); frozen > 0 {
 		d += frozen
 	}
 	if d > 0 {

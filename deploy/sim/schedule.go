@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 )
 
@@ -75,7 +77,7 @@ var clusterFaults = []fault{
 		return func() error { w.network.HealAll(); return nil }, nil
 	}},
 	{"one link cut", func(_ context.Context, w *World, victim string) (func() error, error) {
-		other := without(w.names, victim)[0]
+		other := without(w.names, victim)[w.random.IntN(len(w.names)-1)]
 		w.network.Cut(victim, other)
 		return func() error { w.network.HealAll(); return nil }, nil
 	}},
@@ -208,9 +210,6 @@ type tempo struct {
 	lasts, rests func(*rand.Rand) time.Duration
 }
 
-// faultMax is longer than any fault lasts.
-const faultMax = 151 * time.Second
-
 // hasty is for worlds of some minutes.
 var hasty = tempo{
 	lasts: func(r *rand.Rand) time.Duration { return time.Duration(500+r.IntN(12_000)) * time.Millisecond },
@@ -239,20 +238,58 @@ func (w *World) torment(ctx context.Context, drawn []fault, t tempo) (names []st
 			victim = cmp.Or(w.Leader(), victim)
 		}
 		names = append(names, f.name+" "+victim)
+		began := time.Now()
 		mend, err := f.begin(context.WithoutCancel(ctx), w, victim)
 		if err != nil {
 			return names, fmt.Errorf("%s %s: %w", f.name, victim, err)
 		}
+		mute := w.mute()
 		sleep(ctx, t.lasts(w.random))
 		if err := mend(); err != nil {
 			return names, fmt.Errorf("mend %s of %s: %w", f.name, victim, err)
 		}
+		w.silent(mute, began)
 		if err := w.check(); err != nil {
 			return names, fmt.Errorf("behind %s of %s: %w", f.name, victim, err)
 		}
 		sleep(ctx, t.rests(w.random))
 	}
 	return names, nil
+}
+
+// mute returns the nodes that the senders cannot talk to now, each with the time until
+// which it is frozen, zero where that is not why.
+func (w *World) mute() map[string]time.Time {
+	mute := map[string]time.Time{}
+	for _, name := range w.names {
+		if until := w.network.Frozen(name); until.After(time.Now()) {
+			mute[name] = until
+		} else if !w.network.Reachable(senderName, name) {
+			mute[name] = time.Time{}
+		}
+	}
+	return mute
+}
+
+// silent notes that the senders could not talk to these nodes since then, and that they
+// can now, but for those that are frozen for longer.
+func (w *World) silent(mute map[string]time.Time, since time.Time) {
+	w.silencesLock.Lock()
+	defer w.silencesLock.Unlock()
+	for name, until := range mute {
+		if now := time.Now(); until.Before(now) {
+			until = now
+		}
+		w.silences[name] = append(w.silences[name], ledger.Span{From: since, To: until})
+	}
+}
+
+// away returns when the senders could not talk to a node, by its address.
+func (w *World) away(address string) []ledger.Span {
+	w.silencesLock.Lock()
+	defer w.silencesLock.Unlock()
+	name, _, _ := net.SplitHostPort(address)
+	return slices.Clone(w.silences[name])
 }
 
 // check looks for contradictions in the queue of each node that runs: a message with a

@@ -177,7 +177,7 @@ func runSeed(t *testing.T, seed uint64) {
 		w.rhythm.Snapshot, w.rhythm.Trailing = shape.snapshots, shape.trailing
 		book := newAccount(w.ledger)
 		w.record, w.arriving = book, book.see
-		waited := newWaits(faultMax)
+		waited := newWaits(w.away)
 		w.waiting = waited.see
 		if shape.telling {
 			if err := w.Tell(book.saw); err != nil {

@@ -18,16 +18,15 @@ const replySlack = 5 * time.Second
 // A waits judges how long a world's senders waited for each reply.
 type waits struct {
 	limit time.Duration
+	away  func(address string) []ledger.Span // when the senders could not talk to a node
 
 	mu      sync.Mutex
 	all     []ledger.Wait
 	longest ledger.Wait
 }
 
-// newWaits is for worlds whose faults last at most so long: a command that a fault
-// keeps from the node, and then the reply, may each lie as long.
-func newWaits(fault time.Duration) *waits {
-	return &waits{limit: config.Default().CommitPatience + replySlack + 2*fault}
+func newWaits(away func(address string) []ledger.Span) *waits {
+	return &waits{limit: config.Default().CommitPatience + replySlack, away: away}
 }
 
 func (p *waits) see(w ledger.Wait) {
@@ -42,7 +41,7 @@ func (p *waits) see(w ledger.Wait) {
 func (p *waits) late() []ledger.Wait {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return ledger.Late(p.all, p.limit, func(string) []ledger.Span { return nil })
+	return ledger.Late(p.all, p.limit, p.away)
 }
 
 // check fails the test where a reply was late, and neither came nor was the connection
@@ -73,7 +72,7 @@ func (b beforeDot) Intent(i ledger.Intent) error {
 // within the patience that nothing is known of it, and not later.
 func TestEveryDotIsAnswered(t *testing.T) {
 	tell(t, 831, func(t *testing.T, s *story) {
-		p := newWaits(0)
+		p := newWaits(s.away)
 		s.waiting = p.see
 		s.begin()
 		// The majority goes when the dot is on its way, and comes back two minutes

@@ -112,6 +112,10 @@ type World struct {
 		faults []sink.Fault
 	}
 
+	// silences are when the senders could not talk to nodes, by their names.
+	silencesLock sync.Mutex
+	silences     map[string][]ledger.Span
+
 	// fell lists the nodes that failed by themselves, with the reason, but for those
 	// in ailing, whose disk was broken on purpose.
 	fellLock sync.Mutex
@@ -142,7 +146,7 @@ func NewWorld(seed uint64, names []string, dir string, log *slog.Logger) (*World
 	w := &World{
 		seed: seed, names: names, random: rand.New(rand.NewPCG(seed, 0x73696d)), log: log,
 		network: network, registry: newRegistry(network.Reachable), certs: dir,
-		disks: map[string]*disks{}, nodes: map[string]*process{}, ailing: map[string]bool{},
+		disks: map[string]*disks{}, nodes: map[string]*process{}, ailing: map[string]bool{}, silences: map[string][]ledger.Span{},
 		ledger: ledger.New(), faults: sink.NewFaults(seed),
 	}
 	ca, err := transport.CreateCA("sim", time.Now())
