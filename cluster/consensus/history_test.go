@@ -25,7 +25,10 @@ type history struct {
 	calm  chan struct{} // closed when it ends
 	tasks sync.WaitGroup
 
-	starting sync.Mutex // members are started by whoever misses them, one at a time
+	// starting has a value while a member is started: by whoever misses it, one at a
+	// time. It is a channel, for who waits for a mutex holds up the bubble's clock, which
+	// the start may wait for.
+	starting chan struct{}
 
 	mu   sync.Mutex
 	rand *rand.Rand
@@ -178,8 +181,8 @@ func (h *history) stop(m *testMember) {
 }
 
 func (h *history) start(m *testMember) {
-	h.starting.Lock()
-	defer h.starting.Unlock()
+	h.starting <- struct{}{}
+	defer func() { <-h.starting }()
 	if m.running() != nil {
 		return
 	}
@@ -321,7 +324,7 @@ func (h *history) run(t *testing.T, seed uint64, on controls.Set, judge func(*or
 		seed: seed, controls: on, housekeeping: true,
 		trailing: 8, threshold: 30, interval: 5 * time.Second,
 	}, func(t *testing.T, c *testCluster) {
-		h.c, h.calm = c, make(chan struct{}) // made inside the bubble
+		h.c, h.calm, h.starting = c, make(chan struct{}), make(chan struct{}, 1) // made inside the bubble
 		c.up()
 		if h.changing {
 			c.bootstrapWith(c.names[:size-1]...)
