@@ -17,10 +17,10 @@ type Copies struct {
 	// Bound is the greatest number of copies beyond the first that what
 	// happened excuses, all pairs together.
 	Bound int `json:"bound"`
-	// TooMany counts pairs with more copies than what happened to them excuses, and
-	// those that came under two queue ids though each attempt had the same recipients: a
-	// repeat has the id of the first copy. Each is a fault, even where the sum is below
-	// the bound.
+	// TooMany counts pairs with more copies than what happened to them excuses. Each is
+	// a fault, even where the sum is below the bound. That they came under two queue ids
+	// is none: a node that was cut off may commit what it closed without a reply after
+	// the sender has read the 250 to his next attempt.
 	TooMany int      `json:"too_many"`
 	Cases   []string `json:"cases,omitempty"`
 }
@@ -49,12 +49,6 @@ func (l *Ledger) CheckCopies(interrupted func(Arrival) bool) Copies {
 		extra, excused := max(0, len(p.arrivals)-1), len(p.unknown)+p.unread+cut
 		c.Extra += extra
 		c.Bound += excused
-		if ids := p.ids(); len(ids) > 1 && !p.regrouped {
-			if c.TooMany++; c.TooMany <= casesMax {
-				c.Cases = append(c.Cases, fmt.Sprintf("one letter, and two messages %s: %s", r, p.story()))
-			}
-			continue
-		}
 		if extra <= excused {
 			continue
 		}
@@ -64,17 +58,6 @@ func (l *Ledger) CheckCopies(interrupted func(Arrival) bool) Copies {
 		}
 	}
 	return c
-}
-
-// ids are the queue ids under which a pair came.
-func (p *pair) ids() map[string]bool {
-	ids := map[string]bool{}
-	for _, a := range p.arrivals {
-		if a.QueueID != "" {
-			ids[a.QueueID] = true
-		}
-	}
-	return ids
 }
 
 // story tells when and from whom the copies of a pair came.

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"slices"
-	"strings"
 	"testing"
 	"time"
 )
@@ -76,20 +75,6 @@ func TestCheckCopies(t *testing.T) {
 				s.arrive(recipient, "s@x.test", trace+body)
 			}
 		}, never, Copies{Histogram: []int{0, 0, 0, 1}, Extra: 2, Bound: 1, TooMany: 1}},
-		{"a repeat that is a message of its own", func(s story) {
-			s.try(1, Info)
-			s.try(2, OK)
-			s.arrive(recipient, "s@x.test", trace+body)
-			s.arrive(recipient, "s@x.test", strings.ReplaceAll(trace, "Q1", "Q2")+body)
-		}, never, Copies{Histogram: []int{0, 0, 1}, Extra: 1, Bound: 1, TooMany: 1}},
-		{"a repeat with another recipient is one", func(s story) {
-			s.try(1, Info)
-			if err := s.l.Intent(Intent{ID: "m1", Attempt: 2, ReversePath: "s@x.test", Recipients: []string{recipient, "other@x.test"}, Octets: octetsOf(body)}); err != nil {
-				s.t.Fatal(err)
-			}
-			s.arrive(recipient, "s@x.test", trace+body)
-			s.arrive(recipient, "s@x.test", strings.ReplaceAll(trace, "Q1", "Q2")+body)
-		}, never, Copies{Histogram: []int{1, 0, 1}, Extra: 1, Bound: 3}},
 		{"interrupted", func(s story) {
 			s.try(1, OK)
 			s.arrive(recipient, "s@x.test", trace+body)

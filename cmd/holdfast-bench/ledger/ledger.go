@@ -26,8 +26,6 @@ type pair struct {
 	fail        int              // attempts that were refused
 	unknown     map[int]struct{} // attempts with an intent and no certain outcome
 	dots        []dot            // of all attempts, in the order in which they were recorded
-	together    string           // all recipients of the first attempt
-	regrouped   bool             // another attempt had others
 	unread      int              // copies whose 250 nobody may have read
 	arrivals    []Arrival
 
@@ -239,11 +237,9 @@ func (l *Ledger) write(line []byte) error {
 func (l *Ledger) enter(rec record) {
 	switch {
 	case rec.Intent != nil:
-		together := strings.Join(slices.Sorted(slices.Values(rec.Intent.Recipients)), " ")
 		for _, r := range rec.Intent.Recipients {
 			p := l.pair(r)
-			p.regrouped = p.regrouped || p.sent && p.together != together
-			p.sent, p.together = true, together
+			p.sent = true
 			p.unsure(rec.Intent.Attempt)
 			p.dots = append(p.dots, dot{attempt: rec.Intent.Attempt, at: rec.Intent.At})
 			p.octets, p.reversePath = rec.Intent.Octets, rec.Intent.ReversePath
