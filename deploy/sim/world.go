@@ -272,7 +272,7 @@ func (w *World) Start(ctx context.Context, name string) error {
 
 // slowRhythm is for worlds where for most of the time nothing happens, farApart their
 // configuration.
-var slowRhythm = node.Pace{Commit: time.Second, Tick: 30 * time.Second, Roll: 8 * time.Second, Reconnect: 10 * time.Second}
+var slowRhythm = node.Pace{Commit: 4 * time.Second, Tick: 30 * time.Second, Roll: 8 * time.Second, Reconnect: 20 * time.Second}
 
 func farApart(c *config.Config) { c.Latency = config.WAN }
 
