@@ -135,6 +135,13 @@ func (d *diary) stalled(s ledger.Span) {
 	d.stalls = append(d.stalls, s)
 }
 
+// stood returns when this process stood still.
+func (d *diary) stood() []ledger.Span {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]ledger.Span(nil), d.stalls...)
+}
+
 // away returns when a node and the clients could not talk to each other, since
 // something was done to the node or its ways, or since this process stood still, in
 // which the clients are.

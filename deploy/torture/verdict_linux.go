@@ -92,7 +92,7 @@ func (r *run) weigh(book *ledger.Ledger, strangers map[string]int) verdict {
 	for _, w := range r.load.late(r.away) {
 		d.breach("L5", "%v", w)
 	}
-	for _, p := range ledger.Pauses(r.o.nodes, r.spans, d.harmed(), d.acceptances(), resumeTime) {
+	for _, p := range ledger.Pauses(r.o.nodes, r.spans, d.harmed(), d.stood(), d.acceptances(), resumeTime) {
 		d.breach("L8", "no 250 from %.1f s to %.1f s, with a healthy majority", p.From.Sub(r.begin).Seconds(), p.To.Sub(r.begin).Seconds())
 	}
 	if v.notices.Due == 0 {

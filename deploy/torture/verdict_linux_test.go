@@ -199,6 +199,12 @@ func TestWeigh(t *testing.T) {
 			silence(r, 40, 80)
 			r.diary.harms = []ledger.Harm{harm(1, 41, 72), harm(2, 41, 72)}
 		}, ""},
+		{"no 250 for 40 s, of which the harness slept 12", func(r *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			silence(r, 40, 80)
+			r.diary.stalls = []ledger.Span{span(50, 62)}
+		}, ""},
 		{"nothing is accepted", func(_ *run, b *ledger.Ledger, _ map[string]int) { sent(b, 1, 10, ledger.Fail) }, "L8"},
 		{"it is refused for good, and its sender is not told", func(_ *run, b *ledger.Ledger, _ map[string]int) {
 			sent(b, 1, 10, ledger.OK)

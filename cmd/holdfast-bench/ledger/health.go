@@ -9,6 +9,17 @@ import (
 // A Span is a stretch of time.
 type Span struct{ From, To time.Time }
 
+// overlap returns for how long both last.
+func (s Span) overlap(o Span) time.Duration {
+	if o.From.After(s.From) {
+		s.From = o.From
+	}
+	if o.To.Before(s.To) {
+		s.To = o.To
+	}
+	return max(0, s.To.Sub(s.From))
+}
+
 // A Harm says that a node was broken, cut off or being mended for a while. Nodes
 // are numbered from 0.
 type Harm struct {
@@ -18,8 +29,9 @@ type Harm struct {
 
 // Pauses returns the stretches longer than limit without a 250 in which one and
 // the same majority of the nodes was unharmed, sorted. Mail must have been offered
-// to every node all the while. accepted are the moments of 250s.
-func Pauses(nodes int, whole Span, harms []Harm, accepted []time.Time, limit time.Duration) []Span {
+// to every node all the while, but for stalls, in which nobody saw anything: they do
+// not overlap, and do not count. accepted are the moments of 250s.
+func Pauses(nodes int, whole Span, harms []Harm, stalls []Span, accepted []time.Time, limit time.Duration) []Span {
 	accepted = slices.Clone(accepted)
 	slices.SortFunc(accepted, time.Time.Compare)
 	var pauses []Span
@@ -29,7 +41,7 @@ func Pauses(nodes int, whole Span, harms []Harm, accepted []time.Time, limit tim
 			continue
 		}
 		for _, healthy := range unharmed(majority, whole, harms) {
-			for _, p := range silences(healthy, accepted, limit) {
+			for _, p := range silences(healthy, stalls, accepted, limit) {
 				if !slices.Contains(pauses, p) {
 					pauses = append(pauses, p)
 				}
@@ -60,13 +72,17 @@ func unharmed(set uint, whole Span, harms []Harm) []Span {
 	return spans
 }
 
-// silences returns the stretches of a span longer than limit without a moment.
-// moments are sorted.
-func silences(s Span, moments []time.Time, limit time.Duration) []Span {
+// silences returns the stretches of a span longer than limit without a moment, beside
+// stalls. moments are sorted.
+func silences(s Span, stalls []Span, moments []time.Time, limit time.Duration) []Span {
 	var found []Span
 	last := s.From
 	note := func(to time.Time) {
-		if to.Sub(last) > limit {
+		awake := to.Sub(last)
+		for _, stall := range stalls {
+			awake -= Span{last, to}.overlap(stall)
+		}
+		if awake > limit {
 			found = append(found, Span{last, to})
 		}
 		last = to
