@@ -5,6 +5,9 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,26 +66,39 @@ const (
 )
 
 // TestModel runs as many histories as make so many commands, most of which are not
-// looked at one by one. A seed that fails is run again step by step.
+// looked at one by one, on all processors. A seed that fails is run again step by step.
 func TestModel(t *testing.T) {
-	steps, began := uint64(0), time.Now()
-	seed := uint64(1_000)
-	for ; steps < *modelSteps; seed++ {
-		var twin *fsmtest.Twin // it takes longer than all the rest
-		if seed%modelTwin == 0 {
-			twin = fsmtest.NewTwin()
-		}
-		h := fsmtest.NewHistory(fsm.New(), twin, newSeeded(seed)).Sparsely(modelCheck)
-		err := h.Run(modelHistory)
-		steps += h.Steps()
-		if err == nil {
-			continue
-		}
-		closer := fsmtest.NewHistory(fsm.New(), fsmtest.NewTwin(), newSeeded(seed))
-		again := closer.Run(modelHistory)
-		t.Fatalf("seed %d: %v\nstep by step:\n%s\n\n%v", seed, err, closer.Log(), again)
+	const first = 1_000
+	began := time.Now()
+	var seeds, steps atomic.Uint64
+	var running sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		running.Go(func() {
+			for steps.Load() < *modelSteps && !t.Failed() {
+				n, err := model(first + seeds.Add(1) - 1)
+				if steps.Add(n); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
-	fmt.Printf("model seeds=%d steps=%d steps_per_s=%.0f\n", seed-1_000, steps, float64(steps)/time.Since(began).Seconds())
+	running.Wait()
+	fmt.Printf("model seeds=%d steps=%d steps_per_s=%.0f\n", seeds.Load(), steps.Load(), float64(steps.Load())/time.Since(began).Seconds())
+}
+
+// model runs one history, and returns how many commands it had.
+func model(seed uint64) (steps uint64, err error) {
+	var twin *fsmtest.Twin // it takes longer than all the rest
+	if seed%modelTwin == 0 {
+		twin = fsmtest.NewTwin()
+	}
+	h := fsmtest.NewHistory(fsm.New(), twin, newSeeded(seed)).Sparsely(modelCheck)
+	if err = h.Run(modelHistory); err == nil {
+		return h.Steps(), nil
+	}
+	closer := fsmtest.NewHistory(fsm.New(), fsmtest.NewTwin(), newSeeded(seed))
+	again := closer.Run(modelHistory)
+	return h.Steps(), fmt.Errorf("seed %d: %w\nstep by step:\n%s\n\n%v", seed, err, closer.Log(), again)
 }
 
 // TestSnapshotsAreLossless: a State that was encoded and decoded goes on
