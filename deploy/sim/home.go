@@ -111,11 +111,6 @@ func (h *home) strangers() []string {
 	return h.strange
 }
 
-// turnsAway says what the primary of such a world refuses for good.
-func turnsAway(stage sink.Stage, recipient string) bool {
-	return stage == sink.Rcpt && letter.IsNobody(recipient) || stage == sink.Dot && letter.IsVetoed(recipient)
-}
-
 // relayDomain is how a relay domain is registered: in a world whose senders are told with
 // a guard, as an administrator of this version does.
 func (w *World) relayDomain(name mail.Domain) fsm.Domain {
@@ -143,7 +138,7 @@ func (w *World) refusedEvery() int {
 // stays reports whether a recipient that is held stays so: the primary has no such
 // mailbox, and nobody is to be told.
 func (w *World) stays(recipient string) bool {
-	return (letter.IsNobody(recipient) || letter.IsVetoed(recipient)) && w.ledger.Refused(recipient) && !w.ledger.Due(recipient)
+	return letter.IsRefused(recipient) && w.ledger.Refused(recipient) && !w.ledger.Due(recipient)
 }
 
 // wanted reports whether an operator releases a message: something is held that can

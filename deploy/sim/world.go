@@ -518,7 +518,7 @@ func (w *World) PrimaryUp() error {
 		},
 	}
 	if w.home != nil {
-		o.Refuse, o.Refused = turnsAway, w.ledger.Refusal
+		o.Refuse, o.Refused = letter.IsRefusedAt, w.ledger.Refusal
 	}
 	w.primary = sink.New(o)
 	w.primaryDone = make(chan struct{})

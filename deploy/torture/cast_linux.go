@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/letter"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 	"github.com/holdfast-mx/holdfast/deploy/cell"
 	"github.com/holdfast-mx/holdfast/deploy/torture/fabric"
@@ -156,7 +157,7 @@ func (c *cast) primaryUp() error {
 			return errors.Join(c.arrived.Arrival(a), c.book.Arrival(a))
 		},
 		Unread: func(u ledger.Unread) { _ = c.arrived.Unread(u) }, // a ledger that cannot write says so at the next arrival
-		Refuse: refuses, Refused: c.refused,
+		Refuse: letter.IsRefusedAt, Refused: c.refused,
 	})
 	c.served = make(chan error, 1)
 	go func(s *sink.Server) { c.served <- s.Serve(l) }(c.primary)

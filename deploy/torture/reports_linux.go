@@ -14,7 +14,6 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
-	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/letter"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 )
 
@@ -46,11 +45,6 @@ func telling(policies map[string]string) []string {
 		}
 	}
 	return all
-}
-
-// refuses says what the primary refuses for good.
-func refuses(stage sink.Stage, recipient string) bool {
-	return stage == sink.Rcpt && letter.IsNobody(recipient) || stage == sink.Dot && letter.IsVetoed(recipient)
 }
 
 func (c *cast) refused(r ledger.Refusal) error {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 )
 
 func shapes(seed uint64) *Generator {
@@ -81,7 +82,7 @@ func TestRefusals(t *testing.T) {
 	seen := make(map[string]bool)
 	for i := range 2 * every * len(Refusals()) {
 		l := g.Letter(i)
-		refused := slices.ContainsFunc(l.Recipients, func(r string) bool { return IsNobody(r) || IsVetoed(r) })
+		refused := slices.ContainsFunc(l.Recipients, IsRefused)
 		if refused != (i%every == every-1) {
 			t.Fatalf("letter %d (%s) to %v", i, l.Shape, l.Recipients)
 		}
@@ -98,6 +99,22 @@ func TestRefusals(t *testing.T) {
 	}
 	if len(seen) != 2*len(Refusals()) {
 		t.Errorf("%d kinds and domains: %v", len(seen), seen)
+	}
+}
+
+// A recipient is refused at one stage, whatever the others are asked.
+func TestIsRefusedAt(t *testing.T) {
+	for recipient, at := range map[string]sink.Stage{
+		"nobody+m@example.test": sink.Rcpt, "nobody-2+m@example.test": sink.Rcpt, "vetoed+m@example.test": sink.Dot, "user+m@example.test": "",
+	} {
+		if IsRefused(recipient) != (at != "") {
+			t.Errorf("<%s> refused: %v", recipient, at == "")
+		}
+		for _, stage := range sink.Stages() {
+			if IsRefusedAt(stage, recipient) != (stage == at) {
+				t.Errorf("<%s> at %s refused: %v", recipient, stage, stage != at)
+			}
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 )
 
 // A Refusal is a letter that a primary refuses for good, for some of its recipients or
@@ -41,11 +42,19 @@ const (
 	vetoed = "vetoed"
 )
 
-// IsNobody reports whether a primary that plays along has no such recipient, IsVetoed
-// whether it refuses each message to it at the final dot.
-func IsNobody(recipient string) bool { return strings.HasPrefix(recipient, nobody) }
+// IsRefused reports whether a recipient is one that a primary which plays along refuses
+// for good.
+func IsRefused(recipient string) bool {
+	return IsRefusedAt(sink.Rcpt, recipient) || IsRefusedAt(sink.Dot, recipient)
+}
 
-func IsVetoed(recipient string) bool { return strings.HasPrefix(recipient, vetoed) }
+// IsRefusedAt reports whether it does so at this stage: at RCPT where it has no such
+// recipient, at the final dot where it wants no message to him. It is what
+// sink.Options.Refuse asks.
+func IsRefusedAt(stage sink.Stage, recipient string) bool {
+	return stage == sink.Rcpt && strings.HasPrefix(recipient, nobody) ||
+		stage == sink.Dot && strings.HasPrefix(recipient, vetoed)
+}
 
 func (b *builder) refused(r Refusal) {
 	b.i /= b.g.o.RefusedEvery

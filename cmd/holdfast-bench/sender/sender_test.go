@@ -211,10 +211,7 @@ func TestRefusals(t *testing.T) {
 		l := ledger.New()
 		messages := 0
 		server := sink.New(sink.Options{
-			Arrival: l.Arrival, Refused: l.Refusal,
-			Refuse: func(stage sink.Stage, r string) bool {
-				return stage == sink.Rcpt && letter.IsNobody(r) || stage == sink.Dot && letter.IsVetoed(r)
-			},
+			Arrival: l.Arrival, Refuse: letter.IsRefusedAt, Refused: l.Refusal,
 			Message: func(m sink.Message) error {
 				messages++
 				if len(m.Content) == 0 || len(m.Recipients) == 0 || m.Peer == "" {
