@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"fmt"
 	"sync"
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
@@ -38,7 +37,7 @@ type home struct {
 	served chan struct{}
 
 	mu      sync.Mutex
-	strange []string // what arrived and was no report
+	strange []error // what arrived and was no report
 }
 
 // Tell makes this a world in which the senders of one relay domain are told what its
@@ -86,26 +85,23 @@ func (h *home) down() {
 
 // told notes a report.
 func (h *home) told(m sink.Message) error {
-	notices, err := ledger.ReadNotices(m.Content)
+	notices, err := m.Notices()
 	if err != nil {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.strange = append(h.strange, fmt.Sprintf("mail from <%s> to %v: %v", m.ReversePath, m.Recipients, err))
+		h.strange = append(h.strange, err)
 		return nil
 	}
 	for _, n := range notices {
-		for _, to := range m.Recipients {
-			n.ReversePath, n.To, n.QueueID, n.Peer, n.At = m.ReversePath, to, m.QueueID, m.Peer, m.At
-			if err := h.world.ledger.Notice(n); err != nil {
-				return err
-			}
+		if err := h.world.ledger.Notice(n); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // strangers returns what arrived and was no report.
-func (h *home) strangers() []string {
+func (h *home) strangers() []error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.strange

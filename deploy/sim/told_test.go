@@ -66,7 +66,7 @@ func (s *story) judgeNotices() {
 		s.t.Error(c)
 	}
 	for _, what := range s.World.home.strangers() {
-		s.t.Errorf("no report: %s", what)
+		s.t.Error(what)
 	}
 	if totals.ReportsDropped > 0 {
 		s.t.Errorf("%d reports were dropped", totals.ReportsDropped)

@@ -69,16 +69,13 @@ func (c *cast) reportsUp() error {
 
 // told notes a report.
 func (c *cast) told(m sink.Message) error {
-	notices, err := ledger.ReadNotices(m.Content)
+	notices, err := m.Notices()
 	if err != nil {
-		c.diary.breach("L9", "mail from <%s> to %v that is no report: %v", m.ReversePath, m.Recipients, err)
+		c.diary.breach("L9", "%v", err)
 	}
 	var errs []error
 	for _, n := range notices {
-		for _, to := range m.Recipients {
-			n.ReversePath, n.To, n.QueueID, n.Peer, n.At = m.ReversePath, to, m.QueueID, m.Peer, m.At
-			errs = append(errs, c.arrived.Notice(n), c.book.Notice(n))
-		}
+		errs = append(errs, c.arrived.Notice(n), c.book.Notice(n))
 	}
 	return errors.Join(errs...)
 }

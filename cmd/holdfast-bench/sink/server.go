@@ -55,16 +55,6 @@ type Options struct {
 	Logger  *slog.Logger
 }
 
-// A Message is what one transaction brought.
-type Message struct {
-	ReversePath string
-	Recipients  []string
-	Content     []byte
-	QueueID     string // as in Arrival
-	Peer        string
-	At          time.Time
-}
-
 // Stats counts what a server did.
 type Stats struct {
 	Connections int64 `json:"connections"`
