@@ -20,7 +20,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/letter"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sender"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
-	"github.com/holdfast-mx/holdfast/deploy/sim"
+	"github.com/holdfast-mx/holdfast/deploy/datadir"
 )
 
 // The power of all three hosts fails while mail comes in, more than once. Nodes
@@ -186,7 +186,7 @@ func TestPowerLossOfAllNodes(t *testing.T) {
 				return err
 			}
 			within, err := filepath.Rel(data, name)
-			if _, ok := sim.KindOf(filepath.ToSlash(within)); err == nil && !ok {
+			if _, ok := datadir.KindOf(filepath.ToSlash(within)); err == nil && !ok {
 				t.Errorf("%s keeps a file that is in no table: %s", n.Name, within)
 			}
 			return err

@@ -20,6 +20,7 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
 	"github.com/holdfast-mx/holdfast/cmd/holdfastd/node"
+	"github.com/holdfast-mx/holdfast/deploy/datadir"
 )
 
 var flips = flag.Int("flips", 1, "how many bits to flip of each class of bytes, each in a cluster of its own")
@@ -57,26 +58,26 @@ type rotClass struct {
 
 // rotKinds is every kind of file with its classes. A kind that has no classes
 // says why.
-var rotKinds = map[FileKind]struct {
+var rotKinds = map[datadir.Kind]struct {
 	classes []rotClass
 	why     string
 }{
-	BodySegment: {classes: slices.Concat(sealedClasses(runs, "body"), openClasses(runs, runs, "body"), []rotClass{
+	datadir.BodySegment: {classes: slices.Concat(sealedClasses(runs, "body"), openClasses(runs, runs, "body"), []rotClass{
 		{name: "sealed: deletions", spans: payloads(2), want: runs},
 	})},
-	LogSegment:    {classes: slices.Concat(sealedClasses(refuses, "entry"), openClasses(refuses, refuses, "entry"))},
-	BodyPool:      {classes: []rotClass{{name: "content", spans: whole, want: runs}}},
-	LogPool:       {classes: []rotClass{{name: "content", spans: whole, want: runs}}},
-	LogName:       {classes: []rotClass{{name: "content", spans: whole, want: refuses}}},
-	StableStore:   {classes: stableClasses()},
-	SnapshotMeta:  {classes: metaClasses()},
-	SnapshotState: {classes: stateClasses()},
-	Lock:          {why: "empty"},
-	StableDraft:   {why: "thrown away unread"},
-	SnapshotDraft: {why: "thrown away unread"},
-	BodyFormat1:   {why: "only while a directory of version 0.1 is taken over: each body is read and compared with its digest"},
-	PeersFile:     {why: "a hint, tested in cluster/gossip"},
-	PeersDraft:    {why: "thrown away unread"},
+	datadir.LogSegment:    {classes: slices.Concat(sealedClasses(refuses, "entry"), openClasses(refuses, refuses, "entry"))},
+	datadir.BodyPool:      {classes: []rotClass{{name: "content", spans: whole, want: runs}}},
+	datadir.LogPool:       {classes: []rotClass{{name: "content", spans: whole, want: runs}}},
+	datadir.LogName:       {classes: []rotClass{{name: "content", spans: whole, want: refuses}}},
+	datadir.StableStore:   {classes: stableClasses()},
+	datadir.SnapshotMeta:  {classes: metaClasses()},
+	datadir.SnapshotState: {classes: stateClasses()},
+	datadir.Lock:          {why: "empty"},
+	datadir.StableDraft:   {why: "thrown away unread"},
+	datadir.SnapshotDraft: {why: "thrown away unread"},
+	datadir.BodyFormat1:   {why: "only while a directory of version 0.1 is taken over: each body is read and compared with its digest"},
+	datadir.PeersFile:     {why: "a hint, tested in cluster/gossip"},
+	datadir.PeersDraft:    {why: "thrown away unread"},
 }
 
 func whole(b []byte) []span { return []span{{0, len(b)}} }
@@ -292,7 +293,7 @@ func stateClasses() []rotClass {
 // Whichever, everything that got a 250 is delivered, nothing is altered, and all
 // copies of the queue are the same.
 func TestFlippedBitOnOneNode(t *testing.T) {
-	for _, kind := range kindsInOrder() {
+	for _, kind := range datadir.Kinds() {
 		for i, c := range rotKinds[kind].classes {
 			for n := range *flips {
 				t.Run(fmt.Sprintf("%s/%s/%d", kind, c.name, n), func(t *testing.T) {
@@ -305,33 +306,18 @@ func TestFlippedBitOnOneNode(t *testing.T) {
 	}
 }
 
-func kindsInOrder() []FileKind {
-	var all []FileKind
-	for _, k := range fileKinds {
-		if !slices.Contains(all, k.kind) {
-			all = append(all, k.kind)
-		}
-	}
-	return all
-}
-
 // TestEveryKindOfFileIsInTheTable: none is forgotten when a new one comes.
 func TestEveryKindOfFileIsInTheTable(t *testing.T) {
-	for _, k := range kindsInOrder() {
+	for _, k := range datadir.Kinds() {
 		if one, ok := rotKinds[k]; !ok || (len(one.classes) == 0) == (one.why == "") {
 			t.Errorf("%s: neither classes nor a reason, or both", k)
-		}
-	}
-	for _, name := range []string{"epoch", "raft/raft.db2", "spool/00000001.idx", "raft/snapshots/2-5-1/extra"} {
-		if k, ok := KindOf(name); ok {
-			t.Errorf("%s is taken for %s", name, k)
 		}
 	}
 }
 
 const rotting = "n2"
 
-func rot(t *testing.T, s *story, kind FileKind, c rotClass, seed uint64) {
+func rot(t *testing.T, s *story, kind datadir.Kind, c rotClass, seed uint64) {
 	s.inFiles = rotting
 	// Too little for files of zeros, enough for files that were used before.
 	s.disks[rotting].free.Store(15)
@@ -393,7 +379,7 @@ func rot(t *testing.T, s *story, kind FileKind, c rotClass, seed uint64) {
 	}
 	s.awaitReady(up...)
 	s.letters(3)
-	if kind == BodySegment {
+	if kind == datadir.BodySegment {
 		// Who has the damaged body is the one to deliver it.
 		for _, other := range othersThan(rotting) {
 			s.network.Cut(other, primaryName)
@@ -465,9 +451,9 @@ func (s *story) letters(count int) {
 
 // filesOf returns the files of a data directory by their kind, in the order of
 // their names, and fails the test over one that is of no known kind.
-func (s *story) filesOf(dir string) map[FileKind][]string {
+func (s *story) filesOf(dir string) map[datadir.Kind][]string {
 	s.t.Helper()
-	all := make(map[FileKind][]string)
+	all := make(map[datadir.Kind][]string)
 	err := filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
@@ -476,11 +462,11 @@ func (s *story) filesOf(dir string) map[FileKind][]string {
 		if err != nil {
 			return err
 		}
-		kind, ok := KindOf(filepath.ToSlash(within))
+		kind, ok := datadir.KindOf(filepath.ToSlash(within))
 		if !ok {
 			s.t.Errorf("a node keeps a file that is in no table: %s", within)
 		}
-		if kind == Lock {
+		if kind == datadir.Lock {
 			if info, err := e.Info(); err != nil || info.Size() > 0 {
 				s.t.Errorf("%s has %d octets: %v", within, info.Size(), err)
 			}

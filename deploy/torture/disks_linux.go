@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-mx/holdfast/deploy/sim"
+	"github.com/holdfast-mx/holdfast/deploy/datadir"
 	"github.com/holdfast-mx/holdfast/deploy/torture/schedule"
 )
 
@@ -308,8 +308,8 @@ func (n *nemesis) wipe(i int) error {
 
 // flip flips one bit of what a node that does not run has written.
 func (n *nemesis) flip(a *act, i int, k schedule.Kind, r *rand.Rand) error {
-	kind := map[schedule.Kind]sim.FileKind{
-		schedule.FlipBody: sim.BodySegment, schedule.FlipLog: sim.LogSegment, schedule.FlipTerm: sim.StableStore,
+	kind := map[schedule.Kind]datadir.Kind{
+		schedule.FlipBody: datadir.BodySegment, schedule.FlipLog: datadir.LogSegment, schedule.FlipTerm: datadir.StableStore,
 	}[k]
 	root, err := filepath.EvalSymlinks(n.data(i))
 	if err != nil {
@@ -321,7 +321,7 @@ func (n *nemesis) flip(a *act, i int, k schedule.Kind, r *rand.Rand) error {
 			return err
 		}
 		within, err := filepath.Rel(root, name)
-		if found, _ := sim.KindOf(filepath.ToSlash(within)); found == kind {
+		if found, _ := datadir.KindOf(filepath.ToSlash(within)); found == kind {
 			names = append(names, name)
 		}
 		return err
