@@ -8,14 +8,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
-	"github.com/holdfast-mx/holdfast/cluster/consensus"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/letter"
@@ -33,7 +30,6 @@ var (
 )
 
 const (
-	nodePort    = 2525
 	primaryPort = 2525
 	// diskBytes is the size of each node's file system. The image is sparse.
 	diskBytes = 400 << 20
@@ -283,9 +279,9 @@ type member struct {
 	} `json:"hydration"`
 }
 
-// whole returns nil when every node has a vote under the server id that it has
+// hydrated returns nil when every node has a vote under the server id that it has
 // now, and lacks no body.
-func (c *cast) whole(ctx context.Context) error {
+func (c *cast) hydrated(ctx context.Context) error {
 	at := c.leader(ctx)
 	if at < 0 {
 		return errors.New("nobody leads")
@@ -322,44 +318,6 @@ func (c *cast) whole(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// How a node may end by itself.
-var (
-	errRefuses = errors.New("the node refuses its data directory")
-	errLacks   = errors.New("the node lacks a message that it had said it has")
-	errFell    = errors.New("a node ended by itself")
-)
-
-// exitStores is the exit code of a node whose disk failed it, or whose data
-// directory it does not trust.
-const exitStores = 74
-
-// exitStuck is that of one that cannot go on, for whatever reason.
-const exitStuck = 70
-
-// bodyLost is what a node says that cannot keep its word for a message: it may yet be
-// able to, when others have come back, and so it has another exit code.
-var bodyLost = consensus.ErrBodyLost.Error()
-
-// fell takes the end of a node that nobody told to end.
-func fell(n *fleet.Node) error { return judged(n.TakeFallen()) }
-
-// judged says of the end of a node whether it refused its disk.
-func judged(err error) error {
-	if err == nil {
-		return nil
-	}
-	kind := errFell
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
-		switch {
-		case exit.ExitCode() == exitStores:
-			kind = errRefuses
-		case exit.ExitCode() == exitStuck && strings.Contains(err.Error(), bodyLost):
-			kind = errLacks
-		}
-	}
-	return fmt.Errorf("%w: %w", kind, err)
 }
 
 // settled waits until every node runs and is ready, or one has ended by itself.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,19 +24,19 @@ type diary struct {
 	begin    time.Time
 	out      io.Writer
 	faults   []*entry
-	harms    []ledger.Harm
-	open     map[int]time.Time // nodes that are harmed, since when
-	unheard  map[int]time.Time // nodes that clients cannot talk to, since when
-	silences []ledger.Harm
-	stalls   []ledger.Span // in which this process stood still
-	taken    []time.Time   // 250s
-	came     []time.Time   // arrivals
-	leads    []entry       // who led, from when
-	broken   []string      // promises, in the order in which that was seen
+	outages  []ledger.Outage       // those that are over
+	ailing   map[int]time.Time     // nodes whose outage lasts, since when
+	unheard  map[int]time.Time     // nodes that clients cannot talk to, since when
+	silences map[int][]ledger.Span // of each node, in which they could not, and can again
+	stalls   []ledger.Span         // in which this process stood still
+	acks     []time.Time           // 250s, one for each recipient
+	arrivals []time.Time           // at the primary
+	leads    []entry               // who led, from when
+	broken   []string              // promises, in the order in which that was seen
 }
 
 func newDiary(out io.Writer, begin time.Time) *diary {
-	return &diary{begin: begin, out: out, open: map[int]time.Time{}, unheard: map[int]time.Time{}}
+	return &diary{begin: begin, out: out, ailing: map[int]time.Time{}, unheard: map[int]time.Time{}, silences: map[int][]ledger.Span{}}
 }
 
 // say prints a line of progress.
@@ -71,36 +72,36 @@ func (d *diary) fault(what string) func() {
 	}
 }
 
-// harm notes that nodes are harmed since then.
-func (d *diary) harm(since time.Time, nodes ...int) {
+// fail notes that nodes have an outage since then.
+func (d *diary) fail(since time.Time, nodes ...int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, n := range nodes {
-		if _, ok := d.open[n]; !ok {
-			d.open[n] = since
+		if _, ok := d.ailing[n]; !ok {
+			d.ailing[n] = since
 		}
 	}
 }
 
-// heal notes that nodes are not harmed any more.
+// heal notes that their outage is over.
 func (d *diary) heal(nodes ...int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, n := range nodes {
-		if since, ok := d.open[n]; ok {
-			d.harms = append(d.harms, ledger.Harm{Node: n, Span: ledger.Span{From: since, To: time.Now()}})
-			delete(d.open, n)
+		if since, ok := d.ailing[n]; ok {
+			d.outages = append(d.outages, ledger.Outage{Node: n, Span: ledger.Span{From: since, To: time.Now()}})
+			delete(d.ailing, n)
 		}
 	}
 }
 
-// harmed returns all harms, those that last included.
-func (d *diary) harmed() []ledger.Harm {
+// allOutages returns the outages so far, those that last included.
+func (d *diary) allOutages() []ledger.Outage {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	all := append([]ledger.Harm(nil), d.harms...)
-	for n, since := range d.open {
-		all = append(all, ledger.Harm{Node: n, Span: ledger.Span{From: since, To: time.Now()}})
+	all := append([]ledger.Outage(nil), d.outages...)
+	for n, since := range d.ailing {
+		all = append(all, ledger.Outage{Node: n, Span: ledger.Span{From: since, To: time.Now()}})
 	}
 	return all
 }
@@ -122,7 +123,7 @@ func (d *diary) hear(nodes ...int) {
 	defer d.mu.Unlock()
 	for _, n := range nodes {
 		if since, ok := d.unheard[n]; ok {
-			d.silences = append(d.silences, ledger.Harm{Node: n, Span: ledger.Span{From: since, To: time.Now()}})
+			d.silences[n] = append(d.silences[n], ledger.Span{From: since, To: time.Now()})
 			delete(d.unheard, n)
 		}
 	}
@@ -135,11 +136,11 @@ func (d *diary) stalled(s ledger.Span) {
 	d.stalls = append(d.stalls, s)
 }
 
-// stood returns when this process stood still.
-func (d *diary) stood() []ledger.Span {
+// allStalls returns when this process stood still.
+func (d *diary) allStalls() []ledger.Span {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return append([]ledger.Span(nil), d.stalls...)
+	return slices.Clone(d.stalls)
 }
 
 // away returns when a node and the clients could not talk to each other, since
@@ -148,36 +149,34 @@ func (d *diary) stood() []ledger.Span {
 func (d *diary) away(node int) []ledger.Span {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	all := append([]ledger.Span(nil), d.stalls...)
-	for _, s := range d.silences {
-		if s.Node == node {
-			all = append(all, s.Span)
-		}
-	}
+	all := slices.Concat(d.stalls, d.silences[node])
 	if since, ok := d.unheard[node]; ok {
 		all = append(all, ledger.Span{From: since, To: time.Now()})
 	}
 	return all
 }
 
-func (d *diary) accepted(pairs int) {
+// acked notes a 250 to so many recipients of a message.
+func (d *diary) acked(recipients int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for range pairs {
-		d.taken = append(d.taken, time.Now())
+	for range recipients {
+		d.acks = append(d.acks, time.Now())
 	}
 }
 
-func (d *diary) acceptances() []time.Time {
+// allAcks returns when 250s were given.
+func (d *diary) allAcks() []time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return append([]time.Time(nil), d.taken...)
+	return slices.Clone(d.acks)
 }
 
+// arrived notes that the primary took something for a recipient.
 func (d *diary) arrived() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.came = append(d.came, time.Now())
+	d.arrivals = append(d.arrivals, time.Now())
 }
 
 // leader notes who leads.

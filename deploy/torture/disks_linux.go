@@ -27,11 +27,10 @@ func (n *nemesis) disk(ctx context.Context, f schedule.Fault, r *rand.Rand, a *a
 	v := f.Victim
 	switch f.Kind {
 	case schedule.Power, schedule.PowerAll:
-		a.start = []int{v}
 		if f.Kind == schedule.PowerAll {
-			a.harmed, a.start = n.everybody(), n.everybody()
+			a.unhealthy = n.everybody()
 		}
-		cut := slices.Clone(a.start)
+		cut := slices.Clone(a.unhealthy)
 		a.seen = n.gone(cut)
 		for _, i := range cut {
 			err = errors.Join(err, n.cast.disks[i].Cut())
@@ -41,14 +40,14 @@ func (n *nemesis) disk(ctx context.Context, f schedule.Fault, r *rand.Rand, a *a
 		}
 		a.mend = func() error { return n.remount(cut) }
 	case schedule.SyncError:
-		a.ends, a.start = true, []int{v}
+		a.ends = true
 		a.mend, err = n.inject(a, v, fmt.Sprintf("error=EIO:when=%d", 1+r.IntN(20)))
 	case schedule.SlowDisk:
 		a.mend, err = n.inject(a, v, fmt.Sprintf("delay_enter=%d", 200_000+r.IntN(800_000)))
 	case schedule.HungDisk:
 		a.mend, err = n.inject(a, v, "delay_enter=60000000")
 	case schedule.SyncLie:
-		a.start, a.refuses = []int{v}, true
+		a.refuses = true
 		var stop func() error
 		stop, err = n.inject(a, v, "retval=0")
 		a.mend = func() error {
@@ -59,26 +58,26 @@ func (n *nemesis) disk(ctx context.Context, f schedule.Fault, r *rand.Rand, a *a
 			return errors.Join(err, n.remount([]int{v}))
 		}
 	case schedule.NoSpace:
-		a.ends, a.start = true, []int{v}
+		a.ends = true
 		a.seen = n.full(v)
 		a.mend, err = n.fill(v)
 	case schedule.ReadOnly:
-		a.ends, a.start = true, []int{v}
+		a.ends = true
 		a.seen = n.unwritable(v)
 		a.mend, err = n.readOnly(v)
 	case schedule.FlipBody, schedule.FlipLog, schedule.FlipTerm:
-		a.start, a.refuses = []int{v}, true
+		a.refuses = true
 		if err = n.kill(v); err == nil {
 			err = n.flip(a, v, f.Kind, r)
 		}
 	case schedule.Wipe:
-		a.start, a.wiped = []int{v}, []int{v}
+		a.wiped = []int{v}
 		if err = n.kill(v); err == nil {
 			a.seen = n.emptied(v)
 			err = n.wipe(v)
 		}
 	case schedule.RollBack:
-		a.start, a.refuses, a.later = []int{v}, true, true
+		a.refuses, a.healthyMeanwhile = true, true
 		a.mend, err = n.rollBack(a, v)
 	default:
 		err = errNobody
@@ -373,7 +372,7 @@ func (n *nemesis) rollBack(a *act, i int) (func() error, error) {
 	a.seen = func() string { return gone }
 	a.mustRefuse = func() bool { return outdated }
 	return func() error {
-		n.cast.diary.harm(time.Now(), i)
+		n.cast.diary.fail(time.Now(), i)
 		now, known := n.cast.statuses(context.Background())[i]
 		if err := errors.Join(n.end(i), unmount()); err != nil {
 			return err

@@ -71,7 +71,7 @@ func (n *nemesis) all(is fabric.Way) []way {
 func (n *nemesis) cut(a *act, ways []way) {
 	a.seen = n.struck(ways)
 	n.set(ways)
-	a.mend = func() error { n.whole(ways); return nil }
+	a.mend = func() error { n.unset(ways); return nil }
 }
 
 // struck returns what counts the packets that ways did something to since now.
@@ -97,7 +97,7 @@ func (n *nemesis) set(ways []way) {
 	}
 }
 
-func (n *nemesis) whole(ways []way) {
+func (n *nemesis) unset(ways []way) {
 	for _, w := range ways {
 		n.cast.fabric.Set(w.from, w.to, fabric.Way{})
 	}
@@ -110,9 +110,9 @@ func (n *nemesis) flap(a *act, r *rand.Rand, i int) {
 	a.mend = meanwhile(func(ctx context.Context) {
 		n.set(ways)
 		wait(ctx, time.Duration(50+r.IntN(450))*time.Millisecond)
-		n.whole(ways)
+		n.unset(ways)
 		wait(ctx, time.Duration(50+r.IntN(450))*time.Millisecond)
-	}, func() { n.whole(ways) })
+	}, func() { n.unset(ways) })
 }
 
 // rotateTime is how long each node is alone in a rotating partition: longer than
@@ -125,22 +125,22 @@ func (n *nemesis) rotate(a *act, first int) {
 	a.seen = n.struck(n.all(fabric.Way{}))
 	a.mend = meanwhile(func(ctx context.Context) {
 		ways := pairs(i, n.others(i))
-		n.cast.diary.harm(time.Now(), i)
+		n.cast.diary.fail(time.Now(), i)
 		n.set(ways)
 		wait(ctx, rotateTime)
-		n.whole(ways)
+		n.unset(ways)
 		n.cast.diary.heal(i)
 		i = (i + 1) % len(n.cast.fleet.Nodes)
 	}, func() {})
 }
 
 // clog cuts one direction after the other, and then mends one after the other, in
-// another order. It begins again when all are whole.
+// another order. It begins again when nothing is cut any more.
 func (n *nemesis) clog(a *act, r *rand.Rand) {
 	ways := n.all(fabric.Way{Cut: true})
 	a.seen = n.struck(ways)
 	a.mend = meanwhile(func(ctx context.Context) {
-		for _, change := range []func([]way){n.set, n.whole} {
+		for _, change := range []func([]way){n.set, n.unset} {
 			for _, k := range r.Perm(len(ways)) {
 				if ctx.Err() != nil {
 					return
@@ -149,7 +149,7 @@ func (n *nemesis) clog(a *act, r *rand.Rand) {
 				wait(ctx, 600*time.Millisecond)
 			}
 		}
-	}, func() { n.whole(ways) })
+	}, func() { n.unset(ways) })
 }
 
 func wait(ctx context.Context, d time.Duration) {

@@ -80,7 +80,7 @@ func (l *load) Outcome(o ledger.Outcome) error {
 		return err
 	}
 	if o.Result == ledger.OK {
-		l.diary.accepted(len(o.Recipients))
+		l.diary.acked(len(o.Recipients))
 	}
 	return nil
 }
@@ -168,9 +168,9 @@ func (l *load) stats() (all sender.Stats) {
 // foreign are recipients that no node may take.
 var foreign = []string{"victim@elsewhere.test", "victim%elsewhere.test@example.test", "@example.test:victim@elsewhere.test", "victim@elsewhere.test@example.org"}
 
-// stranger asks nodes to relay until ctx ends, and counts how often it was asked,
-// and how often one did not refuse.
-func stranger(ctx context.Context, d *diary, seed uint64, addresses []string) (asked, taken int) {
+// stranger asks nodes to relay until ctx ends, and counts how often, and how often one
+// agreed.
+func stranger(ctx context.Context, d *diary, seed uint64, addresses []string) (asked, agreed int) {
 	r := rand.New(rand.NewPCG(seed, 0x737472616e676572))
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
@@ -178,7 +178,7 @@ func stranger(ctx context.Context, d *diary, seed uint64, addresses []string) (a
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return asked, taken
+			return asked, agreed
 		}
 		address, recipient := addresses[r.IntN(len(addresses))], foreign[r.IntN(len(foreign))]
 		reply, err := ask(ctx, address, recipient)
@@ -187,7 +187,7 @@ func stranger(ctx context.Context, d *diary, seed uint64, addresses []string) (a
 		}
 		asked++
 		if strings.HasPrefix(reply, "2") {
-			taken++
+			agreed++
 			d.breach("L4", "%s would relay to <%s>: %s", address, recipient, reply)
 		}
 	}

@@ -63,7 +63,7 @@ func start(args []string) int {
 	defer stop()
 	// What is left to do when something hangs: with this process its cell ends.
 	limit := o.length + overtime
-	r := &run{o: o, begin: time.Now(), dir: os.Getenv(dirKey), mayEnd: map[int]time.Time{}, mayLack: map[int]time.Time{}}
+	r := &run{o: o, begin: time.Now(), dir: os.Getenv(dirKey), ends: newEnds()}
 	time.AfterFunc(limit, func() {
 		fmt.Fprintf(os.Stderr, "torture: the run took more than %v (%v)\n", limit, r.keep())
 		os.Exit(exitFailure)
@@ -85,7 +85,7 @@ func start(args []string) int {
 // overtime is how much longer than told a run may take: to start, to mend what is broken
 // last, for its senders to come through, to drain, and to judge. It usually takes a
 // minute.
-const overtime = openTime + wholeTime + 2*settleTime + resumeTime + 2*giveUpTime + drainTime + settleTime + time.Minute
+const overtime = openTime + hydrateTime + 2*settleTime + resumeTime + 2*giveUpTime + drainTime + settleTime + time.Minute
 
 // dirKey names, in the environment, the directory of a run. It is removed from
 // outside the cell, when its mounts are gone, however the run ended.

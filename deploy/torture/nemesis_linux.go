@@ -33,13 +33,13 @@ type nemesis struct {
 // An act is a fault that was begun. Its first mend undoes what was done to links
 // and disks, so that then nodes can be started again, those that must.
 type act struct {
-	fault  schedule.Fault
-	harmed []int        // nodes of which nothing is to be expected meanwhile
-	later  bool         // but until the mend, which harms them again
-	silent []int        // nodes that clients cannot talk to before it is mended
-	mend   func() error // nil: nothing to undo
-	start  []int        // nodes to be started
-	// refuses: a node to be started may refuse its data directory, since it was
+	fault     schedule.Fault
+	unhealthy []int // nodes of which nothing is to be expected meanwhile
+	// healthyMeanwhile: but that they run until the mend, which is an outage again.
+	healthyMeanwhile bool
+	silent           []int        // nodes that clients cannot talk to before it is mended
+	mend             func() error // nil: nothing to undo
+	// refuses: the node may refuse its data directory when it is started, since that was
 	// damaged. It is given an empty one.
 	refuses bool
 	// mustRefuse says, behind the first mend, that it has to: the others know that what
@@ -49,6 +49,8 @@ type act struct {
 	ends bool
 	// wiped nodes have to be taken into the cluster again.
 	wiped []int
+	// over notes in the diary that it is.
+	over func()
 	// seen says what was seen of the fault itself, "" where nothing was. It is asked
 	// before the first mend, and after it where that told nothing.
 	seen func() string
@@ -93,7 +95,7 @@ func (n *nemesis) others(i int) []int {
 
 // begin begins a fault.
 func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
-	since := time.Now() // of the harm: what is done before begin returns does some
+	since := time.Now() // of the outage: what is done before begin returns is some of it
 	v := f.Victim
 	if v == schedule.Leader {
 		if v = n.cast.leader(ctx); v < 0 {
@@ -101,7 +103,7 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 		}
 		f.Victim = v
 	}
-	a := act{fault: f, harmed: []int{v}}
+	a := act{fault: f, unhealthy: []int{v}}
 	r := rand.New(rand.NewPCG(uint64(f.Amount), 1))
 	rest := n.others(v)
 	second := rest[r.IntN(len(rest))]
@@ -111,18 +113,15 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 	var err error
 	switch f.Kind {
 	case schedule.Kill:
-		a.start = []int{v}
-		a.seen = n.gone(a.start)
+		a.seen = n.gone(a.unhealthy)
 		err = n.kill(v)
 	case schedule.KillTwo:
-		a.harmed = []int{v, second}
-		a.start = a.harmed
-		a.seen = n.gone(a.start)
+		a.unhealthy = []int{v, second}
+		a.seen = n.gone(a.unhealthy)
 		err = errors.Join(n.kill(v), n.kill(second))
 	case schedule.KillAll:
-		a.harmed = n.everybody()
-		a.start = append([]int{second}, n.others(second)...)
-		a.seen = n.gone(a.start)
+		a.unhealthy = n.everybody()
+		a.seen = n.gone(a.unhealthy)
 		for _, i := range n.everybody() {
 			err = errors.Join(err, n.kill(i))
 		}
@@ -131,7 +130,7 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 		a.silent = []int{v}
 		a.mend, err = n.pause(v)
 	case schedule.CutOff:
-		a.harmed = half
+		a.unhealthy = half
 		n.cut(&a, apart(half, rest[len(half)-1:]))
 	case schedule.Alone:
 		a.silent = []int{v}
@@ -139,7 +138,7 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 	case schedule.Bridge:
 		// The others are two halves. Not all nodes are a majority that reaches one
 		// another: either half is, with the victim.
-		a.harmed = rest[:len(rest)/2]
+		a.unhealthy = rest[:len(rest)/2]
 		n.cut(&a, apart(rest[:len(rest)/2], rest[len(rest)/2:]))
 	case schedule.Deaf:
 		n.cut(&a, oneWay(rest, v))
@@ -148,30 +147,30 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 	case schedule.NoWay:
 		n.cut(&a, []way{{addressNode(v), addressPrimary, fabric.Way{Cut: true}}})
 	case schedule.Loss:
-		a.harmed = n.everybody()
+		a.unhealthy = n.everybody()
 		w := fabric.Way{Loss: 0.05 + 0.25*r.Float64()}
 		if kind := r.IntN(3); kind < 2 {
 			w.UDP, w.TCP = kind == 0, kind == 1
 		}
 		n.cut(&a, n.all(w))
 	case schedule.Latency:
-		a.harmed = nil // it is what networks do
+		a.unhealthy = nil // it is what networks do
 		n.cut(&a, n.all(fabric.Way{
 			Delay: time.Duration(10+r.IntN(100)) * time.Millisecond, Jitter: time.Duration(1+r.IntN(40)) * time.Millisecond, Twice: 0.05 * r.Float64(),
 		}))
 	case schedule.Flap:
 		n.flap(&a, r, v)
 	case schedule.Rotate:
-		a.harmed = nil // but one at a time
+		a.unhealthy = nil // but one at a time
 		n.rotate(&a, v)
 	case schedule.Clog:
-		a.harmed = n.everybody()
+		a.unhealthy = n.everybody()
 		n.clog(&a, r)
 	case schedule.Drought:
 		a.ends = true // what cannot be opened cannot be written either
 		a.mend, err = n.drought(&a, v)
 	case schedule.PrimaryDown, schedule.PrimarySlow, schedule.PrimaryDrops, schedule.PrimaryMute, schedule.PrimaryPuts:
-		a.harmed = nil
+		a.unhealthy = nil
 		a.mend, err = n.misbehave(&a, f.Kind, r)
 	default:
 		err = n.disk(ctx, f, r, &a)
@@ -180,9 +179,9 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 		return a, fmt.Errorf("%v: %w", f, err)
 	}
 	n.done[f.Kind]++
-	n.cast.diary.harm(since, a.harmed...)
-	if a.later {
-		n.cast.diary.heal(a.harmed...)
+	n.cast.diary.fail(since, a.unhealthy...)
+	if a.healthyMeanwhile {
+		n.cast.diary.heal(a.unhealthy...)
 	}
 	n.cast.diary.silence(since, a.silent...)
 	return a, nil

@@ -60,7 +60,7 @@ func TestUnknownKind(t *testing.T) {
 }
 
 // What a fault of links cuts leaves a majority that reaches itself, of three nodes and
-// of five, and who is in none is harmed.
+// of five, and who is in none is unhealthy.
 func TestCutsLeaveAMajority(t *testing.T) {
 	for _, nodes := range []int{3, 5} {
 		for _, k := range []schedule.Kind{schedule.CutOff, schedule.Alone, schedule.Bridge, schedule.Deaf, schedule.Mute} {
@@ -70,12 +70,12 @@ func TestCutsLeaveAMajority(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				harmed := map[int]bool{}
-				for _, i := range a.harmed {
-					harmed[i] = true
+				unhealthy := map[int]bool{}
+				for _, i := range a.unhealthy {
+					unhealthy[i] = true
 				}
-				if want := nodes / 2; (k == schedule.CutOff || k == schedule.Bridge) && len(harmed) != want || len(harmed) > want {
-					t.Errorf("%s of %d nodes harms %v, want a smaller half", k, nodes, a.harmed)
+				if want := nodes / 2; (k == schedule.CutOff || k == schedule.Bridge) && len(unhealthy) != want || len(unhealthy) > want {
+					t.Errorf("%s of %d nodes makes %v unhealthy, want a smaller half", k, nodes, a.unhealthy)
 				}
 				cuts := 0
 				for i := range nodes {
@@ -84,8 +84,8 @@ func TestCutsLeaveAMajority(t *testing.T) {
 						if cut {
 							cuts++
 						}
-						if cut && !harmed[i] && !harmed[j] {
-							t.Errorf("%s of %d nodes: who is not harmed, %d and %d, do not reach each other", k, nodes, i, j)
+						if cut && !unhealthy[i] && !unhealthy[j] {
+							t.Errorf("%s of %d nodes: who is healthy, %d and %d, do not reach each other", k, nodes, i, j)
 						}
 					}
 				}

@@ -83,7 +83,7 @@ func newPeer(is schedule.Peer, d *diary, dir, unpacked string, hosts []string, s
 	}
 	if is.Side == schedule.Sender {
 		place.Address = addressSender.String()
-		p.server, err = mailserver.NewSender(is.Make, place, hosts, nodePort)
+		p.server, err = mailserver.NewSender(is.Make, place, hosts, fleet.HostPortSMTP)
 		return p, err
 	}
 	place.Address = addressPrimary.String()
@@ -167,7 +167,7 @@ func (p *peer) cannot(k schedule.Kind) string {
 
 // misbehave makes a real primary a bad one.
 func (p *peer) misbehave(a *act, k schedule.Kind, r *rand.Rand) (mend func() error, err error) {
-	end := p.harm()
+	end := p.disturb()
 	var rounds atomic.Int64
 	switch k {
 	case schedule.PrimaryDown:

@@ -16,20 +16,20 @@ import (
 	"github.com/holdfast-mx/holdfast/deploy/torture/schedule"
 )
 
-// A quiet is a server that does nothing but have a log.
-type quiet struct{ log string }
+// An idle is a server that does nothing but have a log.
+type idle struct{ log string }
 
-func (q quiet) Start() error                { return nil }
-func (q quiet) Stop() error                 { return nil }
-func (q quiet) Signal(syscall.Signal) error { return nil }
-func (q quiet) Log() string                 { return q.log }
-func (q quiet) Queued() int                 { return 0 }
+func (i idle) Start() error                { return nil }
+func (i idle) Stop() error                 { return nil }
+func (i idle) Signal(syscall.Signal) error { return nil }
+func (i idle) Log() string                 { return i.log }
+func (i idle) Queued() int                 { return 0 }
 
 // testPeer makes a peer with a maildir and a log, and the ledger that judges it.
 func testPeer(t *testing.T, is schedule.Peer) *peer {
 	t.Helper()
 	dir := t.TempDir()
-	p := &peer{is: is, diary: newDiary(io.Discard, time.Now()), server: quiet{filepath.Join(dir, "log")}, book: ledger.New()}
+	p := &peer{is: is, diary: newDiary(io.Discard, time.Now()), server: idle{filepath.Join(dir, "log")}, book: ledger.New()}
 	p.sent, p.arrived = p.book, ledger.New()
 	p.shelf.box = mailserver.Maildir{Path: dir, Take: true}
 	p.shelf.latest = map[copyOf]time.Time{}
@@ -91,21 +91,21 @@ func TestRealPrimaryIsJudgedByItsDisk(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 
-	// What it took while it was harmed itself is excused; what it took before is not.
+	// What it took while it was disturbed itself is excused; what it took before is not.
 	p.arrived = p.book
-	p.shelf.down = []ledger.Span{{From: at.Add(-time.Hour), To: at.Add(-time.Minute)}}
+	p.shelf.disturbances = []ledger.Span{{From: at.Add(-time.Hour), To: at.Add(-time.Minute)}}
 	if err := p.excuse(); err != nil {
 		t.Fatal(err)
 	}
 	if got := p.book.CheckCopies(never); got.TooMany != 1 {
-		t.Errorf("a harm that was over excuses: %+v", got)
+		t.Errorf("a disturbance that was over excuses: %+v", got)
 	}
-	p.shelf.down = []ledger.Span{{From: at.Add(-time.Hour), To: at.Add(time.Second)}}
+	p.shelf.disturbances = []ledger.Span{{From: at.Add(-time.Hour), To: at.Add(time.Second)}}
 	if err := p.excuse(); err != nil {
 		t.Fatal(err)
 	}
 	if got := p.book.CheckCopies(never); got.TooMany != 0 {
-		t.Errorf("a harm that it was given mail in does not excuse: %+v", got)
+		t.Errorf("a disturbance that it was given mail in does not excuse: %+v", got)
 	}
 	a := ledger.Arrival{Recipient: ledger.Recipient("u", "twice", "example.test"), QueueID: "Qtwice", At: at}
 	if late := p.wrote(a); late.Before(time.Now().Add(-30 * time.Second)) {
@@ -164,12 +164,12 @@ func TestRealSenderIsBelievedItsLog(t *testing.T) {
 }
 
 // What a real primary left unfinished is no message, and held against it only where
-// nobody had harmed it.
+// nobody had disturbed it.
 func TestWhatARealPrimaryLeftUnfinished(t *testing.T) {
-	for _, harmed := range []bool{true, false} {
+	for _, disturbed := range []bool{true, false} {
 		p := testPeer(t, schedule.Peer{Make: mailserver.OpenSMTPD, Side: schedule.Primary})
-		if harmed {
-			p.harm()()
+		if disturbed {
+			p.disturb()()
 		}
 		if err := os.WriteFile(filepath.Join(p.shelf.box.Path, "new", "1.x"), nil, 0o644); err != nil {
 			t.Fatal(err)
@@ -177,8 +177,8 @@ func TestWhatARealPrimaryLeftUnfinished(t *testing.T) {
 		if err := errors.Join(p.read(), p.excuse()); err != nil {
 			t.Fatal(err)
 		}
-		if broken := p.diary.breaches(); len(broken) > 0 == harmed {
-			t.Errorf("harmed=%v: %q", harmed, broken)
+		if broken := p.diary.breaches(); len(broken) > 0 == disturbed {
+			t.Errorf("disturbed=%v: %q", disturbed, broken)
 		}
 	}
 }

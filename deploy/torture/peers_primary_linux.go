@@ -18,8 +18,8 @@ type shelf struct {
 	box  mailserver.Maildir
 	kept []mailserver.Kept
 	// latest says when the last copy was written of those that look the same.
-	latest map[copyOf]time.Time
-	down   []ledger.Span // when the primary was killed, stopped or slowed
+	latest       map[copyOf]time.Time
+	disturbances []ledger.Span // when the primary was killed, stopped or slowed
 }
 
 // A copyOf names copies of a message that came within one second.
@@ -49,20 +49,20 @@ func (p *peer) takeIn() error {
 	return err
 }
 
-// harm notes that the primary is harmed, until the function is called that it
-// returns.
-func (p *peer) harm() (end func()) {
+// disturb notes that the primary is killed, stopped or slowed, until the function is
+// called that it returns.
+func (p *peer) disturb() (end func()) {
 	from := time.Now()
 	return func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.shelf.down = append(p.shelf.down, ledger.Span{From: from, To: time.Now()})
+		p.shelf.disturbances = append(p.shelf.disturbances, ledger.Span{From: from, To: time.Now()})
 	}
 }
 
 // excuse notes the 250s that nobody may have read since the primary itself was
-// harmed: those of messages that it was given before the end of a harm and wrote
-// after its beginning.
+// disturbed: those of messages that it was given before the end of a disturbance and
+// wrote after its beginning.
 func (p *peer) excuse() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -70,7 +70,7 @@ func (p *peer) excuse() error {
 	for _, k := range p.shelf.kept {
 		// What the primary says has whole seconds.
 		given, wrote := k.At.Add(-time.Second), k.Wrote.Add(time.Second)
-		for _, span := range p.shelf.down {
+		for _, span := range p.shelf.disturbances {
 			if given.Before(span.To) && wrote.After(span.From) {
 				errs = append(errs, p.arrived.Unread(ledger.Unread{Recipient: k.Recipient, QueueID: k.QueueID, At: k.Wrote}))
 				break
@@ -79,11 +79,11 @@ func (p *peer) excuse() error {
 	}
 	// What it had begun to write when it was killed it delivers once more.
 	for name, at := range p.shelf.box.Unread {
-		harmed := slices.ContainsFunc(p.shelf.down, func(s ledger.Span) bool {
+		disturbed := slices.ContainsFunc(p.shelf.disturbances, func(s ledger.Span) bool {
 			return at.Add(time.Second).After(s.From) && at.Add(-time.Second).Before(s.To)
 		})
-		if !harmed {
-			p.diary.breach("L2", "%v wrote what is no message, and was not harmed: %s", p.is, name)
+		if !disturbed {
+			p.diary.breach("L2", "%v wrote what is no message, and was not disturbed: %s", p.is, name)
 		}
 	}
 	return errors.Join(errs...)

@@ -159,7 +159,7 @@ func (p *peer) enter(d mailserver.Delivery) error {
 		p.diary.breach("L8", "%v gave <%s> up: %s", p.is, d.Recipient, strings.TrimSpace(d.Reply))
 	}
 	if o.Result == ledger.OK {
-		p.diary.accepted(1)
+		p.diary.acked(1)
 	}
 	return errors.Join(p.sent.Outcome(o), p.book.Outcome(o))
 }

@@ -4,15 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 	"github.com/holdfast-mx/holdfast/deploy/cell"
@@ -20,24 +15,16 @@ import (
 )
 
 const (
-	// settleTime is how long nodes may take to be ready when all is mended;
-	// wholeTime how long one that lost its disk may take to be a voter again.
+	// settleTime is how long nodes may take to be ready when all is mended.
 	settleTime = 60 * time.Second
-	wholeTime  = 90 * time.Second
 	// resumeTime is how long 250s may stay away with a healthy majority.
 	resumeTime = 30 * time.Second
-	// drainTime is how long the queue may take to drain when all is mended. A
-	// primary that is up again is found within 30 s, and what is in doubt waits for
-	// doubtTime and a tick of the log, which is a minute.
-	drainTime = 150 * time.Second
-	// watchEvery is how often nodes are asked who leads.
-	watchEvery = 2 * time.Second
-	// descriptorsMore is how many more files a node may have open at the end than
-	// at the beginning: segments come and go.
-	descriptorsMore = 40
 )
 
-// A run is one run.
+// A run is one run, from its beginning to its verdict: a cast is assembled, a load of
+// mail begins, and a nemesis breaks what the plan says, round by round; then everything
+// is mended, the queue drains at the desk of an operator, and what the ledgers and the
+// diary hold is judged. Each of these has a file of its own.
 type run struct {
 	o       options
 	begin   time.Time
@@ -51,14 +38,11 @@ type run struct {
 	book    *ledger.Ledger
 	arrived *ledger.Ledger
 	files   []int // descriptors of each node when the run began
-	// mayEnd is until when nodes may end whose disk was broken, mayLack those whose disk
-	// lost what it had.
-	mayEnd   map[int]time.Time
-	mayLack  map[int]time.Time
-	asked    int // how often nodes were asked to relay
-	taken    int // and did not refuse
-	spans    ledger.Span
-	released int // messages that were refused before anything else was taken
+	ends    ends
+	// relayAsked is how often nodes were asked to relay, relayAgreed how often one would.
+	relayAsked, relayAgreed int
+	offered                 ledger.Span // when mail was offered to every node
+	released                int         // messages that were refused before anything else was taken
 }
 
 // do does all of it.
@@ -111,43 +95,6 @@ func (r *run) idle() error {
 	}
 	return nil
 }
-
-// occupy makes a directory, or empties it, for this run alone until leave is called.
-// All else that a run makes has a name of its own: what lies in the directory for
-// temporary files, and in namespaces.
-// One that has something in it, and was never a run's, is left alone.
-func occupy(dir string) (leave func(), err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	leave = func() { f.Close() }
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		leave()
-		return nil, fmt.Errorf("another run writes to %s (-out chooses another directory): %w", dir, err)
-	}
-	entries, err := os.ReadDir(dir)
-	if len(entries) > 0 && !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == ownMark }) {
-		err = fmt.Errorf("%s is not empty, and no run has made what is in it (-out chooses another directory)", dir)
-		entries = nil
-	}
-	for _, e := range entries {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
-	}
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, ownMark), nil, 0o644)
-	}
-	if err != nil {
-		leave()
-	}
-	return leave, err
-}
-
-// ownMark is a file in each directory that a run writes to.
-const ownMark = ".holdfast-torture"
 
 // open starts everything.
 func (r *run) open(ctx context.Context) (err error) {
@@ -231,7 +178,7 @@ func (r *run) pass(ctx context.Context) error {
 		watchers.Go(func() { r.cast.peer.watch(watching) })
 	}
 	watchers.Go(func() { r.diary.mind(watching) })
-	watchers.Go(func() { r.asked, r.taken = stranger(watching, r.diary, r.o.seed, addresses) })
+	watchers.Go(func() { r.relayAsked, r.relayAgreed = stranger(watching, r.diary, r.o.seed, addresses) })
 
 	sending, hang := context.WithCancel(ctx)
 	defer hang()
@@ -239,14 +186,14 @@ func (r *run) pass(ctx context.Context) error {
 	if r.load, err = begin(sending, r.diary, r.sent, r.book, r.o.seed, addresses, r.cast.peer); err != nil {
 		return err
 	}
-	r.spans.From = time.Now()
+	r.offered.From = time.Now()
 	if err := r.torment(ctx); err != nil {
 		return err
 	}
-	if err := r.rest(ctx); err != nil {
+	if err := r.recover(ctx); err != nil {
 		return err
 	}
-	r.spans.To = time.Now()
+	r.offered.To = time.Now()
 	if err := r.load.finish(giveUpTime); err != nil {
 		r.diary.breach("L8", "%v", err)
 	}
@@ -263,8 +210,8 @@ func (r *run) pass(ctx context.Context) error {
 	return errors.Join(r.cast.peer.read(), r.cast.peer.excuse())
 }
 
-// rest has everything mended, and offers mail until 250s are given again.
-func (r *run) rest(ctx context.Context) error {
+// recover has everything mended, and offers mail until 250s are given again.
+func (r *run) recover(ctx context.Context) error {
 	r.diary.say("everything is mended")
 	r.cast.fabric.Heal()
 	r.cast.faults.Set()
@@ -274,7 +221,7 @@ func (r *run) rest(ctx context.Context) error {
 	r.settle(ctx)
 	since := time.Now()
 	err := r.cast.await(ctx, resumeTime, func(context.Context) error {
-		all := r.diary.acceptances()
+		all := r.diary.allAcks()
 		if len(all) == 0 || all[len(all)-1].Before(since) {
 			return errors.New("no 250 since")
 		}
@@ -284,190 +231,6 @@ func (r *run) rest(ctx context.Context) error {
 		r.diary.breach("L8", "250s after all was mended: %v", err)
 	}
 	return ctx.Err()
-}
-
-// torment does what the plan says, as long as there is time.
-func (r *run) torment(ctx context.Context) error {
-	end := time.Now().Add(r.o.length)
-	for _, round := range r.plan.Rounds {
-		if ctx.Err() != nil {
-			break
-		}
-		left := time.Until(end)
-		if left < round.Lasts || left <= 0 {
-			continue // a shorter one may fit
-		}
-		if len(round.Faults) == 0 {
-			r.diary.say("%v", round)
-		} else if err := r.round(ctx, round); err != nil {
-			return err
-		}
-		wait(ctx, min(round.Rests, time.Until(end)))
-	}
-	return ctx.Err()
-}
-
-// round has faults begin, last, and mended.
-func (r *run) round(ctx context.Context, round schedule.Round) error {
-	var acts []act
-	var ends []func()
-	for _, f := range round.Faults {
-		if r.nem.lacking(f.Kind) != "" || r.cast.peer.cannot(f.Kind) != "" {
-			continue
-		}
-		if f.Kind.Alone() {
-			// Another disk may be lost only when the last one was replaced.
-			if err := r.cast.await(ctx, wholeTime, r.cast.whole); err != nil {
-				r.diary.breach("L8", "copies of everything on all nodes: %v", err)
-				continue
-			}
-		}
-		end := r.diary.fault(string(f.Kind))
-		a, err := r.nem.begin(ctx, f)
-		if err != nil {
-			return err
-		}
-		r.diary.say("%v for %v", a.fault, round.Lasts)
-		acts, ends = append(acts, a), append(ends, end)
-	}
-	wait(ctx, round.Lasts)
-	return r.mend(ctx, acts, ends)
-}
-
-// mend undoes a round.
-func (r *run) mend(ctx context.Context, acts []act, ends []func()) error {
-	var errs []error
-	evidence := make([]string, len(acts))
-	for i, a := range acts {
-		evidence[i] = a.evidence()
-	}
-	for _, a := range slices.Backward(acts) {
-		if a.mend != nil {
-			errs = append(errs, a.mend())
-		}
-	}
-	for i, a := range acts {
-		if evidence[i] == "" {
-			evidence[i] = a.evidence()
-		}
-		r.nem.witness(a.fault, evidence[i])
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("mend: %w", err)
-	}
-	if err := r.restart(acts); err != nil {
-		return err
-	}
-	ready := false
-	for _, a := range acts {
-		r.diary.hear(a.silent...)
-	}
-	for i, a := range acts {
-		if a.refuses || len(a.wiped) > 0 {
-			r.comeBack(ctx, a)
-		}
-		r.cast.diary.heal(a.harmed...)
-		ends[i]()
-		// Sometimes the next fault strikes before the nodes are ready again.
-		ready = ready || a.fault.Kind.Alone() || a.fault.Amount%3 != 0
-	}
-	if ready {
-		r.settle(ctx)
-	}
-	return ctx.Err()
-}
-
-// restart starts the nodes that do not run. By itself a node ends only where the disk
-// that an act of the round broke is its own.
-func (r *run) restart(round []act) error {
-	for _, a := range round {
-		if a.ends || a.refuses {
-			for _, i := range a.harmed {
-				r.mayEnd[i] = time.Now().Add(endsWithin)
-				if a.refuses {
-					r.mayLack[i] = r.mayEnd[i]
-				}
-			}
-		}
-	}
-	for i, n := range r.cast.fleet.Nodes {
-		err := fell(n)
-		expected := r.endsLate(i, err)
-		if err != nil && !expected {
-			r.diary.breach("L8", "%s, in or after %s: %v", n.Name, named(round), err)
-		}
-		if err != nil && expected {
-			r.diary.say("%s ended by itself, as it should", n.Name)
-		}
-		if n.Running() {
-			continue
-		}
-		if err := n.Start(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// endsWithin is how long after its disk was mended a node may end because of it: what
-// failed may be told late.
-const endsWithin = 10 * time.Second
-
-// endsLate reports whether a node's end is of a disk that was broken on purpose.
-func (r *run) endsLate(i int, err error) bool {
-	now := time.Now()
-	return errors.Is(err, errRefuses) && now.Before(r.mayEnd[i]) || errors.Is(err, errLacks) && now.Before(r.mayLack[i])
-}
-
-// named names the faults of a round.
-func named(round []act) string {
-	var names []string
-	for _, a := range round {
-		names = append(names, fmt.Sprintf("%q", a.fault))
-	}
-	return strings.Join(names, " and ")
-}
-
-// comeBack brings a node back whose disk was damaged or lost. A node that refuses
-// its data directory gets an empty one.
-func (r *run) comeBack(ctx context.Context, a act) {
-	i := a.fault.Victim
-	n := r.cast.fleet.Nodes[i]
-	empty := slices.Contains(a.wiped, i)
-	begin := time.Now()
-	err := r.cast.await(ctx, wholeTime, func(ctx context.Context) error {
-		if !n.Running() {
-			err := fell(n)
-			if a.refuses && !empty && (errors.Is(err, errRefuses) || errors.Is(err, errLacks)) {
-				r.diary.say("%s refuses its data directory, and gets an empty one", n.Name)
-				empty = true
-				return errors.Join(r.nem.wipe(i), n.Start(), errors.New("just started"))
-			}
-			if err != nil {
-				r.diary.breach("L8", "%s, after %q: %v", n.Name, a.fault, err)
-			}
-			return errors.Join(errors.New("it does not run"), n.Start())
-		}
-		err := r.cast.whole(ctx)
-		if err == nil || !empty {
-			return err
-		}
-		at := r.cast.leader(ctx)
-		if at < 0 || at == i {
-			return errors.Join(err, errors.New("nobody else leads"))
-		}
-		// Again and again: it may have been too early.
-		_, adding := r.cast.fleet.Holdfast(ctx, r.cast.fleet.Nodes[at], "members", "add", n.Name)
-		return errors.Join(err, adding)
-	})
-	if err != nil && ctx.Err() == nil {
-		r.diary.breach("L8", "%s after %q: %v", n.Name, a.fault, err)
-		return
-	}
-	if a.mustRefuse != nil && a.mustRefuse() && !empty {
-		r.diary.breach("L8", "%s took a data directory of long ago for its own", n.Name)
-	}
-	r.diary.say("%s is back and lacks nothing, after %.1f s (empty: %v)", n.Name, time.Since(begin).Seconds(), empty)
 }
 
 // settle waits until all nodes are ready.
@@ -481,7 +244,7 @@ func (r *run) settle(ctx context.Context) {
 			if err == nil {
 				continue
 			}
-			if taken := judged(err); r.endsLate(i, taken) {
+			if r.ends.expected(i, endOf(err)) {
 				r.diary.say("%s ended by itself, as it should, a little later", n.Name)
 				return errors.Join(errors.New("just started"), fell(n), n.Start())
 			}
@@ -497,130 +260,4 @@ func (r *run) settle(ctx context.Context) {
 		return
 	}
 	r.diary.say("all nodes are ready, after %.1f s", time.Since(begin).Seconds())
-}
-
-// drain waits until everything has arrived and the queue is empty everywhere.
-func (r *run) drain(ctx context.Context) error {
-	begin := time.Now()
-	desk := &desk{run: r}
-	var emptySince time.Time
-	var last error // before the time was over
-	lost := errors.New("no node has it any more")
-	draining, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	err := r.cast.await(draining, drainTime, func(ctx context.Context) (why error) {
-		defer func() {
-			if ctx.Err() == nil {
-				last = why
-			}
-		}()
-		all := r.cast.statuses(ctx)
-		if len(all) < r.o.nodes {
-			return fmt.Errorf("%d of %d nodes answer", len(all), r.o.nodes)
-		}
-		missing, accepted := r.book.Missing()
-		for i, s := range all {
-			if !s.Queue.Idle() {
-				emptySince = time.Time{}
-				return fmt.Errorf("%s: %v; %d of %d have not arrived", r.cast.fleet.Nodes[i].Name, s.Queue, missing, accepted)
-			}
-		}
-		if busy, err := desk.attend(ctx); err != nil || busy > 0 {
-			emptySince = time.Time{}
-			return errors.Join(err, fmt.Errorf("%d held messages that should not rest; %d of %d have not arrived", busy, missing, accepted))
-		}
-		if missing == 0 {
-			return nil
-		}
-		if emptySince.IsZero() {
-			emptySince = time.Now()
-		}
-		if time.Since(emptySince) > 15*time.Second {
-			cancel(lost)
-		}
-		return fmt.Errorf("%d of %d have not arrived", missing, accepted)
-	})
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.Is(err, lost):
-		r.diary.say("the queue is empty, and mail is missing: %v", err)
-	case err != nil:
-		r.diary.breach("L8", "the queue does not drain: %v; last: %v", err, last)
-	default:
-		r.diary.say("the queue has drained, after %.1f s", time.Since(begin).Seconds())
-	}
-	r.released = desk.released
-	return desk.record()
-}
-
-// reigns are who said of a term that it leads.
-type reigns map[uint64]string
-
-// rival notes that a node says so, and returns another that has said so before, "" if
-// none has.
-func (r reigns) rival(term uint64, node string) string {
-	if other, ok := r[term]; ok && other != node {
-		return other
-	}
-	r[term] = node
-	return ""
-}
-
-// watch looks who leads, until ctx ends.
-func (r *run) watch(ctx context.Context) {
-	leaders := reigns{}
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
-	for ctx.Err() == nil {
-		who := ""
-		for _, s := range r.cast.statuses(ctx) {
-			if !s.IsLeader {
-				continue
-			}
-			r.resume(ctx, s)
-			if other := leaders.rival(s.Term, s.Node); other != "" {
-				r.diary.breach("L6", "term %d has two leaders, %s and %s", s.Term, other, s.Node)
-			}
-			if s.Quorum {
-				who = s.Node
-			}
-		}
-		if ctx.Err() == nil {
-			r.diary.leader(who)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-		}
-	}
-}
-
-// keep keeps what tells why a run failed: everything but disks.
-func (r *run) keep() error {
-	err := filepath.WalkDir(r.dir, func(name string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		within, err := filepath.Rel(r.dir, name)
-		if err != nil {
-			return err
-		}
-		to := filepath.Join(r.o.out, within)
-		switch {
-		case e.IsDir() && (strings.HasPrefix(within, "disk-of-") || slices.Contains([]string{"data", "ca", "tree", "queue"}, e.Name())):
-			return fs.SkipDir
-		case e.IsDir():
-			return os.MkdirAll(to, 0o755)
-		case !e.Type().IsRegular() || strings.HasSuffix(within, ".key") || strings.HasSuffix(within, ".pem"):
-			return nil
-		}
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(to, b, 0o644)
-	})
-	r.diary.say("kept: ledgers, configurations and logs in %s", r.o.out)
-	return err
 }

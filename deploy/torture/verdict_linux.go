@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -46,7 +44,7 @@ func (r *run) judge(ctx context.Context) error {
 	if n := r.cast.reports.Stats().Violations; n > 0 {
 		r.diary.breach("L9", "the smarthost saw %d violations of SMTP", n)
 	}
-	if r.asked == 0 {
+	if r.relayAsked == 0 {
 		r.diary.breach("L4", "no node was ever asked to relay")
 	}
 	v := r.weigh(book, r.cast.fabric.Strangers())
@@ -66,7 +64,7 @@ func (r *run) judge(ctx context.Context) error {
 // went that no host of the run has, and the diary.
 func (r *run) weigh(book *ledger.Ledger, strangers map[string]int) verdict {
 	d := r.diary
-	v := verdict{report: book.Check(), copies: book.CheckCopies(r.interrupted), notices: book.CheckNotices(r.interrupted), relayed: r.taken}
+	v := verdict{report: book.Check(), copies: book.CheckCopies(r.interrupted), notices: book.CheckNotices(r.interrupted), relayed: r.relayAgreed}
 	v.relayed += v.report.Unexpected
 	for address, n := range strangers {
 		if address == net.JoinHostPort(addressNobody, "53") {
@@ -92,7 +90,7 @@ func (r *run) weigh(book *ledger.Ledger, strangers map[string]int) verdict {
 	for _, w := range r.load.late(r.away) {
 		d.breach("L5", "%v", w)
 	}
-	for _, p := range ledger.Pauses(r.o.nodes, r.spans, d.harmed(), d.stood(), d.acceptances(), resumeTime) {
+	for _, p := range ledger.Pauses(r.o.nodes, r.offered, d.allOutages(), d.allStalls(), d.allAcks(), resumeTime) {
 		d.breach("L8", "no 250 from %.1f s to %.1f s, with a healthy majority", p.From.Sub(r.begin).Seconds(), p.To.Sub(r.begin).Seconds())
 	}
 	if v.notices.Due == 0 {
@@ -111,21 +109,21 @@ func (r *run) weigh(book *ledger.Ledger, strangers map[string]int) verdict {
 }
 
 // interrupted reports whether the node that delivered a copy may have been kept
-// from recording it before its lease ended: it was harmed itself, or the node that
-// led was, or so many that nothing could be committed.
+// from recording it before its lease ended: it had an outage itself, or the node that
+// led had, or so many that nothing could be committed.
 func (r *run) interrupted(a ledger.Arrival) bool {
 	from, to := a.At.Add(-time.Second), r.cast.peer.wrote(a).Add(leaseTime)
 	var nodes []int
-	for _, h := range r.diary.harmed() {
-		if !h.Span.From.Before(to) || !h.Span.To.After(from) {
+	for _, o := range r.diary.allOutages() {
+		if !o.Span.From.Before(to) || !o.Span.To.After(from) {
 			continue
 		}
-		name := r.cast.fleet.Nodes[h.Node].Name
-		if strings.HasPrefix(a.Peer, addressNode(h.Node).String()+":") || r.diary.led(name, from.Add(-watchEvery), to.Add(watchEvery)) {
+		name := r.cast.fleet.Nodes[o.Node].Name
+		if strings.HasPrefix(a.Peer, addressNode(o.Node).String()+":") || r.diary.led(name, from.Add(-watchEvery), to.Add(watchEvery)) {
 			return true
 		}
-		if !slices.Contains(nodes, h.Node) {
-			nodes = append(nodes, h.Node)
+		if !slices.Contains(nodes, o.Node) {
+			nodes = append(nodes, o.Node)
 		}
 	}
 	return len(nodes) > len(r.cast.fleet.Nodes)/2
@@ -181,55 +179,14 @@ func (r *run) lookAtNodes(ctx context.Context) {
 	}
 }
 
+// descriptorsMore is how many more files a node may have open at the end than at the
+// beginning: segments come and go.
+const descriptorsMore = 40
+
 // leaked says that a node has more files open at the end than come and go.
 func leaked(before, after int) error {
 	if after <= before+descriptorsMore {
 		return nil
 	}
 	return fmt.Errorf("%d files open at the end, %d at the beginning", after, before)
-}
-
-// leadingLine is what a node logs once when it begins to lead.
-var leadingLine = regexp.MustCompile(`msg=leading .*\bterm=(\d+)`)
-
-// termsLed counts the terms that were led, and says which of them were led more than once,
-// as the nodes' logs have it: how often somebody asks who leads decides nothing there.
-func termsLed(logs map[string][]byte) (terms int, twice []string) {
-	led := map[string][]string{}
-	for _, name := range slices.Sorted(maps.Keys(logs)) {
-		for _, line := range leadingLine.FindAllSubmatch(logs[name], -1) {
-			led[string(line[1])] = append(led[string(line[1])], name)
-		}
-	}
-	for _, term := range slices.Sorted(maps.Keys(led)) {
-		if len(led[term]) > 1 {
-			twice = append(twice, fmt.Sprintf("term %s was led by %s", term, strings.Join(led[term], " and ")))
-		}
-	}
-	return len(led), twice
-}
-
-// write writes the report, and a line for who counts runs.
-func (r *run) write(v verdict) error {
-	page := r.page(v)
-	if err := os.WriteFile(filepath.Join(r.o.out, "report.html"), []byte(page), 0o644); err != nil {
-		return err
-	}
-	r.diary.say("the report is %s", filepath.Join(r.o.out, "report.html"))
-	if r.o.summary == "" {
-		return nil
-	}
-	f, err := os.OpenFile(r.o.summary, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(f, "seed=%d minutes=%g faults=%d broken=%d %v\n", r.o.seed, r.o.length.Minutes(), r.faults(), len(v.broken), v)
-	return errors.Join(err, f.Close())
-}
-
-func (r *run) faults() (n int) {
-	for _, count := range r.nem.done {
-		n += count
-	}
-	return n
 }

@@ -55,9 +55,10 @@ type Host struct {
 	Arguments []string // before Options.Arguments
 }
 
-// The ports of a node that has a host of its own.
+// HostPortSMTP is where a node that has a host of its own takes mail; the others are
+// for other nodes.
 const (
-	hostPortSMTP    = 2525
+	HostPortSMTP    = 2525
 	hostPortCluster = 7420
 	hostPortGossip  = 7421
 )
@@ -71,7 +72,7 @@ func (o *Options) hosts() (hosts []Host, ports []int, err error) {
 	if len(o.Hosts) != o.Nodes {
 		return nil, nil, fmt.Errorf("%d hosts for %d nodes", len(o.Hosts), o.Nodes)
 	}
-	return o.Hosts, slices.Repeat([]int{hostPortSMTP, hostPortCluster, hostPortGossip}, o.Nodes), nil
+	return o.Hosts, slices.Repeat([]int{HostPortSMTP, hostPortCluster, hostPortGossip}, o.Nodes), nil
 }
 
 // A Fleet is a number of nodes that form one cluster.

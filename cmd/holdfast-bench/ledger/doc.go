@@ -32,7 +32,7 @@
 //     is told of which domains (Tell);
 //   - replies come in time: Late;
 //   - 250s are given again within a time once a majority is healthy: Pauses finds
-//     where they were not, where it is known who was harmed when.
+//     where they were not, where it is known which node had an outage when.
 //
 // A Ledger lives in memory and, when it was opened on a file, appends each
 // record to it as one JSON line before the call returns. It is safe for

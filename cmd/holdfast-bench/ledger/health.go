@@ -20,28 +20,28 @@ func (s Span) overlap(o Span) time.Duration {
 	return max(0, s.To.Sub(s.From))
 }
 
-// A Harm says that a node was broken, cut off or being mended for a while. Nodes
+// An Outage says that a node was broken, cut off or being mended for a while. Nodes
 // are numbered from 0.
-type Harm struct {
+type Outage struct {
 	Node int
 	Span Span
 }
 
 // Pauses returns the stretches longer than limit without a 250 in which one and
-// the same majority of the nodes was unharmed, sorted. Mail must have been offered
-// to every node all the while, but for stalls, in which nobody saw anything: they do
-// not overlap, and do not count. accepted are the moments of 250s.
-func Pauses(nodes int, whole Span, harms []Harm, stalls []Span, accepted []time.Time, limit time.Duration) []Span {
-	accepted = slices.Clone(accepted)
-	slices.SortFunc(accepted, time.Time.Compare)
+// the same majority of the nodes was healthy, without an outage of any of them, sorted.
+// offered is when mail was offered to every node, but for stalls, in which nobody saw
+// anything: they do not overlap, and do not count. acks are the moments of 250s.
+func Pauses(nodes int, offered Span, outages []Outage, stalls []Span, acks []time.Time, limit time.Duration) []Span {
+	acks = slices.Clone(acks)
+	slices.SortFunc(acks, time.Time.Compare)
 	var pauses []Span
 	for majority := uint(0); majority < 1<<nodes; majority++ {
 		// A larger set is healthy only where smaller majorities are.
 		if bits.OnesCount(majority) != nodes/2+1 {
 			continue
 		}
-		for _, healthy := range unharmed(majority, whole, harms) {
-			for _, p := range silences(healthy, stalls, accepted, limit) {
+		for _, healthy := range healthySpans(majority, offered, outages) {
+			for _, p := range silences(healthy, stalls, acks, limit) {
 				if !slices.Contains(pauses, p) {
 					pauses = append(pauses, p)
 				}
@@ -52,22 +52,23 @@ func Pauses(nodes int, whole Span, harms []Harm, stalls []Span, accepted []time.
 	return pauses
 }
 
-// unharmed returns the stretches in which no node of the set was harmed.
-func unharmed(set uint, whole Span, harms []Harm) []Span {
-	mine := slices.DeleteFunc(slices.Clone(harms), func(h Harm) bool { return set>>h.Node&1 == 0 })
-	slices.SortFunc(mine, func(a, b Harm) int { return a.Span.From.Compare(b.Span.From) })
+// healthySpans returns the stretches of a span in which no node of the set had an
+// outage.
+func healthySpans(set uint, within Span, outages []Outage) []Span {
+	mine := slices.DeleteFunc(slices.Clone(outages), func(o Outage) bool { return set>>o.Node&1 == 0 })
+	slices.SortFunc(mine, func(a, b Outage) int { return a.Span.From.Compare(b.Span.From) })
 	var spans []Span
-	from := whole.From
-	for _, h := range mine {
-		if h.Span.From.After(from) {
-			spans = append(spans, Span{from, h.Span.From})
+	from := within.From
+	for _, o := range mine {
+		if o.Span.From.After(from) {
+			spans = append(spans, Span{from, o.Span.From})
 		}
-		if h.Span.To.After(from) {
-			from = h.Span.To
+		if o.Span.To.After(from) {
+			from = o.Span.To
 		}
 	}
-	if whole.To.After(from) {
-		spans = append(spans, Span{from, whole.To})
+	if within.To.After(from) {
+		spans = append(spans, Span{from, within.To})
 	}
 	return spans
 }

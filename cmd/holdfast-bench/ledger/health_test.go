@@ -17,26 +17,26 @@ func TestPauses(t *testing.T) {
 		return all
 	}
 	for _, c := range []struct {
-		name     string
-		harms    []Harm
-		stalls   []Span
-		accepted []time.Time
-		want     []Span
+		name    string
+		outages []Outage
+		stalls  []Span
+		acks    []time.Time
+		want    []Span
 	}{
 		{"mail all the time", nil, nil, every(1, 99, 5), nil},
 		{"no mail, and nothing was broken", nil, nil, nil, []Span{span(0, 100)}},
 		{"a pause in the middle", nil, nil, append(every(1, 31, 5), every(66, 99, 5)...), []Span{span(31, 66)}},
-		{"a pause that a majority's fault explains", []Harm{{0, span(30, 70)}, {1, span(30, 60)}}, nil, append(every(1, 31, 5), every(66, 99, 5)...), nil},
-		{"a pause that one node's fault does not explain", []Harm{{0, span(30, 70)}}, nil, append(every(1, 31, 5), every(66, 99, 5)...), []Span{span(31, 66)}},
-		// No two were unharmed for more than 30 s, though at each moment two were.
-		{"faults that go round", []Harm{{0, span(10, 35)}, {1, span(35, 60)}, {2, span(60, 85)}}, nil, append(every(1, 9, 2), every(86, 99, 2)...), nil},
-		{"it does not come back at the end", []Harm{{0, span(10, 50)}, {1, span(10, 50)}}, nil, every(1, 9, 2), []Span{span(50, 100)}},
+		{"a pause that a majority's fault explains", []Outage{{0, span(30, 70)}, {1, span(30, 60)}}, nil, append(every(1, 31, 5), every(66, 99, 5)...), nil},
+		{"a pause that one node's fault does not explain", []Outage{{0, span(30, 70)}}, nil, append(every(1, 31, 5), every(66, 99, 5)...), []Span{span(31, 66)}},
+		// No two were healthy for more than 30 s, though at each moment two were.
+		{"faults that go round", []Outage{{0, span(10, 35)}, {1, span(35, 60)}, {2, span(60, 85)}}, nil, append(every(1, 9, 2), every(86, 99, 2)...), nil},
+		{"it does not come back at the end", []Outage{{0, span(10, 50)}, {1, span(10, 50)}}, nil, every(1, 9, 2), []Span{span(50, 100)}},
 		{"the observer slept in the pause", nil, []Span{span(20, 35), span(64, 70)}, append(every(1, 31, 5), every(66, 99, 5)...), nil},
 		{"the observer slept too little to explain it", nil, []Span{span(20, 34), span(65, 70)}, append(every(1, 31, 5), every(67, 99, 5)...), []Span{span(31, 67)}},
 		{"the observer slept at another time", nil, []Span{span(70, 99)}, append(every(1, 31, 5), every(66, 99, 5)...), []Span{span(31, 66)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := Pauses(3, span(0, 100), c.harms, c.stalls, c.accepted, 30*time.Second)
+			got := Pauses(3, span(0, 100), c.outages, c.stalls, c.acks, 30*time.Second)
 			if !slices.Equal(got, c.want) {
 				t.Errorf("got  %v\nwant %v", got, c.want)
 			}

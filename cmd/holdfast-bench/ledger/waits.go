@@ -31,14 +31,7 @@ func Late(waits []Wait, limit time.Duration, away func(target string) []Span) []
 	for _, w := range waits {
 		excused := time.Duration(0)
 		for _, s := range away(w.Target) {
-			from, to := w.Span.From, w.Span.To
-			if s.From.After(from) {
-				from = s.From
-			}
-			if s.To.Before(to) {
-				to = s.To
-			}
-			excused += 2 * max(0, to.Sub(from))
+			excused += 2 * w.Span.overlap(s)
 		}
 		if w.Span.To.Sub(w.Span.From) > limit+excused {
 			late = append(late, w)

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -14,85 +12,7 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
-	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 )
-
-// refusedEvery is how often a letter has recipients that the primary refuses for good.
-const refusedEvery = 6
-
-// tellAll is the policy of a domain whose senders are told what was refused.
-const tellAll = "always"
-
-// policies are what each relay domain does about what is refused for good: in one of
-// them senders are told, in the others what the seed says.
-func policies(seed uint64) map[string]string {
-	all := map[string]string{}
-	for i, domain := range domains() {
-		all[domain] = tellAll
-		if i > 0 {
-			all[domain] = []string{"hold", tellAll, "aligned"}[(seed+uint64(i))%3]
-		}
-	}
-	return all
-}
-
-// telling are the domains whose senders are told.
-func telling(policies map[string]string) []string {
-	var all []string
-	for domain, policy := range policies {
-		if policy == tellAll {
-			all = append(all, domain)
-		}
-	}
-	return all
-}
-
-func (c *cast) refused(r ledger.Refusal) error {
-	return errors.Join(c.arrived.Refusal(r), c.book.Refusal(r))
-}
-
-// reportsUp brings the smarthost up, which notes whom a report tells of what.
-func (c *cast) reportsUp() error {
-	l, err := net.Listen("tcp", netip.AddrPortFrom(addressReports, primaryPort).String())
-	if err != nil {
-		return err
-	}
-	c.reports = sink.New(sink.Options{
-		Hostname: "smarthost.test", Message: c.told,
-		Arrival: func(ledger.Arrival) error { return nil },
-		Unread:  func(u ledger.Unread) { _ = c.arrived.Unread(u) },
-	})
-	c.reportServed = make(chan error, 1)
-	go func() { c.reportServed <- c.reports.Serve(l) }()
-	return nil
-}
-
-// told notes a report.
-func (c *cast) told(m sink.Message) error {
-	notices, err := m.Notices()
-	if err != nil {
-		c.diary.breach("L9", "%v", err)
-	}
-	var errs []error
-	for _, n := range notices {
-		errs = append(errs, c.arrived.Notice(n), c.book.Notice(n))
-	}
-	return errors.Join(errs...)
-}
-
-// resume has domains go on that refused too much of what they took before, as an
-// operator would.
-func (r *run) resume(ctx context.Context, s fleet.Status) {
-	for _, d := range s.Domains {
-		if !d.Stopped {
-			continue
-		}
-		i := slices.IndexFunc(r.cast.fleet.Nodes, func(n *fleet.Node) bool { return n.Name == s.Node })
-		if _, err := r.cast.fleet.Holdfast(ctx, r.cast.fleet.Nodes[i], "domain", "resume", d.Name); err == nil {
-			r.diary.say("%s had been stopped, and was resumed", d.Name)
-		}
-	}
-}
 
 // A desk is the operator's: it looks at what is held when the queue drains.
 type desk struct {
@@ -232,4 +152,78 @@ func (d *desk) record() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// resume has domains go on that refused too much of what they took before, as an
+// operator would.
+func (r *run) resume(ctx context.Context, s fleet.Status) {
+	for _, d := range s.Domains {
+		if !d.Stopped {
+			continue
+		}
+		i := slices.IndexFunc(r.cast.fleet.Nodes, func(n *fleet.Node) bool { return n.Name == s.Node })
+		if _, err := r.cast.fleet.Holdfast(ctx, r.cast.fleet.Nodes[i], "domain", "resume", d.Name); err == nil {
+			r.diary.say("%s had been stopped, and was resumed", d.Name)
+		}
+	}
+}
+
+// drainTime is how long the queue may take to drain when all is mended. A primary that
+// is up again is found within 30 s, and what is in doubt waits for doubtTime and a tick
+// of the log, which is a minute.
+const drainTime = 150 * time.Second
+
+// drain waits until everything has arrived and the queue is empty everywhere.
+func (r *run) drain(ctx context.Context) error {
+	begin := time.Now()
+	desk := &desk{run: r}
+	var emptySince time.Time
+	var last error // before the time was over
+	lost := errors.New("no node has it any more")
+	draining, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	err := r.cast.await(draining, drainTime, func(ctx context.Context) (why error) {
+		defer func() {
+			if ctx.Err() == nil {
+				last = why
+			}
+		}()
+		all := r.cast.statuses(ctx)
+		if len(all) < r.o.nodes {
+			return fmt.Errorf("%d of %d nodes answer", len(all), r.o.nodes)
+		}
+		missing, accepted := r.book.Missing()
+		for i, s := range all {
+			if !s.Queue.Idle() {
+				emptySince = time.Time{}
+				return fmt.Errorf("%s: %v; %d of %d have not arrived", r.cast.fleet.Nodes[i].Name, s.Queue, missing, accepted)
+			}
+		}
+		if busy, err := desk.attend(ctx); err != nil || busy > 0 {
+			emptySince = time.Time{}
+			return errors.Join(err, fmt.Errorf("%d held messages that should not rest; %d of %d have not arrived", busy, missing, accepted))
+		}
+		if missing == 0 {
+			return nil
+		}
+		if emptySince.IsZero() {
+			emptySince = time.Now()
+		}
+		if time.Since(emptySince) > 15*time.Second {
+			cancel(lost)
+		}
+		return fmt.Errorf("%d of %d have not arrived", missing, accepted)
+	})
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, lost):
+		r.diary.say("the queue is empty, and mail is missing: %v", err)
+	case err != nil:
+		r.diary.breach("L8", "the queue does not drain: %v; last: %v", err, last)
+	default:
+		r.diary.say("the queue has drained, after %.1f s", time.Since(begin).Seconds())
+	}
+	r.released = desk.released
+	return desk.record()
 }

@@ -62,7 +62,7 @@ func (r *run) page(v verdict) string {
 	row("time to any reply, or to the end of the connection in its place", stats.Wait)
 	row("of those, longer than a node may take, for whatever reason", len(r.load.waits))
 	row("stretches in which this harness stood still", len(r.diary.stalls))
-	row("asked to relay, and refused", fmt.Sprintf("%d, %d", r.asked, r.asked-r.taken))
+	row("asked to relay, and refused", fmt.Sprintf("%d, %d", r.relayAsked, r.relayAsked-r.relayAgreed))
 	row("packets passed, cut, lost, delayed", fmt.Sprintf("%d, %d, %d, %d", packets.Passed, packets.Cut, packets.Lost, packets.Delayed))
 	for _, n := range r.cast.fleet.Nodes {
 		row(n.Name, fmt.Sprintf("started %d times, %.0f MiB at most", n.Starts(), float64(n.PeakRSS())/(1<<20)))
@@ -100,8 +100,8 @@ func (r *run) timeline() string {
 		}
 		return counts
 	}
-	taken, came := perSecond(d.taken), perSecond(d.came)
-	most := max(1, slices.Max(taken), slices.Max(came))
+	acks, arrivals := perSecond(d.acks), perSecond(d.arrivals)
+	most := max(1, slices.Max(acks), slices.Max(arrivals))
 	curve := func(counts []int, color string) string {
 		var points []string
 		for s, n := range counts {
@@ -116,7 +116,7 @@ func (r *run) timeline() string {
 		at := chartWidth * float64(s) / float64(seconds)
 		fmt.Fprintf(&b, "<line x1=%.1f x2=%.1f y1=0 y2=%d stroke=#ddd /><text x=%.1f y=%d fill=#888>%d s</text>\n", at, at, height, at+2, height-2, s)
 	}
-	b.WriteString(curve(came, "#d08000") + curve(taken, "#0060c0"))
+	b.WriteString(curve(arrivals, "#d08000") + curve(acks, "#0060c0"))
 	fmt.Fprintf(&b, "<text x=2 y=10 fill=#0060c0>250s a second (%d at most)</text><text x=2 y=22 fill=#d08000>deliveries a second</text>\n", most)
 	bar := func(row int, from, to time.Time, color, label string) {
 		y := chartHeight + barHeight*row
