@@ -168,10 +168,15 @@ func (r *run) resume(ctx context.Context, s fleet.Status) {
 	}
 }
 
-// drainTime is how long the queue may take to drain when all is mended. A primary that
-// is up again is found within 30 s, and what is in doubt waits for doubtTime and a tick
-// of the log, which is a minute.
-const drainTime = 150 * time.Second
+const (
+	// drainTime is how long mail may take to arrive when all is mended. A primary that is
+	// up again is found within 30 s, and what is in doubt waits for doubtTime and a tick of
+	// the log, which is a minute.
+	drainTime = 150 * time.Second
+	// reportsTime is that of reports. One whose content a node could not read is tried again
+	// after 5 minutes and up to a quarter more, and a tick.
+	reportsTime = 8 * time.Minute
+)
 
 // drain waits until everything has arrived and the queue is empty everywhere.
 func (r *run) drain(ctx context.Context) error {
@@ -180,9 +185,10 @@ func (r *run) drain(ctx context.Context) error {
 	var emptySince time.Time
 	var last error // before the time was over
 	lost := errors.New("no node has it any more")
+	late := fmt.Errorf("mail waits after %v", drainTime)
 	draining, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	err := r.cast.await(draining, drainTime, func(ctx context.Context) (why error) {
+	err := r.cast.await(draining, reportsTime, func(ctx context.Context) (why error) {
 		defer func() {
 			if ctx.Err() == nil {
 				last = why
@@ -196,6 +202,9 @@ func (r *run) drain(ctx context.Context) error {
 		for i, s := range all {
 			if !s.Queue.Idle() {
 				emptySince = time.Time{}
+				if time.Since(begin) > drainTime && !s.OnlyReports() {
+					cancel(late)
+				}
 				return fmt.Errorf("%s: %v; %d of %d have not arrived", r.cast.fleet.Nodes[i].Name, s.Queue, missing, accepted)
 			}
 		}
@@ -223,6 +232,12 @@ func (r *run) drain(ctx context.Context) error {
 		r.diary.breach("L8", "the queue does not drain: %v; last: %v", err, last)
 	default:
 		r.diary.say("the queue has drained, after %.1f s", time.Since(begin).Seconds())
+	}
+	if err != nil {
+		// What is held all the same is not lost.
+		if _, err := desk.attend(ctx); err != nil {
+			r.diary.say("what is held at the end was not looked at: %v", err)
+		}
 	}
 	r.released = desk.released
 	return desk.record()

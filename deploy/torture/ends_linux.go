@@ -55,10 +55,14 @@ func (e ends) expect(a act) {
 	}
 }
 
-// expected reports whether a node's end is of a disk that was broken on purpose.
+// expected reports whether a node's end is of a disk that was broken on purpose. What
+// counts is when it ended, not when somebody noticed.
 func (e ends) expected(i int, err error) bool {
-	now := time.Now()
-	return errors.Is(err, errRefuses) && now.Before(e.refuse[i]) || errors.Is(err, errLacks) && now.Before(e.lack[i])
+	at := time.Now()
+	if fall := (*fleet.Fall)(nil); errors.As(err, &fall) {
+		at = fall.At
+	}
+	return errors.Is(err, errRefuses) && at.Before(e.refuse[i]) || errors.Is(err, errLacks) && at.Before(e.lack[i])
 }
 
 // fell takes the end of a node that nobody told to end.

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
 	"github.com/holdfast-mx/holdfast/deploy/torture/schedule"
 )
 
@@ -37,6 +39,22 @@ func TestEnds(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// An end that is noticed late is that of when it was.
+func TestEndsByTheirTime(t *testing.T) {
+	e := newEnds()
+	e.expect(act{unhealthy: []int{1}, ends: true})
+	end := func(late time.Duration) error {
+		return fmt.Errorf("%w: %w", errRefuses, &fleet.Fall{At: time.Now().Add(late)})
+	}
+	if !e.expected(1, end(endsWithin/2)) || e.expected(1, end(endsWithin+time.Second)) {
+		t.Error("the time of an end is not what counts")
+	}
+	e.refuse[1] = time.Now().Add(-time.Minute)
+	if !e.expected(1, end(-2*time.Minute)) || e.expected(1, end(0)) {
+		t.Error("the time of an end that is noticed late is not what counts")
 	}
 }
 

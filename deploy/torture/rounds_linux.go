@@ -12,8 +12,9 @@ import (
 )
 
 // hydrateTime is how long a node that lost its disk may take to have every body and its
-// vote again.
-const hydrateTime = 90 * time.Second
+// vote again. One that lacks what it had asks the others for 30 s, since the last thing
+// that they gave it, before it refuses its disk.
+const hydrateTime = 3 * time.Minute
 
 // A round is the faults of one round of a schedule that were begun: together they
 // last, and are mended, and behind that no node may stay away.

@@ -253,7 +253,12 @@ func (r *run) settle(ctx context.Context) {
 		}
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
-		return r.cast.fleet.Ready(ctx)
+		// Ready leaves out who does not run: one may just have ended.
+		err := r.cast.fleet.Ready(ctx)
+		if running := len(r.cast.fleet.Running()); err == nil && running < r.o.nodes {
+			err = fmt.Errorf("%d of %d nodes run", running, r.o.nodes)
+		}
+		return err
 	})
 	if err != nil && ctx.Err() == nil {
 		r.diary.breach("L8", "nodes do not get ready when all is mended: %v", err)

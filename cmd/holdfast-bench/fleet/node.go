@@ -77,6 +77,16 @@ func (n *Node) Start() error {
 	return nil
 }
 
+// A Fall is the end of a process that nobody told to end, as an error that wraps
+// *exec.ExitError where it exited with a code.
+type Fall struct {
+	At  time.Time
+	err error
+}
+
+func (f *Fall) Error() string { return f.err.Error() }
+func (f *Fall) Unwrap() error { return f.err }
+
 // wait waits for the end of p.
 func (n *Node) wait(p *process) {
 	err := p.cmd.Wait()
@@ -85,7 +95,7 @@ func (n *Node) wait(p *process) {
 	defer n.mu.Unlock()
 	n.peakRSS = max(n.peakRSS, p.peakRSS)
 	if !p.told && n.fallen == nil {
-		n.fallen = fmt.Errorf("%s ended by itself: %w\n%s", n.Name, orSuccess(err), n.LogTail())
+		n.fallen = &Fall{At: time.Now(), err: fmt.Errorf("%s ended by itself: %w\n%s", n.Name, orSuccess(err), n.LogTail())}
 	}
 	n.process = nil
 	close(p.done)
@@ -116,7 +126,7 @@ func (n *Node) Starts() int {
 	return n.starts
 }
 
-// Fallen returns an error when a process of the node ended without being told
+// Fallen returns a *Fall when a process of the node ended without being told
 // to, with the end of its log.
 func (n *Node) Fallen() error {
 	n.mu.Lock()

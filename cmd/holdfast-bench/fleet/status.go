@@ -63,6 +63,14 @@ type Domain struct {
 	NextHopState string `json:"next_hop_state"`
 	Detail       string `json:"detail"`
 	Stopped      bool   `json:"stopped"`
+	Queued       int    `json:"queued"`
+	Leased       int    `json:"leased"`
+}
+
+// OnlyReports reports whether nothing is left to be done for relay domains: what else is
+// queued goes to senders.
+func (s Status) OnlyReports() bool {
+	return !slices.ContainsFunc(s.Domains, func(d Domain) bool { return d.Queued > 0 || d.Leased > 0 })
 }
 
 // Status asks a node for its status.
