@@ -6,27 +6,75 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// insideKey marks, in the environment, the program that is in its cell.
-const insideKey = "HOLDFAST_CELL"
+// stageKey says, in the environment, what of its cell this program is.
+const (
+	stageKey   = "HOLDFAST_CELL"
+	stageFirst = "first" // the first process, which looks after the others
+	stageIn    = "in"    // the program itself
+)
 
-// Inside reports whether this program is in its cell. Its children are not, though they
-// have its environment.
-func Inside() bool { return os.Getenv(insideKey) != "" && os.Getpid() == 1 }
+// inside is the answer of Inside, once that was asked.
+var inside = sync.OnceValue(func() bool {
+	stage := os.Getenv(stageKey)
+	os.Unsetenv(stageKey) // children are this program only where they say so
+	if stage == stageFirst {
+		os.Exit(first())
+	}
+	return stage == stageIn
+})
+
+// Inside reports whether this program is in its cell. A program that calls Enter calls
+// this before it does anything else: in the first process of the cell it does not
+// return.
+func Inside() bool { return inside() }
+
+// first starts the program in the cell, passes signals on to it, and takes the ends of
+// all processes that nobody else waits for, as only the first process can, until the
+// program ends. It returns the program's exit code. With the first process all
+// others end.
+func first() int {
+	program := exec.Command("/proc/self/exe", os.Args[1:]...)
+	program.Env = append(os.Environ(), stageKey+"="+stageIn)
+	program.Stdin, program.Stdout, program.Stderr = os.Stdin, os.Stdout, os.Stderr
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	if err := program.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, "start in the cell:", err)
+		return 1
+	}
+	go func() {
+		for s := range signals {
+			_ = program.Process.Signal(s) // it may have just ended
+		}
+	}()
+	for {
+		var status unix.WaitStatus
+		switch pid, err := unix.Wait4(-1, &status, 0, nil); {
+		case err != nil && !errors.Is(err, unix.EINTR):
+			fmt.Fprintln(os.Stderr, "wait in the cell:", err)
+			return 1
+		case err != nil || pid != program.Process.Pid:
+		case status.Signaled():
+			return 128 + int(status.Signal())
+		default:
+			return status.ExitStatus()
+		}
+	}
+}
 
 // Enter runs this program once more, with the same arguments, in a cell, and
-// returns when that has ended: with *exec.ExitError where it did not end well.
-// It is the first process of its process namespace. The signals named are passed
-// on to it, which must take note of them, since a first process is not ended by
-// those that it does not expect; another signal ends this program, and with it
-// the cell.
+// returns when that has ended: with *exec.ExitError where it did not end well. The
+// signals named, of SIGINT, SIGTERM and SIGHUP, are passed on to it; another signal
+// ends this program, and with it the cell.
 func Enter(pass ...os.Signal) error {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), insideKey+"=1")
+	cmd.Env = append(os.Environ(), stageKey+"="+stageFirst)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS,
