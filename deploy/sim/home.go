@@ -107,21 +107,6 @@ func (h *home) strangers() []error {
 	return h.strange
 }
 
-// relayDomain is how a relay domain is registered: in a world whose senders are told with
-// a guard, as an administrator of this version does.
-func (w *World) relayDomain(name mail.Domain) fsm.Domain {
-	d := fsm.Domain{Name: name, Targets: []fsm.Target{{Host: w.network.Host(primaryName).IP().String(), Port: 25}}}
-	if w.home == nil {
-		return d
-	}
-	d.ConnectionsMax = fsm.ConnectionsMaxDefault
-	d.Schedule = fsm.Schedule{RetryMin: fsm.RetryMinDefault, RetryMax: fsm.RetryMaxDefault, Lifetime: fsm.LifetimeDefault}
-	if name == toldDomain {
-		d.Bounce = fsm.BounceAlways
-	}
-	return d
-}
-
 // refusedEvery is how often a letter of this world has recipients that the primary
 // refuses for good; 0 for never.
 func (w *World) refusedEvery() int {

@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cluster/clustertest"
-	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 )
 
@@ -255,41 +253,6 @@ func (w *World) torment(ctx context.Context, drawn []fault, t tempo) (names []st
 		sleep(ctx, t.rests(w.random))
 	}
 	return names, nil
-}
-
-// mute returns the nodes that the senders cannot talk to now, each with the time until
-// which it is frozen, zero where that is not why.
-func (w *World) mute() map[string]time.Time {
-	mute := map[string]time.Time{}
-	for _, name := range w.names {
-		if until := w.network.Frozen(name); until.After(time.Now()) {
-			mute[name] = until
-		} else if !w.network.Reachable(senderName, name) {
-			mute[name] = time.Time{}
-		}
-	}
-	return mute
-}
-
-// silent notes that the senders could not talk to these nodes since then, and that they
-// can now, but for those that are frozen for longer.
-func (w *World) silent(mute map[string]time.Time, since time.Time) {
-	w.silencesLock.Lock()
-	defer w.silencesLock.Unlock()
-	for name, until := range mute {
-		if now := time.Now(); until.Before(now) {
-			until = now
-		}
-		w.silences[name] = append(w.silences[name], ledger.Span{From: since, To: until})
-	}
-}
-
-// away returns when the senders could not talk to a node, by its address.
-func (w *World) away(address string) []ledger.Span {
-	w.silencesLock.Lock()
-	defer w.silencesLock.Unlock()
-	name, _, _ := net.SplitHostPort(address)
-	return slices.Clone(w.silences[name])
 }
 
 // check looks for contradictions in the queue of each node that runs: a message with a

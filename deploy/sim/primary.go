@@ -1,0 +1,63 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/letter"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
+)
+
+// PrimaryUp starts the primary.
+func (w *World) PrimaryUp() error {
+	w.primaryLock.Lock()
+	defer w.primaryLock.Unlock()
+	if w.primary != nil {
+		return nil
+	}
+	l, err := w.network.Host(primaryName).Listen(25)
+	if err != nil {
+		return err
+	}
+	o := sink.Options{
+		Hostname: "mail.example.org", Faults: w.faults, Pace: w.pace,
+		Arrival: func(a ledger.Arrival) error {
+			if w.arriving != nil {
+				w.arriving(a)
+			}
+			return w.ledger.Arrival(a)
+		},
+	}
+	if w.home != nil {
+		o.Refuse, o.Refused = letter.IsRefusedAt, w.ledger.Refusal
+	}
+	w.primary = sink.New(o)
+	w.primaryDone = make(chan struct{})
+	go func(s *sink.Server, done chan struct{}) {
+		defer close(done)
+		_ = s.Serve(l)
+	}(w.primary, w.primaryDone)
+	return nil
+}
+
+// SetPace sets how long the primary thinks about each final dot.
+func (w *World) SetPace(d time.Duration) {
+	w.primaryLock.Lock()
+	defer w.primaryLock.Unlock()
+	w.pace = d
+	if w.primary != nil {
+		w.primary.SetPace(d)
+	}
+}
+
+// PrimaryDown ends it.
+func (w *World) PrimaryDown() {
+	w.primaryLock.Lock()
+	defer w.primaryLock.Unlock()
+	if w.primary == nil {
+		return
+	}
+	w.primary.Close()
+	<-w.primaryDone
+	w.primary = nil
+}
