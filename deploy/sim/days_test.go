@@ -108,7 +108,7 @@ func runDays(t *testing.T, seed uint64, away time.Duration, sum *tally) {
 
 		report := s.ledger.Check()
 		totals := s.totals()
-		got := tally{messages: len(book.taken), lost: report.Lost, altered: report.Altered}
+		got := tally{messages: len(book.acked), lost: report.Lost, altered: report.Altered}
 		got.duplicates, got.bound = book.check(t, totals)
 		t.Logf("seed=%d %s; %s unanswered=%d virtual=%s", seed, got, report, report.Unanswered, time.Since(began).Round(time.Second))
 		if !report.OK() || report.NotAccepted > 0 || report.Unanswered > 0 || got.messages != letters {
@@ -208,7 +208,7 @@ type account struct {
 	copies copies
 
 	mu     sync.Mutex
-	taken  map[ledger.MessageID]bool
+	acked  map[ledger.MessageID]bool
 	unread map[ledger.MessageID]int // attempts of a letter whose dot got no reply
 	ids    map[ledger.MessageID]map[string][]string
 	sent   map[part]map[string]int // copies by recipient
@@ -222,7 +222,7 @@ type part struct{ queueID, domain string }
 
 func newAccount(l *ledger.Ledger) *account {
 	return &account{
-		ledger: l, taken: map[ledger.MessageID]bool{}, unread: map[ledger.MessageID]int{},
+		ledger: l, acked: map[ledger.MessageID]bool{}, unread: map[ledger.MessageID]int{},
 		ids: map[ledger.MessageID]map[string][]string{}, sent: map[part]map[string]int{},
 	}
 }
@@ -234,7 +234,7 @@ func (a *account) Outcome(o ledger.Outcome) error {
 	a.mu.Lock()
 	switch o.Result {
 	case ledger.OK:
-		a.taken[o.ID] = true
+		a.acked[o.ID] = true
 	case ledger.Info:
 		a.unread[o.ID]++
 	}

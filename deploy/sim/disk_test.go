@@ -71,8 +71,8 @@ func TestFailedWriteEndsTheNode(t *testing.T) {
 						lift = s.disks[name].spool.Inject(clustertest.Fault{Op: clustertest.OpSync, Name: "*.seg", Err: clustertest.ErrDisk, Forever: true})
 					}
 					second := letterTo{to: "eve@example.org", text: "meanwhile"}
-					taken := make(chan attempt, 1)
-					go func() { taken <- s.giveUntilTaken(second, thenVanish, nodeNames...) }()
+					answered := make(chan attempt, 1)
+					go func() { answered <- s.giveUntilTaken(second, thenVanish, nodeNames...) }()
 					if err := s.fallen(name); !errors.Is(err, node.ErrDisk) {
 						t.Errorf("failed with %v, which is no disk failure", err)
 					}
@@ -85,7 +85,7 @@ func TestFailedWriteEndsTheNode(t *testing.T) {
 					if what == "value" && !leads {
 						s.start(leader)
 					}
-					<-taken
+					<-answered
 					s.start(name)
 					s.awaitReady(nodeNames...)
 					s.primaryUp()

@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/holdfast-mx/holdfast/cluster"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 )
 
@@ -284,7 +282,7 @@ func (s *trapStory) live(when occasion) {
 	if !s.drained() {
 		s.t.Errorf("after %v something has not arrived, or is queued", drainTime)
 	}
-	s.rest()
+	s.atRest(s.ctx, s.t, s.gone)
 	report := s.ledger.Check()
 	s.t.Logf("%s after %d others, without %q: %s", s.caught, s.trap.passes, s.gone, report)
 	if !report.OK() || report.Accepted == 0 || report.NotAccepted > 0 {
@@ -325,42 +323,6 @@ func (s *trapStory) drained() bool {
 	}
 	missing, _ := s.ledger.Missing()
 	return missing == 0
-}
-
-// rest checks what holds when everything is delivered: the nodes have the same queue,
-// without a contradiction in it, and keep no body. What was not proposed in time is
-// kept for an hour.
-func (s *trapStory) rest() {
-	s.t.Helper()
-	left := s.left()
-	all := s.node(left[0]).node.Member().Compare(s.ctx)
-	mine := slices.DeleteFunc(slices.Clone(all), func(c cluster.Copy) bool { return string(c.Server) == s.gone })
-	for _, c := range mine {
-		if c.Err != nil || c.Index != mine[0].Index || c.Sum != mine[0].Sum {
-			s.t.Errorf("the nodes' queues differ, or are not told: %+v", all)
-			break
-		}
-	}
-	if len(mine) != len(left) {
-		s.t.Errorf("%d copies of the queue: %+v", len(mine), all)
-	}
-	for _, name := range left {
-		if err := s.member(name).Check(); err != nil {
-			s.t.Errorf("%s: %v", name, err)
-		}
-		for _, d := range relayDomains {
-			if c := s.member(name).Counts(d); c.Leased > 0 {
-				s.t.Errorf("%s: %d messages of %s are leased, and none is queued", name, c.Leased, d)
-			}
-		}
-		deadline := time.Now().Add(leftTime)
-		for s.bodies(name) > 0 && time.Now().Before(deadline) {
-			time.Sleep(10 * time.Second)
-		}
-		if n := s.bodies(name); n > 0 {
-			s.t.Errorf("%s keeps %d bodies %v after the last message has ended", name, n, leftTime)
-		}
-	}
 }
 
 // snapshot has each node take one. Nobody waits for it.

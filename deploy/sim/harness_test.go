@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -15,6 +16,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 	"github.com/holdfast-mx/holdfast/fsm"
@@ -204,6 +207,23 @@ func (s *story) queueID(id string) mail.QueueID {
 		s.t.Fatal(err)
 	}
 	return parsed
+}
+
+// commands are those in the log on a node's disk, the newest first.
+func (w *World) commands(name string) iter.Seq[fsm.Command] {
+	return func(yield func(fsm.Command) bool) {
+		disk := w.disks[name].raft
+		first, last := disk.Bounds()
+		for i := last; i >= first && i > 0; i-- {
+			entry, ok := disk.Entry(i)
+			if !ok || entry.Type != raft.LogCommand {
+				continue
+			}
+			if c, err := fsm.DecodeCommand(entry.Data); err == nil && !yield(c) {
+				return
+			}
+		}
+	}
 }
 
 // holders counts the disks that have the octets somewhere in their spool.

@@ -33,16 +33,7 @@ func (w *World) peerName(address string) string {
 func (w *World) begunOn(holder string, id mail.QueueID) int {
 	count := 0
 	for _, name := range nodeNames {
-		first, last := w.disks[name].raft.Bounds()
-		for i := last; i >= first && i > 0; i-- {
-			entry, ok := w.disks[name].raft.Entry(i)
-			if !ok || entry.Type != raft.LogCommand {
-				continue
-			}
-			c, err := fsm.DecodeCommand(entry.Data)
-			if err != nil {
-				continue
-			}
+		for c := range w.commands(name) {
 			r, ok := c.Action.(fsm.RenewLeases)
 			if ok && r.Holder == fsm.NodeName(holder) && slices.Contains(r.Begun, id) {
 				count++

@@ -14,7 +14,7 @@ import (
 // hammer asks a node whether it takes mail for an address, again and again
 // until the time is over, and returns how often it did. No answer may be a
 // 5yz. It has no pause: the moments in which a node starts are short.
-func (s *story) hammer(node string, l letterTo, until time.Time) (taken int) {
+func (s *story) hammer(node string, l letterTo, until time.Time) (accepted int) {
 	for time.Now().Before(until) {
 		c, err := s.dial(node)
 		if err != nil {
@@ -25,10 +25,10 @@ func (s *story) hammer(node string, l letterTo, until time.Time) (taken int) {
 		c.conn.Close()
 		s.lawful(a)
 		if a.code == 250 {
-			taken++
+			accepted++
 		}
 	}
-	return taken
+	return accepted
 }
 
 // A node that restarts must not speak for a cluster that it has not caught up
@@ -53,13 +53,13 @@ func TestRestartedNodeNeverRefusesARelayDomain(t *testing.T) {
 					}
 					until := time.Now().Add(20 * time.Second)
 					var asking sync.WaitGroup
-					taken := make([]int, len(victims))
+					accepted := make([]int, len(victims))
 					for i, name := range victims {
 						for range 3 {
 							asking.Go(func() {
 								if n := s.hammer(name, l, until); n > 0 {
 									s.arrived.mu.Lock()
-									taken[i] += n
+									accepted[i] += n
 									s.arrived.mu.Unlock()
 								}
 							})
@@ -68,7 +68,7 @@ func TestRestartedNodeNeverRefusesARelayDomain(t *testing.T) {
 					time.Sleep(time.Second)
 					s.start(victims...)
 					asking.Wait()
-					for i, n := range taken {
+					for i, n := range accepted {
 						if n == 0 {
 							t.Errorf("%s took nothing for 20 s after its start", victims[i])
 						}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cluster/admin"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
-	"github.com/holdfast-mx/holdfast/cmd/holdfastd/config"
 	"github.com/holdfast-mx/holdfast/fsm"
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
@@ -18,9 +17,6 @@ type refusal struct {
 	says   string
 	length time.Duration
 }
-
-// quiet gives nodes timeouts with which an idle cluster says little.
-func quiet(c *config.Config) { c.Latency = config.WAN }
 
 var (
 	busy    = refusal{sink.Defer, "421", 20 * time.Minute}
@@ -102,7 +98,7 @@ func TestRegressionAPrimaryThatRefusesEverybodyIsNotDown(t *testing.T) {
 		t.Run(r.says, func(t *testing.T) {
 			tell(t, 710+uint64(i), func(t *testing.T, s *story) {
 				const domain, letters = mail.Domain("example.org"), 12
-				s.adjust = quiet
+				s.adjust = farApart
 				s.begin()
 				s.guarded(domain)
 				s.refuse(domain, r, letters, func(n int) string { return fmt.Sprintf("user%d@%s", n, domain) })
@@ -142,7 +138,7 @@ func TestAPrimaryThatRefusedEverybodyAndForgotItsMailboxesIsSpared(t *testing.T)
 		const domain, letters = mail.Domain("example.org"), 40
 		r := blocked
 		r.length = time.Hour
-		s.adjust = quiet
+		s.adjust = farApart
 		s.begin()
 		s.guarded(domain)
 		to := func(n int) string { return fmt.Sprintf("user%d@%s", n%7, domain) }
@@ -166,14 +162,7 @@ func TestAPrimaryThatRefusedEverybodyAndForgotItsMailboxesIsSpared(t *testing.T)
 		}
 
 		s.faults.Set()
-		s.do(fsm.ResumeDomain{Name: domain})
-		s.await(5*time.Minute, "all but what was refused is delivered", func() bool { return s.member("n3").Counts(domain).Queued == 0 })
-		for _, id := range ids {
-			if m, _ := s.message(id); m.State() == fsm.RecipientHeld {
-				s.do(fsm.Release{ID: m.ID})
-			}
-		}
-		s.await(5*time.Minute, "all is delivered", s.ledgerDone)
+		s.goOn(domain, ids)
 		arrived := 0
 		for n := range 7 {
 			arrived += len(s.arrived.of(to(n)))

@@ -5,8 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 	"github.com/holdfast-mx/holdfast/fsm"
 )
@@ -18,16 +16,7 @@ var dora = letterTo{to: "dora@example.org", text: "the letter to Dora"}
 
 // acceptOf finds the newest Accept for a letter in the log on a disk.
 func (w *World) acceptOf(name string, l letterTo) (fsm.Accept, bool) {
-	first, last := w.disks[name].raft.Bounds()
-	for i := last; i >= first && i > 0; i-- {
-		entry, ok := w.disks[name].raft.Entry(i)
-		if !ok || entry.Type != raft.LogCommand {
-			continue
-		}
-		c, err := fsm.DecodeCommand(entry.Data)
-		if err != nil {
-			continue
-		}
+	for c := range w.commands(name) {
 		if a, ok := c.Action.(fsm.Accept); ok && a.Envelope.Recipients[0].Path.String() == l.to {
 			return a, true
 		}

@@ -91,14 +91,7 @@ func TestAPrimaryThatForgotItsMailboxesIsSpared(t *testing.T) {
 			t.Errorf("%d of %d messages are queued before anybody has it go on", c.Queued, letters)
 		}
 
-		s.do(fsm.ResumeDomain{Name: domain})
-		s.await(5*time.Minute, "all but what was refused is delivered", func() bool { return s.member("n3").Counts(domain).Queued == 0 })
-		for _, id := range ids {
-			if m, _ := s.message(id); m.State() == fsm.RecipientHeld {
-				s.do(fsm.Release{ID: m.ID})
-			}
-		}
-		s.await(5*time.Minute, "all is delivered", s.ledgerDone)
+		s.goOn(domain, ids)
 		arrived := 0
 		for n := range 7 {
 			arrived += len(s.arrived.of(to(n)))
@@ -107,6 +100,20 @@ func TestAPrimaryThatForgotItsMailboxesIsSpared(t *testing.T) {
 			t.Errorf("%d letters arrived, want each once: %d", arrived, 7+letters)
 		}
 	})
+}
+
+// goOn has a domain go on whose delivery was stopped, and releases what its primary had
+// refused of these messages, until all is delivered.
+func (s *story) goOn(domain mail.Domain, ids []string) {
+	s.t.Helper()
+	s.do(fsm.ResumeDomain{Name: domain})
+	s.await(5*time.Minute, "all but what was refused is delivered", func() bool { return s.member("n3").Counts(domain).Queued == 0 })
+	for _, id := range ids {
+		if m, _ := s.message(id); m.State() == fsm.RecipientHeld {
+			s.do(fsm.Release{ID: m.ID})
+		}
+	}
+	s.await(5*time.Minute, "all is delivered", s.ledgerDone)
 }
 
 // A primary comes back and goes, and comes back, with much mail queued for it: what

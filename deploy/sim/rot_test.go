@@ -66,9 +66,9 @@ var rotKinds = map[datadir.Kind]struct {
 		{name: "sealed: deletions", spans: payloads(2), want: runs},
 	})},
 	datadir.LogSegment:    {classes: slices.Concat(sealedClasses(refuses, "entry"), openClasses(refuses, refuses, "entry"))},
-	datadir.BodyPool:      {classes: []rotClass{{name: "content", spans: whole, want: runs}}},
-	datadir.LogPool:       {classes: []rotClass{{name: "content", spans: whole, want: runs}}},
-	datadir.LogName:       {classes: []rotClass{{name: "content", spans: whole, want: refuses}}},
+	datadir.BodyPool:      {classes: []rotClass{{name: "content", spans: everything, want: runs}}},
+	datadir.LogPool:       {classes: []rotClass{{name: "content", spans: everything, want: runs}}},
+	datadir.LogName:       {classes: []rotClass{{name: "content", spans: everything, want: refuses}}},
 	datadir.StableStore:   {classes: stableClasses()},
 	datadir.SnapshotMeta:  {classes: metaClasses()},
 	datadir.SnapshotState: {classes: stateClasses()},
@@ -80,7 +80,7 @@ var rotKinds = map[datadir.Kind]struct {
 	datadir.PeersDraft:    {why: "thrown away unread"},
 }
 
-func whole(b []byte) []span { return []span{{0, len(b)}} }
+func everything(b []byte) []span { return []span{{0, len(b)}} }
 
 // fixed is a class at a fixed place.
 func fixed(from, to int) func([]byte) []span {
@@ -275,7 +275,7 @@ func metaClasses() []rotClass {
 		{name: "term", spans: value(`"Term":`), last: true, want: either},
 		{name: "configuration", spans: value(`"Address":"`), last: true, want: either},
 		{name: "checksum", spans: value(`"CRC":"`), last: true, want: either},
-		{name: "anywhere", spans: whole, last: true, want: either},
+		{name: "anywhere", spans: everything, last: true, want: either},
 	}
 }
 

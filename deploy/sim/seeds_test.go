@@ -248,7 +248,7 @@ func runSeed(t *testing.T, seed uint64) {
 		w.drain(ctx, t)
 		w.clear(ctx, t)
 		time.Sleep(time.Until(began.Add(seedTime)))
-		w.atRest(ctx, t)
+		w.atRest(ctx, t, "")
 		led.check(t)
 		s := &story{World: w, t: t, ctx: ctx}
 		book.inspect(s)
