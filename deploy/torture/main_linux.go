@@ -5,12 +5,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -161,7 +163,7 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("torture", flag.ContinueOnError)
 	minutes := flags.Float64("minutes", 2, "how long things break; starting and draining come besides")
 	only := flags.String("only", "", "kinds of faults, separated by commas, instead of the seed's choice")
-	list := flags.Bool("list", false, "list the kinds of faults, and end")
+	list := flags.Bool("list", false, "list the kinds of faults with what each does, and end")
 	flags.IntVar(&o.nodes, "nodes", 0, "3 or 5 nodes, instead of the seed's choice")
 	peer := flags.String("peer", "", "a real mail server, none or one of postfix, exim, opensmtpd, and perhaps :primary or :sender, instead of the seed's choice")
 	flags.StringVar(&o.unpacked, "mailservers", os.Getenv("HOLDFAST_MAILSERVERS"), "directory that .ci/mailservers unpacked into (default BIN/mailservers)")
@@ -176,9 +178,7 @@ func parse(args []string) (options, error) {
 		return o, err
 	}
 	if *list {
-		for _, k := range schedule.Kinds() {
-			fmt.Println(k)
-		}
+		listKinds(os.Stdout)
 		return o, flag.ErrHelp
 	}
 	if flags.NArg() > 0 || *minutes <= 0 || *minutes > 60 {
@@ -222,6 +222,23 @@ func parse(args []string) (options, error) {
 		o.out = filepath.Join(o.bin, "torture", fmt.Sprintf("seed-%d", o.seed))
 	}
 	return o, nil
+}
+
+// listKinds lists the kinds of faults, each with what it does and what it needs of the
+// machine.
+func listKinds(to io.Writer) {
+	columns := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	for _, k := range schedule.Kinds() {
+		needs := ""
+		for i, n := range k.Needs() {
+			needs += []string{" (needs ", ", "}[min(i, 1)] + string(n)
+		}
+		if needs != "" {
+			needs += ")"
+		}
+		fmt.Fprintf(columns, "%s\t%s%s\n", k, k.Does(), needs)
+	}
+	_ = columns.Flush()
 }
 
 // again is how to repeat the run.

@@ -18,31 +18,30 @@ import (
 // A Kind is a kind of fault.
 type Kind string
 
-// The kinds of faults. Where nothing else is said one node is the victim, of three
-// nodes and of five.
+// The kinds of faults; Kind.Does says what each does.
 const (
 	Kill    Kind = "kill"
 	KillTwo Kind = "kill two"
 	KillAll Kind = "kill all"
-	Pause   Kind = "pause"                 // beyond the election timeout
-	Freeze  Kind = "pause past the lease"  // so that it wakes with leases that have ended
-	CutOff  Kind = "cut off"               // from the other nodes, not from senders and primary; of five, two together
-	Alone   Kind = "cut off from everyone" // but the administrator
+	Pause   Kind = "pause"
+	Freeze  Kind = "pause past the lease"
+	CutOff  Kind = "cut off"
+	Alone   Kind = "cut off from everyone"
 	Rotate  Kind = "rotating partition"
-	Bridge  Kind = "bridge"      // the victim sees the others, of whom each half sees itself alone
-	Deaf    Kind = "deaf"        // it sends and hears nothing, for as long as a run can afford
-	Mute    Kind = "mute"        // the other way round
-	Flap    Kind = "flapping"    // all its ways, several times a second
-	Loss    Kind = "loss"        // of a share of all packets between nodes
-	Latency Kind = "slow links"  // between all nodes, with packets that overtake and come twice
-	NoWay   Kind = "no primary"  // the victim alone cannot reach it
-	Clog    Kind = "swizzle"     // ways are cut one by one, and mended in another order
-	Drought Kind = "descriptors" // it may open no more files
+	Bridge  Kind = "bridge"
+	Deaf    Kind = "deaf"
+	Mute    Kind = "mute"
+	Flap    Kind = "flapping"
+	Loss    Kind = "loss"
+	Latency Kind = "slow links"
+	NoWay   Kind = "no primary"
+	Clog    Kind = "swizzle"
+	Drought Kind = "descriptors"
 
 	Power     Kind = "power loss"
 	PowerAll  Kind = "power loss of all"
 	SyncError Kind = "failing fsync"
-	SyncLie   Kind = "lying fsync" // and then power loss
+	SyncLie   Kind = "lying fsync"
 	SlowDisk  Kind = "slow disk"
 	HungDisk  Kind = "hung disk"
 	NoSpace   Kind = "full disk"
@@ -85,6 +84,7 @@ const (
 // A trait is what is known of a kind.
 type trait struct {
 	kind     Kind
+	does     string // in one line
 	at       place
 	min, max time.Duration // how long it lasts
 	needs    []Need
@@ -98,43 +98,43 @@ type trait struct {
 const second = time.Second
 
 var traits = []trait{
-	{kind: Kill, at: processes, min: second, max: 6 * second},
-	{kind: KillTwo, at: processes, min: second, max: 5 * second},
-	{kind: KillAll, at: processes, min: second, max: 4 * second},
-	{kind: Pause, at: processes, min: 3 * second, max: 6 * second},
-	{kind: Freeze, at: processes, min: 7 * second, max: 12 * second},
-	{kind: CutOff, at: links, min: 4 * second, max: 14 * second, pairs: true},
-	{kind: Alone, at: links, min: 4 * second, max: 14 * second, pairs: true},
-	{kind: Rotate, at: links, min: 10 * second, max: 20 * second, pairs: true},
-	{kind: Bridge, at: links, min: 6 * second, max: 15 * second, pairs: true},
-	{kind: Deaf, at: links, min: 35 * second, max: 42 * second},
-	{kind: Mute, at: links, min: 35 * second, max: 42 * second},
-	{kind: Flap, at: links, min: 8 * second, max: 15 * second, pairs: true},
-	{kind: Loss, at: links, min: 8 * second, max: 15 * second, pairs: true},
-	{kind: Latency, at: links, min: 8 * second, max: 15 * second, pairs: true},
-	{kind: NoWay, at: links, min: 5 * second, max: 20 * second, pairs: true},
-	{kind: Clog, at: links, min: 8 * second, max: 15 * second},
-	{kind: Drought, at: processes, min: 5 * second, max: 10 * second},
+	{kind: Kill, does: "one node is killed", at: processes, min: second, max: 6 * second},
+	{kind: KillTwo, does: "two nodes are killed at once", at: processes, min: second, max: 5 * second},
+	{kind: KillAll, does: "all nodes are killed at once", at: processes, min: second, max: 4 * second},
+	{kind: Pause, does: "one node is stopped, for longer than an election takes", at: processes, min: 3 * second, max: 6 * second},
+	{kind: Freeze, does: "one node is stopped, and wakes with leases that have ended", at: processes, min: 7 * second, max: 12 * second},
+	{kind: CutOff, does: "one node, of five two together, is cut off from the others, not from senders and primary", at: links, min: 4 * second, max: 14 * second, pairs: true},
+	{kind: Alone, does: "one node is cut off from everyone but the administrator", at: links, min: 4 * second, max: 14 * second, pairs: true},
+	{kind: Rotate, does: "one node after the other is cut off from the others", at: links, min: 10 * second, max: 20 * second, pairs: true},
+	{kind: Bridge, does: "the nodes are two halves that do not see each other, and one node that sees both", at: links, min: 6 * second, max: 15 * second, pairs: true},
+	{kind: Deaf, does: "one node hears nothing of the others, who hear it, for as long as a run can afford", at: links, min: 35 * second, max: 42 * second},
+	{kind: Mute, does: "one node is not heard by the others, whom it hears, for as long", at: links, min: 35 * second, max: 42 * second},
+	{kind: Flap, does: "one node is cut off from the others and let back, several times a second", at: links, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: Loss, does: "a share of all packets between nodes is lost: of TCP, of UDP or of both", at: links, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: Latency, does: "all packets between nodes are late, and some overtake others and come twice", at: links, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: NoWay, does: "one node alone cannot reach the primary", at: links, min: 5 * second, max: 20 * second, pairs: true},
+	{kind: Clog, does: "ways between nodes are cut one by one, and mended one by one in another order", at: links, min: 8 * second, max: 15 * second},
+	{kind: Drought, does: "one node may open no more files before it has closed some", at: processes, min: 5 * second, max: 10 * second},
 
-	{kind: Power, at: storage, min: second, max: 4 * second, needs: []Need{Loop}},
-	{kind: PowerAll, at: storage, min: second, max: 4 * second, needs: []Need{Loop}},
-	{kind: SyncError, at: storage, min: 3 * second, max: 8 * second, needs: []Need{Strace}},
-	{kind: SyncLie, at: storage, min: 4 * second, max: 8 * second, needs: []Need{Loop, Strace}, alone: true},
-	{kind: SlowDisk, at: storage, min: 6 * second, max: 12 * second, needs: []Need{Strace}},
-	{kind: HungDisk, at: storage, min: 8 * second, max: 14 * second, needs: []Need{Strace}},
-	{kind: NoSpace, at: storage, min: 4 * second, max: 10 * second, needs: []Need{Loop}},
-	{kind: ReadOnly, at: storage, min: 4 * second, max: 8 * second, needs: []Need{Loop}},
-	{kind: FlipBody, at: storage, min: second, max: 3 * second, alone: true},
-	{kind: FlipLog, at: storage, min: second, max: 3 * second, alone: true},
-	{kind: FlipTerm, at: storage, min: second, max: 3 * second, alone: true},
-	{kind: Wipe, at: storage, min: second, max: 3 * second, alone: true},
-	{kind: RollBack, at: storage, min: 5 * second, max: 10 * second, needs: []Need{Loop}, alone: true},
+	{kind: Power, does: "the disk of one node loses its power, and what no fsync covered", at: storage, min: second, max: 4 * second, needs: []Need{Loop}},
+	{kind: PowerAll, does: "the disks of all nodes lose their power at once", at: storage, min: second, max: 4 * second, needs: []Need{Loop}},
+	{kind: SyncError, does: "one fsync of one node fails (EIO)", at: storage, min: 3 * second, max: 8 * second, needs: []Need{Strace}},
+	{kind: SyncLie, does: "the fsyncs of one node do nothing and do not say so; then its disk loses its power", at: storage, min: 4 * second, max: 8 * second, needs: []Need{Loop, Strace}, alone: true},
+	{kind: SlowDisk, does: "each fsync of one node takes up to a second longer", at: storage, min: 6 * second, max: 12 * second, needs: []Need{Strace}},
+	{kind: HungDisk, does: "each fsync of one node hangs", at: storage, min: 8 * second, max: 14 * second, needs: []Need{Strace}},
+	{kind: NoSpace, does: "the disk of one node is full, to the last block", at: storage, min: 4 * second, max: 10 * second, needs: []Need{Loop}},
+	{kind: ReadOnly, does: "the kernel finds an error in the file system of one node, which is read-only from then on", at: storage, min: 4 * second, max: 8 * second, needs: []Need{Loop}},
+	{kind: FlipBody, does: "one node is killed, and a bit flips in a file of bodies", at: storage, min: second, max: 3 * second, alone: true},
+	{kind: FlipLog, does: "one node is killed, and a bit flips in a file of Raft's log", at: storage, min: second, max: 3 * second, alone: true},
+	{kind: FlipTerm, does: "one node is killed, and a bit flips in raft.db, which has its term and vote", at: storage, min: second, max: 3 * second, alone: true},
+	{kind: Wipe, does: "one node is killed, and loses all that it had", at: storage, min: second, max: 3 * second, alone: true},
+	{kind: RollBack, does: "one node gets its disk back as it was some seconds ago", at: storage, min: 5 * second, max: 10 * second, needs: []Need{Loop}, alone: true},
 
-	{kind: PrimaryDown, at: primary, min: 5 * second, max: 15 * second, pairs: true},
-	{kind: PrimarySlow, at: primary, min: 8 * second, max: 15 * second, pairs: true},
-	{kind: PrimaryDrops, at: primary, min: 8 * second, max: 15 * second, pairs: true},
-	{kind: PrimaryMute, at: primary, min: 8 * second, max: 15 * second, pairs: true},
-	{kind: PrimaryPuts, at: primary, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: PrimaryDown, does: "the primary is down", at: primary, min: 5 * second, max: 15 * second, pairs: true},
+	{kind: PrimarySlow, does: "the primary lets each final dot wait for its reply", at: primary, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: PrimaryDrops, does: "the primary breaks connections off, three in ten, at one stage of the conversation", at: primary, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: PrimaryMute, does: "the primary takes messages, and one time in ten does not say so", at: primary, min: 8 * second, max: 15 * second, pairs: true},
+	{kind: PrimaryPuts, does: "the primary answers three in ten commands of a sort with a 4yz", at: primary, min: 8 * second, max: 15 * second, pairs: true},
 }
 
 func traitOf(k Kind) trait {
@@ -157,6 +157,10 @@ func Kinds() []Kind {
 
 // Known reports whether there is such a kind.
 func (k Kind) Known() bool { return slices.Contains(Kinds(), k) }
+
+// Does says in one line what a kind does, those of the primary to the one that the
+// harness plays: a real one is made to do much the same (docs/guarantees.md).
+func (k Kind) Does() string { return traitOf(k).does }
 
 // Needs returns what a kind needs.
 func (k Kind) Needs() []Need { return traitOf(k).needs }

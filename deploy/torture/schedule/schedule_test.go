@@ -105,3 +105,18 @@ func TestOnly(t *testing.T) {
 		}
 	}
 }
+
+// Who lists the kinds sees of each what it does, and of no two the same.
+func TestDoes(t *testing.T) {
+	seen := map[string]Kind{}
+	for _, k := range Kinds() {
+		does := k.Does()
+		if does == "" || len(does) > 100 || strings.ContainsAny(does, "\n\t") {
+			t.Errorf("%s does %q, want one line of at most 100 octets", k, does)
+		}
+		if other, ok := seen[does]; ok {
+			t.Errorf("%s and %s: %q", k, other, does)
+		}
+		seen[does] = k
+	}
+}
