@@ -26,14 +26,16 @@ func (r reigns) rival(term uint64, node string) string {
 	return ""
 }
 
-// watch looks who leads, until ctx ends.
+// watch looks who leads, until ctx ends. That nobody does is noted only where every node
+// that runs has said so: what does not answer may lead.
 func (r *run) watch(ctx context.Context) {
 	leaders := reigns{}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		who := ""
-		for _, s := range r.cast.statuses(ctx) {
+		who, running := "", len(r.cast.fleet.Running())
+		all := r.cast.statuses(ctx)
+		for _, s := range all {
 			if !s.IsLeader {
 				continue
 			}
@@ -45,7 +47,7 @@ func (r *run) watch(ctx context.Context) {
 				who = s.Node
 			}
 		}
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && (who != "" || len(all) >= running) {
 			r.diary.leader(who)
 		}
 		select {
