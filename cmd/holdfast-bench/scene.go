@@ -48,7 +48,6 @@ type scene struct {
 	primary string // address
 	faults  *sink.Faults
 	server  *sink.Server // nil while the primary is down
-	served  chan error
 	stats   sender.Stats
 	failed  bool
 	judged  bool
@@ -150,9 +149,7 @@ func (s *scene) servePrimary(o sink.Options) error {
 	if err != nil {
 		return fmt.Errorf("bring the primary up: %w", err)
 	}
-	s.server = sink.New(o)
-	s.served = make(chan error, 1)
-	go func() { s.served <- s.server.Serve(l) }()
+	s.server = sink.Start(l, o)
 	return nil
 }
 
@@ -162,7 +159,6 @@ func (s *scene) primaryDown() {
 		return
 	}
 	s.server.Close()
-	<-s.served
 	s.server = nil
 }
 

@@ -153,13 +153,11 @@ func TestPowerLossOfAllNodes(t *testing.T) {
 		}
 	}
 
-	server := sink.New(sink.Options{Hostname: "primary.test", Arrival: book.Arrival})
 	l, err := net.Listen("tcp", primary)
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
+	server := sink.Start(l, sink.Options{Hostname: "primary.test", Arrival: book.Arrival})
 	until(drainTime, "everything to arrive", func(ctx context.Context) error {
 		if missing, accepted := book.Missing(); missing > 0 {
 			return fmt.Errorf("%d of %d missing", missing, accepted)
@@ -171,7 +169,6 @@ func TestPowerLossOfAllNodes(t *testing.T) {
 		return err
 	})
 	server.Close()
-	<-served
 	if report := book.Check(); !report.OK() || report.Accepted < rounds*letters {
 		t.Errorf("%v\n%s", report, strings.Join(report.Cases, "\n"))
 	} else {

@@ -90,16 +90,13 @@ func (s *story) atrn(node string, a credentials, domains string) (string, error)
 	if err != nil {
 		return reply, err
 	}
-	server := sink.New(sink.Options{Hostname: "mail.example.org", Faults: s.faults, Arrival: func(a ledger.Arrival) error {
+	turned := &only{conn: closing{secured, make(chan struct{}), new(sync.Once)}, closed: make(chan struct{})}
+	server := sink.Start(turned, sink.Options{Hostname: "mail.example.org", Faults: s.faults, Arrival: func(a ledger.Arrival) error {
 		s.arriving(a)
 		return s.ledger.Arrival(a)
 	}})
-	turned := &only{conn: closing{secured, make(chan struct{}), new(sync.Once)}, closed: make(chan struct{})}
-	served := make(chan struct{})
-	go func() { defer close(served); _ = server.Serve(turned) }()
 	<-turned.conn.closed
 	server.Close()
-	<-served
 	return reply, nil
 }
 

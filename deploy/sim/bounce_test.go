@@ -25,19 +25,11 @@ func (s *story) home(faults *sink.Faults) (arrived *arrivals, stop func()) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	server := sink.New(sink.Options{Hostname: homeName, Faults: faults, Arrival: func(a ledger.Arrival) error {
+	server := sink.Start(l, sink.Options{Hostname: homeName, Faults: faults, Arrival: func(a ledger.Arrival) error {
 		arrived.see(a)
 		return nil
 	}})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(l)
-	}()
-	return arrived, func() {
-		server.Close()
-		<-done
-	}
+	return arrived, server.Close
 }
 
 // telling puts the domain as one whose senders are told.

@@ -34,7 +34,6 @@ type home struct {
 	arriving func(ledger.Arrival)
 
 	server *sink.Server // nil while it is down
-	served chan struct{}
 
 	mu      sync.Mutex
 	strange []error // what arrived and was no report
@@ -59,17 +58,12 @@ func (h *home) up() error {
 	if err != nil {
 		return err
 	}
-	h.server = sink.New(sink.Options{Hostname: homeName, Faults: h.faults, Message: h.told, Arrival: func(a ledger.Arrival) error {
+	h.server = sink.Start(l, sink.Options{Hostname: homeName, Faults: h.faults, Message: h.told, Arrival: func(a ledger.Arrival) error {
 		if h.arriving != nil {
 			h.arriving(a)
 		}
 		return nil
 	}})
-	h.served = make(chan struct{})
-	go func(s *sink.Server, served chan struct{}) {
-		defer close(served)
-		_ = s.Serve(l)
-	}(h.server, h.served)
 	return nil
 }
 
@@ -79,7 +73,6 @@ func (h *home) down() {
 		return
 	}
 	h.server.Close()
-	<-h.served
 	h.server = nil
 }
 

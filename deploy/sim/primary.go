@@ -31,12 +31,7 @@ func (w *World) PrimaryUp() error {
 	if w.home != nil {
 		o.Refuse, o.Refused = letter.IsRefusedAt, w.ledger.Refusal
 	}
-	w.primary = sink.New(o)
-	w.primaryDone = make(chan struct{})
-	go func(s *sink.Server, done chan struct{}) {
-		defer close(done)
-		_ = s.Serve(l)
-	}(w.primary, w.primaryDone)
+	w.primary = sink.Start(l, o)
 	return nil
 }
 
@@ -58,6 +53,5 @@ func (w *World) PrimaryDown() {
 		return
 	}
 	w.primary.Close()
-	<-w.primaryDone
 	w.primary = nil
 }

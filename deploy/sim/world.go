@@ -99,8 +99,7 @@ type World struct {
 	silences     map[string][]ledger.Span
 
 	primaryLock sync.Mutex
-	primary     *sink.Server // nil while it is down
-	primaryDone chan struct{}
+	primary     *sink.Server  // nil while it is down
 	pace        time.Duration // before the primary's reply to a dot
 	faults      *sink.Faults  // of the primary
 	// usual is how the primary is where no fault makes it otherwise.

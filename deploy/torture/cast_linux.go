@@ -57,14 +57,12 @@ type cast struct {
 	book    *ledger.Ledger // of both sides
 	faults  *sink.Faults
 	primary *sink.Server // nil while it is down
-	served  chan error
-	peer    *peer // nil: both sides are played here
+	peer    *peer        // nil: both sides are played here
 	unread  int64
 	strict  int64 // violations of SMTP that primaries saw
 
-	bounce       map[string]string // of each domain
-	reports      *sink.Server
-	reportServed chan error
+	bounce  map[string]string // of each domain
+	reports *sink.Server      // the smarthost
 }
 
 // assemble makes everything in dir, and starts nothing.
@@ -146,7 +144,7 @@ func (c *cast) primaryUp() error {
 	if err != nil {
 		return fmt.Errorf("bring the primary up: %w", err)
 	}
-	c.primary = sink.New(sink.Options{
+	c.primary = sink.Start(l, sink.Options{
 		Hostname: "primary.test", Faults: c.faults,
 		Arrival: func(a ledger.Arrival) error {
 			c.diary.arrived()
@@ -155,8 +153,6 @@ func (c *cast) primaryUp() error {
 		Unread: func(u ledger.Unread) { _ = c.arrived.Unread(u) }, // a ledger that cannot write says so at the next arrival
 		Refuse: letter.IsRefusedAt, Refused: c.refused,
 	})
-	c.served = make(chan error, 1)
-	go func(s *sink.Server) { c.served <- s.Serve(l) }(c.primary)
 	return nil
 }
 
@@ -166,7 +162,6 @@ func (c *cast) primaryDown() {
 		return
 	}
 	c.primary.Close()
-	<-c.served
 	s := c.primary.Stats()
 	c.unread += s.Unread
 	c.strict += s.Violations
@@ -226,7 +221,6 @@ func (c *cast) close() error {
 	errs = append(errs, c.peer.close())
 	if c.reports != nil {
 		c.reports.Close()
-		<-c.reportServed
 	}
 	for _, d := range c.disks {
 		errs = append(errs, d.Unmount())

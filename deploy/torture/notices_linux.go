@@ -49,13 +49,11 @@ func (c *cast) reportsUp() error {
 	if err != nil {
 		return err
 	}
-	c.reports = sink.New(sink.Options{
+	c.reports = sink.Start(l, sink.Options{
 		Hostname: "smarthost.test", Message: c.told,
 		Arrival: func(ledger.Arrival) error { return nil },
 		Unread:  func(u ledger.Unread) { _ = c.arrived.Unread(u) },
 	})
-	c.reportServed = make(chan error, 1)
-	go func() { c.reportServed <- c.reports.Serve(l) }()
 	return nil
 }
 

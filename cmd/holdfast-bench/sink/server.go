@@ -92,6 +92,7 @@ type Server struct {
 	open      map[net.Conn]struct{}
 	openMost  int // of those that clients had open at a time
 	sessions  sync.WaitGroup
+	started   sync.WaitGroup // what Start began
 }
 
 // New returns a server that serves nothing yet.
@@ -114,6 +115,13 @@ func New(o Options) *Server {
 		listeners: make(map[net.Listener]struct{}), open: make(map[net.Conn]struct{}),
 	}
 	s.pace.Store(int64(o.Pace))
+	return s
+}
+
+// Start returns a server that serves l. With Close that ends, too, however l behaved.
+func Start(l net.Listener, o Options) *Server {
+	s := New(o)
+	s.started.Go(func() { _ = s.Serve(l) }) // until Close, or l fails
 	return s
 }
 
@@ -187,7 +195,7 @@ func (s *Server) end(conn net.Conn) {
 }
 
 // Close ends every listener and every connection, as a primary that dies, and
-// returns when all sessions have ended.
+// returns when all sessions have ended, and what Start began.
 func (s *Server) Close() {
 	s.mu.Lock()
 	if !s.closed {
@@ -202,6 +210,7 @@ func (s *Server) Close() {
 	}
 	s.mu.Unlock()
 	s.sessions.Wait()
+	s.started.Wait()
 }
 
 // SetPace changes the time waited before the reply to a final dot.

@@ -119,6 +119,33 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// A server that is closed has let its listener go, also when it was closed at once, and
+// another can take its place.
+func TestStart(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	for range 20 {
+		s := Start(l, Options{Arrival: func(ledger.Arrival) error { return nil }})
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		conn.Close()
+		if l, err = net.Listen("tcp", address); err != nil {
+			t.Fatal(err)
+		}
+		Start(l, Options{}).Close()
+		if l, err = net.Listen("tcp", address); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Close()
+}
+
 // A 250 counts as read once the client says something more.
 func TestUnread(t *testing.T) {
 	message := "MAIL FROM:<>\r\nRCPT TO:<a@x.test>\r\nRCPT TO:<b@x.test>\r\nDATA\r\n.\r\n"
