@@ -37,6 +37,10 @@ type heldRecipient struct {
 	Report string `json:"report"` // that its sender is still to get
 }
 
+// unprovenReason is in the reason for which something is held that was refused before
+// anything was taken.
+const unprovenReason = "has taken nothing since it came back"
+
 // attend looks at all held messages, and releases those that were refused while the
 // primary had not taken anything since it came back: nobody is told of these, since it
 // may have been a primary without mailboxes (fsm's guard). It returns how many have to
@@ -136,6 +140,9 @@ func (d *desk) look(ctx context.Context, n *fleet.Node, id string) (rests []held
 		if r.State == "held" && !d.run.book.Refused(r.Path) {
 			return nil, false, fmt.Errorf("%s: <%s> is held, and nobody refused it: %s %s", id, r.Path, r.Reply, r.Reason)
 		}
+		if r.State == "held" && d.run.book.Due(r.Path) && !strings.Contains(r.Reason, unprovenReason) {
+			return nil, false, fmt.Errorf("%s: <%s> is held, and its sender is owed no report: %s %s", id, r.Path, r.Reply, r.Reason)
+		}
 	}
 	if _, err := c.fleet.Holdfast(ctx, n, "queue", "release", id); err != nil {
 		return nil, false, err
@@ -154,12 +161,18 @@ func (d *desk) record() error {
 	return errors.Join(errs...)
 }
 
+// stopRefusals is how many refusals stop a domain.
+const stopRefusals = 3
+
 // resume has domains go on that refused too much of what they took before, as an
 // operator would.
 func (r *run) resume(ctx context.Context, s fleet.Status) {
 	for _, d := range s.Domains {
 		if !d.Stopped {
 			continue
+		}
+		if n := r.book.RefusedOf(d.Name); n < stopRefusals && !r.cast.peer.primary() {
+			r.diary.breach("L8", "%s was stopped, and the primary has refused it %d recipients in all", d.Name, n)
 		}
 		i := slices.IndexFunc(r.cast.fleet.Nodes, func(n *fleet.Node) bool { return n.Name == s.Node })
 		if _, err := r.cast.fleet.Holdfast(ctx, r.cast.fleet.Nodes[i], "domain", "resume", d.Name); err == nil {

@@ -23,8 +23,10 @@
 //
 //	L1  nothing that got a 250 is lost: it arrives, or its sender is told that the
 //	    primary refused it, or it is held, where nobody is to be told
-//	L2  what arrives is, behind trace fields, the octets that were sent
-//	L3  no pair has more copies than what happened to it excuses
+//	L2  what arrives is, behind trace fields, the octets that were sent, with the NOTIFY
+//	    (RFC 3461) that it was sent with
+//	L3  no pair has more copies than what happened to it excuses, and the nodes counted
+//	    a doubt for each final dot that brought a message again
 //	L4  nothing goes to strangers: no recipient that nobody sent to, no connection
 //	    to an address that is not the run's, no relaying for who asks
 //	L5  what got a 4yz or 5yz is never delivered, and every command and every final dot
@@ -33,10 +35,12 @@
 //	L6  one leader per term, and equal queues at the end
 //	L7  no file descriptors are left open when the queue has drained
 //	L8  250s are given again within 30 s where a majority is healthy, every node
-//	    comes back, and the queue drains
+//	    comes back, and the queue drains: nothing is held, and no domain stopped, for
+//	    which the primary gave no reason
 //	L9  who is to be told of a recipient that the primary refuses for good is told,
 //	    once, and nobody else: not of mail from <>, of lists, or automatic mail, not
-//	    who said NOTIFY=NEVER, nor where the relay domain's policy is another
+//	    who said NOTIFY=NEVER, nor where the relay domain's policy is another; and of
+//	    what arrives nobody is told that it failed, and none is held
 //
 // Each fault is looked at while it lasts, and a run says which kinds did nothing that
 // could be seen.

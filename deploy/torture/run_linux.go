@@ -43,6 +43,7 @@ type run struct {
 	relayAsked, relayAgreed int
 	offered                 ledger.Span // when mail was offered to every node
 	released                int         // messages that were refused before anything else was taken
+	doubts                  *int        // that the nodes counted, nil where none tells
 }
 
 // do does all of it.

@@ -47,6 +47,7 @@ func (r *run) judge(ctx context.Context) error {
 	if r.relayAsked == 0 {
 		r.diary.breach("L4", "no node was ever asked to relay")
 	}
+	r.doubts = r.counted(ctx)
 	v := r.weigh(book, r.cast.fabric.Strangers())
 	r.lookAtNodes(ctx)
 	v.broken = r.diary.breaches()
@@ -81,11 +82,16 @@ func (r *run) weigh(book *ledger.Ledger, strangers map[string]int) verdict {
 		"L4 arrived that nobody sent": v.report.Unexpected, "L5 delivered though refused": v.report.Refused,
 		"L9 refused for good, and the sender was not told":                v.notices.Untold,
 		"L9 of which somebody was told who should not, or what is not so": v.notices.Undue,
+		"L9 arrived, and are held or said to have failed":                 v.notices.Both,
 		"L9 with too many copies of a report":                             v.notices.TooMany,
 	} {
 		if n > 0 {
 			d.breach(law[:2], "%d %s", n, law[3:])
 		}
+	}
+	// What a real primary makes of one dot is its own.
+	if again := v.copies.Again; !r.cast.peer.primary() && r.doubts != nil && again > *r.doubts {
+		d.breach("L3", "%d final dots brought again what had arrived, and the nodes counted %d doubts", again, *r.doubts)
 	}
 	for _, w := range r.load.late(r.away) {
 		d.breach("L5", "%v", w)
@@ -106,6 +112,16 @@ func (r *run) weigh(book *ledger.Ledger, strangers map[string]int) verdict {
 		d.breach("L8", "nothing was accepted")
 	}
 	return v
+}
+
+// counted returns how many attempts the nodes counted as in doubt, nil where none tells.
+func (r *run) counted(ctx context.Context) (doubts *int) {
+	for _, s := range r.cast.statuses(ctx) {
+		if n := s.Counters.PossibleDuplicates; doubts == nil || n > *doubts {
+			doubts = &n
+		}
+	}
+	return doubts
 }
 
 // interrupted reports whether the node that delivered a copy may have been kept

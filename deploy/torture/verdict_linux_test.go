@@ -151,6 +151,25 @@ func TestWeigh(t *testing.T) {
 			arrived(b, 20)
 			r.diary.outages = []ledger.Outage{outage(1, 11, 14)}
 		}, ""},
+		{"it arrives twice, its node was killed behind the first, and no doubt was counted", func(r *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			arrived(b, 20)
+			r.diary.outages, r.doubts = []ledger.Outage{outage(1, 11, 14)}, new(int)
+		}, "L3"},
+		{"it arrives twice, its node was killed behind the first, and a doubt was counted", func(r *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			arrived(b, 20)
+			doubts := 1
+			r.diary.outages, r.doubts = []ledger.Outage{outage(1, 11, 14)}, &doubts
+		}, ""},
+		{"it arrives with a NOTIFY that it was not sent with", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			never := "NEVER"
+			octets := []ledger.Octets{{Size: int64(len(content)), SHA256: ledger.DigestOf([]byte(content))}}
+			_ = b.Arrival(ledger.Arrival{Recipient: recipient, ReversePath: sender, Cuts: octets, Notify: &never, QueueID: "Q1", At: at(10.5)})
+		}, "L2"},
 		{"what nobody sent arrives", func(_ *run, b *ledger.Ledger, _ map[string]int) {
 			sent(b, 1, 10, ledger.OK)
 			arrived(b, 10.5)
@@ -219,6 +238,25 @@ func TestWeigh(t *testing.T) {
 			arrived(b, 10.5)
 			told(b)
 		}, "L9"},
+		{"its sender is told that it failed, and it arrives", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			refused(b)
+			told(b)
+			arrived(b, 30)
+		}, "L9"},
+		{"it arrives, and it is held", func(_ *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			refused(b)
+			_ = b.Held(ledger.Held{Recipient: recipient})
+		}, "L9"},
+		{"it arrives, its node is killed, and what comes again is refused and told", func(r *run, b *ledger.Ledger, _ map[string]int) {
+			sent(b, 1, 10, ledger.OK)
+			arrived(b, 10.5)
+			r.diary.outages = []ledger.Outage{outage(1, 11, 14)}
+			refused(b)
+			told(b)
+		}, ""},
 		{"its sender is told twice", func(_ *run, b *ledger.Ledger, _ map[string]int) {
 			sent(b, 1, 10, ledger.OK)
 			refused(b)

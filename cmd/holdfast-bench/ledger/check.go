@@ -24,8 +24,8 @@ type Report struct {
 	Lost int `json:"lost"`
 	Told int `json:"told,omitempty"`
 	Held int `json:"held,omitempty"`
-	// Altered pairs, accepted or not, arrived at least once with other octets
-	// or another reverse-path than they were sent with.
+	// Altered pairs, accepted or not, arrived at least once with other octets,
+	// another reverse-path or another NOTIFY than they were sent with.
 	Altered int `json:"altered"`
 	// Duplicates counts the copies beyond the first of each pair.
 	Duplicates int `json:"duplicates"`
@@ -183,6 +183,9 @@ func (p *pair) difference(a Arrival) string {
 	if a.ReversePath != p.reversePath {
 		return fmt.Sprintf("sent from <%s>, arrived from <%s>", p.reversePath, a.ReversePath)
 	}
+	if a.Notify != nil && !sameNotify(*a.Notify, p.notify) {
+		return fmt.Sprintf("sent with NOTIFY=%s, arrived with NOTIFY=%s", p.notify, *a.Notify)
+	}
 	if slices.Contains(a.Cuts, p.octets) {
 		return ""
 	}
@@ -191,6 +194,14 @@ func (p *pair) difference(a Arrival) string {
 		cuts[i] = cut.String()
 	}
 	return fmt.Sprintf("sent %s, arrived %s", p.octets, strings.Join(cuts, " or "))
+}
+
+// sameNotify compares lists of keywords, which have no order (RFC 3461 section 4.1).
+func sameNotify(a, b string) bool {
+	words := func(list string) []string {
+		return slices.Sorted(slices.Values(strings.Split(strings.ToUpper(list), ",")))
+	}
+	return slices.Equal(words(a), words(b))
 }
 
 // refusedDelivery says what arrived that had been refused, "" if nothing did.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Copies is what CheckCopies found.
@@ -17,6 +18,10 @@ type Copies struct {
 	// Bound is the greatest number of copies beyond the first that what
 	// happened excuses, all pairs together.
 	Bound int `json:"bound"`
+	// Again counts the final dots by which a part of a message came again: copies under
+	// one queue id, for the recipients of one domain, who get it in one transaction.
+	// Whoever delivers knows of each of these that it may be another.
+	Again int `json:"again"`
 	// TooMany counts pairs with more copies than what happened to them excuses. Each is
 	// a fault, even where the sum is below the bound. That they came under two queue ids
 	// is none: a node that was cut off may commit what it closed without a reply after
@@ -34,8 +39,18 @@ func (l *Ledger) CheckCopies(interrupted func(Arrival) bool) Copies {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var c Copies
+	most := map[[2]string]int{} // of each part of a message: how often a recipient got it
 	for _, r := range slices.Sorted(maps.Keys(l.pairs)) {
 		p := l.pairs[r]
+		got := map[string]int{}
+		for _, a := range p.arrivals {
+			got[a.QueueID]++
+		}
+		delete(got, "") // it shows none
+		for id, n := range got {
+			part := [2]string{id, r[strings.LastIndexByte(r, '@')+1:]}
+			most[part] = max(most[part], n)
+		}
 		for len(c.Histogram) <= len(p.arrivals) {
 			c.Histogram = append(c.Histogram, 0)
 		}
@@ -56,6 +71,9 @@ func (l *Ledger) CheckCopies(interrupted func(Arrival) bool) Copies {
 			c.Cases = append(c.Cases, fmt.Sprintf("too many copies %s: %d beyond the first, excused %d (%d dots without a reply, %d 250s unread, %d interrupted): %s",
 				r, extra, excused, len(p.unknown), p.unread, cut, p.story()))
 		}
+	}
+	for _, n := range most {
+		c.Again += n - 1
 	}
 	return c
 }

@@ -98,3 +98,36 @@ func TestCheckCopies(t *testing.T) {
 		})
 	}
 }
+
+// One dot brings all recipients of a domain; what shows no queue id is not told apart.
+func TestCopiesAgain(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		arrivals []Arrival
+		want     int
+	}{
+		{"nothing came again", []Arrival{{Recipient: "a+m1@x.test", QueueID: "Q1"}, {Recipient: "b+m1@x.test", QueueID: "Q1"}}, 0},
+		{"one dot, two recipients", []Arrival{
+			{Recipient: "a+m1@x.test", QueueID: "Q1"}, {Recipient: "b+m1@X.test", QueueID: "Q1"},
+			{Recipient: "a+m1@x.test", QueueID: "Q1"}, {Recipient: "b+m1@X.test", QueueID: "Q1"},
+		}, 1},
+		{"two domains", []Arrival{
+			{Recipient: "a+m1@x.test", QueueID: "Q1"}, {Recipient: "b+m1@y.test", QueueID: "Q1"},
+			{Recipient: "a+m1@x.test", QueueID: "Q1"}, {Recipient: "b+m1@y.test", QueueID: "Q1"},
+		}, 2},
+		{"another message", []Arrival{{Recipient: "a+m1@x.test", QueueID: "Q1"}, {Recipient: "a+m1@x.test", QueueID: "Q2"}}, 0},
+		{"no queue id", []Arrival{{Recipient: "a+m1@x.test"}, {Recipient: "a+m1@x.test"}}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := New()
+			for _, a := range c.arrivals {
+				if err := l.Arrival(a); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := l.CheckCopies(func(Arrival) bool { return false }).Again; got != c.want {
+				t.Errorf("%d, want %d", got, c.want)
+			}
+		})
+	}
+}

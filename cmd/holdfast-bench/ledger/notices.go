@@ -43,6 +43,18 @@ func (l *Ledger) Refused(recipient string) bool {
 	return ok && p.refusals > 0
 }
 
+// RefusedOf counts the refusals of recipients of a domain.
+func (l *Ledger) RefusedOf(domain string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for r, p := range l.pairs {
+		if strings.HasSuffix(r, "@"+strings.ToLower(domain)) {
+			n += p.refusals
+		}
+	}
+	return n
+}
+
 // due says why a sender is not to be told, "" if he is. It needs mu.
 func (l *Ledger) due(recipient string, p *pair) string {
 	switch domain := recipient[strings.LastIndexByte(recipient, '@')+1:]; {
@@ -81,6 +93,9 @@ type Notices struct {
 	// Undue counts pairs with a notice that nobody is to get, or that went to
 	// somebody else, or that says what is not so.
 	Undue int `json:"undue"`
+	// Both counts pairs that arrived, though their senders were told that they failed or
+	// though they are held, and nothing excuses a second end.
+	Both int `json:"both"`
 	// Extra, Bound and TooMany are those of Copies, of notices.
 	Extra   int      `json:"extra"`
 	Bound   int      `json:"bound"`
@@ -90,7 +105,8 @@ type Notices struct {
 
 // CheckNotices judges who was told: each sender to whom that is due once about each
 // recipient that the primary refused for good, from the null reverse-path, and nobody
-// else. Another copy has the excuses of CheckCopies, at the host that reports go to.
+// else. Another copy has the excuses of CheckCopies, at the host that reports go to, and
+// so has what arrives beside a notice: a recipient ends once.
 func (l *Ledger) CheckNotices(interrupted func(Arrival) bool) Notices {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -123,6 +139,18 @@ func (l *Ledger) CheckNotices(interrupted func(Arrival) bool) Notices {
 			n.Undue++
 			fault("undue notice", r, "%s", wrong)
 			continue
+		}
+		if p.failed()+p.held > 0 && len(p.arrivals) > 0 {
+			cut := 0
+			for _, a := range p.arrivals {
+				if interrupted(a) {
+					cut++
+				}
+			}
+			if excused := len(p.unknown) + p.unread + cut; len(p.arrivals) > excused {
+				n.Both++
+				fault("two ends", r, "told %d times, held %d times, excused %d, and it arrived: %s", p.failed(), p.held, excused, p.story())
+			}
 		}
 		if len(p.notices) == 0 {
 			continue

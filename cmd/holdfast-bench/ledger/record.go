@@ -115,6 +115,9 @@ type Arrival struct {
 	Recipient   string   `json:"recipient"`
 	ReversePath string   `json:"reverse_path"`
 	Cuts        []Octets `json:"cuts"`
+	// Notify is the parameter of RFC 3461 that it came with, nil where the receiver does
+	// not tell.
+	Notify *string `json:"notify,omitempty"`
 	// QueueID is what the topmost Received field says after "id".
 	QueueID string    `json:"queue_id,omitempty"`
 	Peer    string    `json:"peer,omitempty"`

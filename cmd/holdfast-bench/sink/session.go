@@ -32,6 +32,7 @@ type session struct {
 	mailGiven       bool
 	reversePath     string
 	recipients      []string
+	notify          []string // that each recipient came with, "" for none
 	// owed is of the message taken last, until something comes that was sent behind
 	// its 250; told says that the 250 has left.
 	owed []ledger.Arrival
@@ -262,7 +263,7 @@ func (s *session) starttls() error {
 }
 
 func (s *session) reset() {
-	s.mailGiven, s.reversePath, s.recipients = false, "", nil
+	s.mailGiven, s.reversePath, s.recipients, s.notify = false, "", nil, nil
 }
 
 func (s *session) mail(rest string) error {
@@ -311,9 +312,12 @@ func (s *session) rcpt(rest string) error {
 		s.say("501 5.5.4 want RCPT TO:<forward-path>")
 		return nil
 	}
+	notify := ""
 	for _, p := range params {
-		switch name, _, _ := strings.Cut(p, "="); strings.ToUpper(name) {
-		case "NOTIFY", "ORCPT":
+		switch name, value, _ := strings.Cut(p, "="); strings.ToUpper(name) {
+		case "NOTIFY":
+			notify = value
+		case "ORCPT":
 		default:
 			s.violation("rcpt", fmt.Errorf("parameter %s was not offered", p))
 			s.say("555 5.5.4 no such parameter")
@@ -327,7 +331,7 @@ func (s *session) rcpt(rest string) error {
 	if err := s.reply(Rcpt, "250 2.1.5 ok", path); err != nil {
 		return err
 	}
-	s.recipients = append(s.recipients, path)
+	s.recipients, s.notify = append(s.recipients, path), append(s.notify, notify)
 	return nil
 }
 
@@ -448,9 +452,9 @@ func (s *session) dot(c content) error {
 			return nil
 		}
 	}
-	for _, r := range s.recipients {
+	for i, r := range s.recipients {
 		arrival := ledger.Arrival{
-			Recipient: r, ReversePath: s.reversePath, Cuts: cuts, QueueID: id,
+			Recipient: r, ReversePath: s.reversePath, Cuts: cuts, Notify: &s.notify[i], QueueID: id,
 			Peer: s.conn.RemoteAddr().String(), At: now,
 		}
 		s.owed = append(s.owed, arrival)

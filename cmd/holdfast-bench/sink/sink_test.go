@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -62,6 +63,19 @@ func codes(said string) string {
 		}
 	}
 	return strings.Join(all, " ")
+}
+
+// What a recipient's NOTIFY is belongs to what arrives.
+func TestNotify(t *testing.T) {
+	_, arrivals, _ := talk(t, Options{}, "EHLO c.test\r\nMAIL FROM:<s@x.test>\r\nRCPT TO:<a+m@example.test> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a\r\n"+
+		"RCPT TO:<b+m@example.test>\r\nDATA\r\nhello\r\n.\r\nMAIL FROM:<s@x.test>\r\nRCPT TO:<c+m@example.test>\r\nDATA\r\nhello\r\n.\r\nQUIT\r\n")
+	var got []string
+	for _, a := range arrivals {
+		got = append(got, *a.Notify)
+	}
+	if want := []string{"SUCCESS,DELAY", "", ""}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
 }
 
 func TestContent(t *testing.T) {
