@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
@@ -118,17 +120,30 @@ func (w *World) stays(recipient string) bool {
 // wanted reports whether an operator releases a message: something is held that can
 // still be delivered, or of which a sender is still to be told and was not, since it was
 // refused while nothing was known of the primary. While a report is owed it is left
-// alone.
-func (w *World) wanted(m fsm.Message) bool {
-	wanted := false
+// alone. An error says what is held for no reason that the primary gave, and would be for
+// ever where no operator looks.
+func (w *World) wanted(m fsm.Message) (bool, error) {
+	wanted, owing := false, false
 	for i, r := range m.Recipients {
-		if r.Report != 0 {
-			return false
+		owing = owing || r.Report != 0
+		to := m.Envelope.Recipients[i].Path.Mailbox.String()
+		if r.State != fsm.RecipientHeld || r.Report != 0 || w.stays(to) {
+			continue
 		}
-		wanted = wanted || r.State == fsm.RecipientHeld && !w.stays(m.Envelope.Recipients[i].Path.Mailbox.String())
+		switch {
+		case w.refusals.of(to) == 0:
+			return false, fmt.Errorf("%s: <%s> is held, and nobody refused it: %s", m.ID, to, r.Reason)
+		case w.ledger.Due(to) && !strings.Contains(r.Reason, unprovenReason):
+			return false, fmt.Errorf("%s: <%s> is held, and its sender is owed no report: %s", m.ID, to, r.Reason)
+		}
+		wanted = true
 	}
-	return wanted
+	return wanted && !owing, nil
 }
+
+// unprovenReason is in the reason for which something is held that the primary refused
+// before it had taken anything.
+const unprovenReason = "has taken nothing since it came back"
 
 // rests reports whether what is left of a message is held, and stays so.
 func (w *World) rests(m fsm.Message) bool {

@@ -29,7 +29,14 @@ func (w *World) PrimaryUp() error {
 		},
 	}
 	if w.home != nil {
-		o.Refuse, o.Refused = letter.IsRefusedAt, w.ledger.Refusal
+		o.Refuse = letter.IsRefusedAt
+	}
+	o.Refused = func(r ledger.Refusal) error {
+		w.refusals.note(r.Recipient)
+		if w.home == nil {
+			return nil
+		}
+		return w.ledger.Refusal(r)
 	}
 	w.primary = sink.Start(l, o)
 	return nil

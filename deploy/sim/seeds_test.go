@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sender"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
 	"github.com/holdfast-mx/holdfast/fsm"
+	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
 var (
@@ -275,31 +276,19 @@ func runSeed(t *testing.T, seed uint64) {
 // empty, but for what stays held, or the time is over.
 func (w *World) drain(ctx context.Context, t *testing.T) {
 	t.Helper()
+	o := &postmaster{world: w, stops: map[mail.Domain]map[fsm.Millis]bool{}}
 	deadline := time.Now().Add(drainTime)
 	for time.Now().Before(deadline) {
 		if missing, _ := w.ledger.Missing(); missing == 0 && w.quiet() {
 			return
 		}
-		// What the misbehaving primary refused for good is held, and the domain that
-		// it refused too much of is stopped, or guarded with nothing left that it would
-		// take: let them go.
 		for _, name := range w.names {
-			p := w.nodes[name]
-			if p == nil {
-				continue
-			}
-			view := p.node.Member().View()
-			for m := range view.Messages(zeroID) {
-				if w.wanted(m) {
-					_ = w.Do(ctx, fsm.Release{ID: m.ID})
+			if p := w.nodes[name]; p != nil {
+				if err := o.attend(ctx, p.node.Member().View()); err != nil {
+					t.Fatal(err)
 				}
+				break
 			}
-			for _, d := range relayDomains {
-				if h := view.NextHop(d); h.Stopped || h.Guarded && w.home != nil {
-					_ = w.Do(ctx, fsm.ResumeDomain{Name: d})
-				}
-			}
-			break
 		}
 		time.Sleep(5 * time.Second)
 	}

@@ -100,6 +100,7 @@ type World struct {
 
 	primaryLock sync.Mutex
 	primary     *sink.Server  // nil while it is down
+	refusals    refusals      // of any primary of this world
 	pace        time.Duration // before the primary's reply to a dot
 	faults      *sink.Faults  // of the primary
 	// usual is how the primary is where no fault makes it otherwise.
