@@ -73,6 +73,9 @@ const (
 	passesMost       = 3
 )
 
+// lullMax is shorter than a follower waits for a leader.
+const lullMax = 500 * time.Millisecond
+
 // A trap waits for the moment at which a node is to lose its power.
 type trap struct {
 	moment string
@@ -80,12 +83,18 @@ type trap struct {
 	sprung chan string // the node that came to it
 	cut    chan struct{}
 	over   chan struct{}
-	place  chan int // holds one token: passes, or -1 when it is sprung or not set
+	place  chan int // holds one token: how many may still pass, trapOpen or trapSprung
 }
+
+// What a trap's token says where it is not how many may pass.
+const (
+	trapOpen   = -1 // it is not set
+	trapSprung = -2
+)
 
 func newTrap(moment string, passes int) *trap {
 	tr := &trap{moment: moment, passes: passes, sprung: make(chan string), cut: make(chan struct{}), over: make(chan struct{}), place: make(chan int, 1)}
-	tr.place <- -1
+	tr.place <- trapOpen
 	return tr
 }
 
@@ -95,20 +104,31 @@ func (tr *trap) set() {
 	tr.place <- tr.passes
 }
 
-// at is called by nodes. It keeps the caller until the node has no power.
+// at is called by nodes. It keeps the caller until the node has no power, and whoever
+// comes to the moment behind it, on any node: what waits for them all must not go on.
 func (tr *trap) at(node, moment string) {
 	if moment != tr.moment {
 		return
 	}
 	left := <-tr.place
-	tr.place <- max(-1, left-1)
-	if left != 0 {
+	switch {
+	case left > 0:
+		tr.place <- left - 1
+		return
+	case left == trapOpen:
+		tr.place <- left
 		return
 	}
+	tr.place <- trapSprung
+	if left != trapSprung {
+		select {
+		case tr.sprung <- node:
+		case <-tr.over: // nobody looks any more
+		}
+	}
 	select {
-	case tr.sprung <- node:
-		<-tr.cut
-	case <-tr.over: // nobody looks any more
+	case <-tr.cut:
+	case <-tr.over:
 	}
 }
 
@@ -130,8 +150,9 @@ type trapStory struct {
 	*story
 	trap   *trap
 	loss   loss
-	caught string // the node
-	gone   string // the one without a disk, "" for none
+	lull   time.Duration // between the moment and the loss
+	caught string        // the node
+	gone   string        // the one without a disk, "" for none
 
 	mu   sync.Mutex
 	came map[string]map[string]bool // of recipients: the queue ids that their letter came under
@@ -145,6 +166,8 @@ func (s *trapStory) pass(d time.Duration) {
 	select {
 	case <-timer.C:
 	case s.caught = <-s.trap.sprung:
+		// Who does not wait for what he should goes on meanwhile.
+		time.Sleep(s.lull)
 		back := []string{s.caught}
 		s.PowerCut(s.caught)
 		if s.loss == allPower {
@@ -208,6 +231,9 @@ func meet(t *testing.T, seed uint64, moment string, when occasion, l loss) {
 		led := new(reigns)
 		s.log = slog.New(led.handler(s.log.Handler()))
 		ts := &trapStory{story: s, trap: newTrap(moment, passes), loss: l, came: map[string]map[string]bool{}}
+		if s.random.IntN(2) == 0 {
+			ts.lull = between(s.random, time.Millisecond, lullMax)
+		}
 		s.segments, s.failpoint = true, ts.trap.at
 		s.controls = rulesBroken(t)
 		ts.live(when)

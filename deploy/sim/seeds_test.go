@@ -276,7 +276,7 @@ func runSeed(t *testing.T, seed uint64) {
 // empty, but for what stays held, or the time is over.
 func (w *World) drain(ctx context.Context, t *testing.T) {
 	t.Helper()
-	o := &postmaster{world: w, stops: map[mail.Domain]map[fsm.Millis]bool{}}
+	master := &postmaster{world: w, stops: map[mail.Domain]map[fsm.Millis]bool{}}
 	deadline := time.Now().Add(drainTime)
 	for time.Now().Before(deadline) {
 		if missing, _ := w.ledger.Missing(); missing == 0 && w.quiet() {
@@ -284,7 +284,7 @@ func (w *World) drain(ctx context.Context, t *testing.T) {
 		}
 		for _, name := range w.names {
 			if p := w.nodes[name]; p != nil {
-				if err := o.attend(ctx, p.node.Member().View()); err != nil {
+				if err := master.attend(ctx, p.node.Member().View()); err != nil {
 					t.Fatal(err)
 				}
 				break
