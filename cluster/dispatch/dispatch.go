@@ -234,7 +234,7 @@ func (d *Dispatcher) Lead(ctx context.Context) {
 	// is the old leader's, or nobody's.
 	lastTick := time.Now()
 	var lastWall time.Time
-	leases := leaseClock{after: d.config.LeaseDuration + d.config.LeaseMargin}
+	clock := leaseClock{after: d.config.LeaseDuration + d.config.LeaseMargin}
 	for {
 		select {
 		case <-ctx.Done():
@@ -244,7 +244,7 @@ func (d *Dispatcher) Lead(ctx context.Context) {
 		view := d.config.Queue.View()
 		d.lookForDown(view)
 		now := time.Now() // after the look: a lease is timed from when it was seen
-		for _, e := range leases.overdue(view.Leases(), now) {
+		for _, e := range clock.overdue(view.Leases(), now) {
 			if _, _, err := d.config.Queue.Propose(ctx, e); err != nil {
 				d.config.Log.Info("lease not expired", "token", e.Token, "cause", err)
 				break
