@@ -54,14 +54,20 @@ func (c *conn) Close() error {
 	return c.closeErr
 }
 
-// Write writes p in one piece, however many records of TLS it takes.
+// Write writes p in one piece, however many records of TLS it takes. With an error the
+// connection is over, for who reads, too: TLS writes no more after one, and gRPC, whose
+// writer has ended by it, goes on to give calls to a connection until its reader ends, and
+// takes each back and gives it again, without a pause.
 func (c *conn) Write(p []byte) (int, error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	c.raw.hold()
 	n, err := c.Conn.Write(p)
 	if released := c.raw.release(); err == nil && released != nil {
-		return 0, released
+		n, err = 0, released
+	}
+	if err != nil {
+		_ = c.Close()
 	}
 	return n, err
 }

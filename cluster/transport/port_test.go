@@ -534,6 +534,48 @@ func TestClosing(t *testing.T) {
 	})
 }
 
+// brokenWrites is a way on which nothing gets out any more, while nothing says so to who
+// reads.
+type brokenWrites struct{ net.Conn }
+
+func (brokenWrites) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
+
+// A node that could not write took its connection for a good one as long as nothing came
+// in: each call of gRPC on it was given to it again and again, without a pause.
+func TestRegressionFailedWriteEndsTheReader(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.port("a/1", Options{}), w.port("b/1", Options{})
+		incoming := accepted(b.GRPC())
+		g, err := a.DialPeer(t.Context(), "b", "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-incoming
+		c := g.(*conn)
+		c.raw.Conn = brokenWrites{c.raw.Conn}
+		read := make(chan error, 1)
+		go func() {
+			_, err := g.Read(make([]byte, 1))
+			read <- err
+		}()
+		synctest.Wait()
+		if _, err := g.Write([]byte("x")); err == nil {
+			t.Error("a write on a broken way succeeds")
+		}
+		select {
+		case err := <-read:
+			if err == nil {
+				t.Error("something was read")
+			}
+		case <-time.After(time.Minute):
+			t.Error("who reads is not told that the connection is over")
+			_ = g.Close()
+			<-read
+		}
+		mustClose(t, a, b)
+	})
+}
+
 // TestTCP is the port over a real socket.
 func TestTCP(t *testing.T) {
 	w := newWorld(t)
