@@ -10,13 +10,13 @@ import (
 // up anew, and knows no mailbox yet, would refuse the whole queue for good.
 //
 // As long as it is armed, only few messages are out at a time. What the next hop takes
-// disarms it. When it has refused mail guardSpentMax times for recipients that it took
+// disarms it. When it has refused mail GuardSpentMax times for recipients that it took
 // mail for before, the domain is stopped: no message is leased, and leases are not
 // renewed, until an administrator has it go on. Where nothing is known of the
 // domain's recipients, so many refusals for different recipients stop it.
 //
 // Invariant: armed and stopped exclude each other.
-// Invariant: refused has at most guardSpentMax keys, and none unless armed or stopped.
+// Invariant: refused has at most GuardSpentMax keys, and none unless armed or stopped.
 type guard struct {
 	armed     bool
 	stopped   bool
@@ -24,8 +24,8 @@ type guard struct {
 	refused   []recipientKey // immutable
 }
 
-// guardSpentMax is how many messages are spent to find out.
-const guardSpentMax = 3
+// GuardSpentMax is how many messages are spent to find out.
+const GuardSpentMax = 3
 
 // flaw says which invariant is broken, or "".
 func (g guard) flaw(now Millis) string {
@@ -34,7 +34,7 @@ func (g guard) flaw(now Millis) string {
 		return "guard both armed and stopped"
 	case g.stoppedAt < 0 || g.stoppedAt > now || g.stoppedAt > 0 && !g.stopped:
 		return "guard that stopped at another time"
-	case len(g.refused) > guardSpentMax || g.armed && len(g.refused) == guardSpentMax || len(g.refused) > 0 && !g.armed && !g.stopped:
+	case len(g.refused) > GuardSpentMax || g.armed && len(g.refused) == GuardSpentMax || len(g.refused) > 0 && !g.armed && !g.stopped:
 		return "guard with too many refusals"
 	}
 	return ""
@@ -47,7 +47,7 @@ func (s *State) grantMax(d *domain) int {
 		return 0
 	case d.guard.armed:
 		c, _ := s.counts.get(countsItem{domain: d.number})
-		return max(0, guardSpentMax-len(d.guard.refused)-c.Leased)
+		return max(0, GuardSpentMax-len(d.guard.refused)-c.Leased)
 	}
 	return leaseMessagesMax
 }
@@ -92,7 +92,7 @@ func (s *State) refusedForGood(n domainNumber, r mail.Recipient) {
 	}
 	c := *d
 	c.guard.refused = append(slices.Clone(d.guard.refused), key)
-	if len(c.guard.refused) >= guardSpentMax {
+	if len(c.guard.refused) >= GuardSpentMax {
 		c.guard.armed, c.guard.stopped, c.guard.stoppedAt = false, true, s.now
 		s.effects = append(s.effects, DomainStopped{d.config.Name})
 	}

@@ -2,11 +2,12 @@ package fsm
 
 import "github.com/holdfast-mx/holdfast/fsm/mail"
 
-// Why a recipient is held that the next hop refused for good.
-const (
-	reasonRefused  = "refused by the next hop"
-	reasonUnproven = "refused by the next hop, which has taken nothing since it came back"
-)
+// reasonRefused is why a recipient is held that the next hop refused for good.
+const reasonRefused = "refused by the next hop"
+
+// ReasonUnproven is why a recipient is held that the next hop refused for good before it
+// had taken anything: nobody is told of it, see guard.
+const ReasonUnproven = "refused by the next hop, which has taken nothing since it came back"
 
 // recordOutcomes takes a holder's report.
 //
@@ -89,7 +90,7 @@ func (s *State) recordMessage(m *message, outcomes []RecipientOutcome, t Token, 
 					continue
 				}
 				p.held++
-				if n.state, n.reason = RecipientHeld, reasonUnproven; !s.unproven(p.domain) {
+				if n.state, n.reason = RecipientHeld, ReasonUnproven; !s.unproven(p.domain) {
 					n.reason = reasonRefused
 					n.report = s.owed(ReportFailure, p.domain, envelope, envelope.Recipients[o.Recipient])
 				}

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"fmt"
-	"strings"
 	"sync"
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
@@ -133,17 +132,13 @@ func (w *World) wanted(m fsm.Message) (bool, error) {
 		switch {
 		case w.refusals.of(to) == 0:
 			return false, fmt.Errorf("%s: <%s> is held, and nobody refused it: %s", m.ID, to, r.Reason)
-		case w.ledger.Due(to) && !strings.Contains(r.Reason, unprovenReason):
+		case w.ledger.Due(to) && r.Reason != fsm.ReasonUnproven:
 			return false, fmt.Errorf("%s: <%s> is held, and its sender is owed no report: %s", m.ID, to, r.Reason)
 		}
 		wanted = true
 	}
 	return wanted && !owing, nil
 }
-
-// unprovenReason is in the reason for which something is held that the primary refused
-// before it had taken anything.
-const unprovenReason = "has taken nothing since it came back"
 
 // rests reports whether what is left of a message is held, and stays so.
 func (w *World) rests(m fsm.Message) bool {

@@ -45,9 +45,6 @@ type postmaster struct {
 	stops map[mail.Domain]map[fsm.Millis]bool
 }
 
-// stopRefusals is how many refusals stop a domain.
-const stopRefusals = 3
-
 // attend does all that there is to do now.
 func (p *postmaster) attend(ctx context.Context, view *fsm.State) error {
 	w := p.world
@@ -71,7 +68,7 @@ func (p *postmaster) attend(ctx context.Context, view *fsm.State) error {
 				p.stops[d] = map[fsm.Millis]bool{}
 			}
 			p.stops[d][h.StoppedAt] = true
-			if n := w.refusals.of(string(d)); n < stopRefusals*len(p.stops[d]) {
+			if n := w.refusals.of(string(d)); n < fsm.GuardSpentMax*len(p.stops[d]) {
 				return fmt.Errorf("%s was stopped %d times, and the primary refused it %d recipients in all", d, len(p.stops[d]), n)
 			}
 		}

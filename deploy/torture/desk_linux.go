@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
+	"github.com/holdfast-mx/holdfast/fsm"
 )
 
 // A desk is the operator's: it looks at what is held when the queue drains.
@@ -36,10 +37,6 @@ type heldRecipient struct {
 	Reason string `json:"reason"`
 	Report string `json:"report"` // that its sender is still to get
 }
-
-// unprovenReason is in the reason for which something is held that was refused before
-// anything was taken.
-const unprovenReason = "has taken nothing since it came back"
 
 // attend looks at all held messages, and releases those that were refused while the
 // primary had not taken anything since it came back: nobody is told of these, since it
@@ -140,7 +137,7 @@ func (d *desk) look(ctx context.Context, n *fleet.Node, id string) (rests []held
 		if r.State == "held" && !d.run.book.Refused(r.Path) {
 			return nil, false, fmt.Errorf("%s: <%s> is held, and nobody refused it: %s %s", id, r.Path, r.Reply, r.Reason)
 		}
-		if r.State == "held" && d.run.book.Due(r.Path) && !strings.Contains(r.Reason, unprovenReason) {
+		if r.State == "held" && d.run.book.Due(r.Path) && r.Reason != fsm.ReasonUnproven {
 			return nil, false, fmt.Errorf("%s: <%s> is held, and its sender is owed no report: %s %s", id, r.Path, r.Reply, r.Reason)
 		}
 	}
@@ -161,9 +158,6 @@ func (d *desk) record() error {
 	return errors.Join(errs...)
 }
 
-// stopRefusals is how many refusals stop a domain.
-const stopRefusals = 3
-
 // resume has domains go on that refused too much of what they took before, as an
 // operator would.
 func (r *run) resume(ctx context.Context, s fleet.Status) {
@@ -171,7 +165,7 @@ func (r *run) resume(ctx context.Context, s fleet.Status) {
 		if !d.Stopped {
 			continue
 		}
-		if n := r.book.RefusedOf(d.Name); n < stopRefusals && !r.cast.peer.primary() {
+		if n := r.book.RefusedOf(d.Name); n < fsm.GuardSpentMax && !r.cast.peer.primary() {
 			r.diary.breach("L8", "%s was stopped, and the primary has refused it %d recipients in all", d.Name, n)
 		}
 		i := slices.IndexFunc(r.cast.fleet.Nodes, func(n *fleet.Node) bool { return n.Name == s.Node })

@@ -64,6 +64,13 @@ var arrows = map[string][]string{
 // test.
 var tools = []string{"cmd/holdfast-bench", "cluster/clustertest", "delivery/deliverytest", "fsm/fsmtest", "deploy"}
 
+// apart lists the tools, with their tests, that must not know something of ours.
+var apart = []struct{ tool, from, why string }{
+	{"deploy/torture", "deploy/sim", "the long run is of real binaries; what both need stands in a package of its own"},
+	{"deploy/sim", "deploy/torture", "the same"},
+	{"cmd/holdfast-bench/ledger", "", "what judges the product shares nothing with it"},
+}
+
 // doors lists the foundations that only some packages may import, and why.
 var doors = []struct {
 	foundation string
@@ -99,7 +106,7 @@ func TestImportLaws(t *testing.T) {
 		if entry.IsDir() && path != root && (strings.HasPrefix(name, ".") || name == "testdata" || name == "bin" || name == "run") {
 			return filepath.SkipDir
 		}
-		if entry.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+		if entry.IsDir() || !strings.HasSuffix(name, ".go") {
 			return nil
 		}
 		dir, err := filepath.Rel(root, filepath.Dir(path))
@@ -107,6 +114,14 @@ func TestImportLaws(t *testing.T) {
 			return err
 		}
 		pkg := filepath.ToSlash(dir)
+		for _, law := range apart {
+			if within(pkg, law.tool) {
+				checkApart(t, path, law.from, law.why)
+			}
+		}
+		if strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
 		if slices.ContainsFunc(tools, func(tool string) bool { return within(pkg, tool) }) {
 			return nil
 		}
@@ -138,6 +153,21 @@ func TestImportLaws(t *testing.T) {
 	for pkg := range arrows {
 		if !seen[pkg] {
 			t.Errorf("package %s is in the list of rooms and does not exist", pkg)
+		}
+	}
+}
+
+// checkApart reports what a file imports of ours from a package, or from any.
+func checkApart(t *testing.T, path, from, why string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, spec := range file.Imports {
+		imported, _ := strconv.Unquote(spec.Path.Value)
+		if to, ours := strings.CutPrefix(imported, module); ours && (from == "" || within(to, from)) {
+			t.Errorf("%s imports %s: %s", path, to, why)
 		}
 	}
 }
