@@ -29,9 +29,9 @@ type Report struct {
 	Altered int `json:"altered"`
 	// Duplicates counts the copies beyond the first of each pair.
 	Duplicates int `json:"duplicates"`
-	// Refused pairs arrived although every attempt was refused, or under a queue
-	// id that belongs to no attempt but a refused one, or before any attempt had
-	// come to its dot but those that were refused.
+	// Refused pairs arrived although every attempt was refused, or before any attempt had
+	// come to its dot but those that were refused, or, where every attempt was answered,
+	// under a queue id that no 250 named.
 	Refused int `json:"delivered_though_refused"`
 	// Unexpected arrivals, and refusals, have a recipient that was never sent to.
 	Unexpected int `json:"unexpected"`
@@ -206,7 +206,7 @@ func sameNotify(a, b string) bool {
 
 // refusedDelivery says what arrived that had been refused, "" if nothing did.
 func (p *pair) refusedDelivery() string {
-	if p.fail == 0 || len(p.arrivals) == 0 {
+	if len(p.arrivals) == 0 {
 		return ""
 	}
 	// A repeat of what was refused gets the id of what was taken all the same, and so
@@ -222,8 +222,8 @@ func (p *pair) refusedDelivery() string {
 	if len(p.ok) == 0 {
 		return fmt.Sprintf("refused %d times, arrived %d times", p.fail, len(p.arrivals))
 	}
-	// Both accepted and refused: the queue id tells which attempt arrived. It
-	// can be told only where the 250 named one.
+	// The queue id tells which attempt arrived. It can be told only where the 250 named
+	// one.
 	if slices.Contains(p.ok, "") {
 		return ""
 	}

@@ -23,8 +23,8 @@
 //   - what arrived is, behind trace fields, the octets that were sent: else it
 //     is altered;
 //   - a pair whose every attempt was refused never arrives (RFC 5321 section
-//     4.2.5), and none arrives when all attempts so far were refused: else it was
-//     delivered though refused;
+//     4.2.5), none arrives when all attempts so far were refused, and none under a
+//     queue id that no attempt can have had: else it was delivered though refused;
 //   - copies beyond the first are counted as duplicates, and are no fault of
 //     themselves: CheckCopies judges them by what happened to each pair, where
 //     that is known;

@@ -110,6 +110,10 @@ func TestCheck(t *testing.T) {
 			s.arrive(recipient, "s@x.test", trace+body)
 			s.arrive(recipient, "s@x.test", strings.Replace(trace, "Q1", "Q0", 1)+body)
 		}, Report{Accepted: 1, Delivered: 1, Duplicates: 1, Refused: 1}},
+		{"arrived as what nobody was told of", func(s story) {
+			s.try(1, OK)
+			s.arrive(recipient, "s@x.test", strings.Replace(trace, "Q1", "Q0", 1)+body)
+		}, Report{Accepted: 1, Delivered: 1, Refused: 1}},
 		{"refused for good", func(s story) { s.try(1, Fail) },
 			Report{NotAccepted: 1}},
 		{"the sender died before it knew", func(s story) { s.try(1); s.arrive(recipient, "s@x.test", trace+body) },
