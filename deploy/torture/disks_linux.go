@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -59,8 +60,7 @@ func (n *nemesis) disk(ctx context.Context, f schedule.Fault, r *rand.Rand, a *a
 		}
 	case schedule.NoSpace:
 		a.ends = true
-		a.seen = n.full(v)
-		a.mend, err = n.fill(v)
+		err = n.fill(a, v)
 	case schedule.ReadOnly:
 		a.ends = true
 		a.seen = n.unwritable(v)
@@ -189,37 +189,68 @@ func traced(pid int) error {
 	return nil
 }
 
-// fill fills a node's disk to the last block.
-func (n *nemesis) fill(i int) (func() error, error) {
-	name := filepath.Join(n.cast.disks[i].Dir, "filler")
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var at int64
-	for _, piece := range []int64{16 << 20, 1 << 20, 64 << 10, 4 << 10} {
-		for err = nil; err == nil; at += piece {
-			if err = unix.Fallocate(int(f.Fd()), 0, at, piece); err != nil {
-				break
-			}
-		}
-		if !errors.Is(err, unix.ENOSPC) {
-			return nil, err
-		}
-	}
-	return func() error { return os.Remove(name) }, nil
-}
+// fillEvery is how often what a node has given back is taken, too.
+const fillEvery = 50 * time.Millisecond
 
-// full returns what says whether a node's disk has no block left.
-func (n *nemesis) full(i int) func() string {
-	return func() string {
-		var s unix.Statfs_t
-		if err := unix.Statfs(n.cast.disks[i].Dir, &s); err != nil || s.Bfree > 0 && s.Bavail > 0 {
+// fill keeps a node's disk full, to the last block: what the node gives back, as it does
+// with segments that are written ahead, is taken, too.
+func (n *nemesis) fill(a *act, i int) error {
+	dir := n.cast.disks[i].Dir
+	name := filepath.Join(dir, "filler")
+	if err := takeBlocks(name); err != nil {
+		return err
+	}
+	var full atomic.Int32
+	count := func() {
+		if hasNoBlock(dir) {
+			full.Add(1)
+		}
+	}
+	count()
+	a.seen = func() string {
+		if full.Load() == 0 {
 			return ""
 		}
-		return fmt.Sprintf("%d blocks left", s.Bavail)
+		return fmt.Sprintf("no block left, %d times in turn", full.Load())
 	}
+	a.mend = meanwhile(func(ctx context.Context) {
+		wait(ctx, fillEvery)
+		// A disk that breaks besides takes nothing, and is full enough.
+		if takeBlocks(name) == nil {
+			count()
+		}
+	}, func() { _ = os.Remove(name) })
+	return nil
+}
+
+// takeBlocks has a file take what is left of its file system.
+func takeBlocks(name string) (err error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	at := info.Size()
+	for _, piece := range []int64{16 << 20, 1 << 20, 64 << 10, 4 << 10} {
+		for ; ; at += piece {
+			if err := unix.Fallocate(int(f.Fd()), 0, at, piece); errors.Is(err, unix.ENOSPC) {
+				break
+			} else if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// hasNoBlock reports whether a file system is full.
+func hasNoBlock(dir string) bool {
+	var s unix.Statfs_t
+	return unix.Statfs(dir, &s) == nil && (s.Bfree == 0 || s.Bavail == 0)
 }
 
 // unwritable returns what says whether a node's file system takes no file.

@@ -122,7 +122,7 @@ var traits = []trait{
 	{kind: SyncLie, does: "the fsyncs of one node do nothing and do not say so; then its disk loses its power", at: storage, min: 4 * second, max: 8 * second, needs: []Need{Loop, Strace}, alone: true},
 	{kind: SlowDisk, does: "each fsync of one node takes up to a second longer", at: storage, min: 6 * second, max: 12 * second, needs: []Need{Strace}},
 	{kind: HungDisk, does: "each fsync of one node hangs", at: storage, min: 8 * second, max: 14 * second, needs: []Need{Strace}},
-	{kind: NoSpace, does: "the disk of one node is full, to the last block", at: storage, min: 4 * second, max: 10 * second, needs: []Need{Loop}},
+	{kind: NoSpace, does: "the disk of one node is full, to the last block, and so is what the node gives back", at: storage, min: 4 * second, max: 10 * second, needs: []Need{Loop}},
 	{kind: ReadOnly, does: "the kernel finds an error in the file system of one node, which is read-only from then on", at: storage, min: 4 * second, max: 8 * second, needs: []Need{Loop}},
 	{kind: FlipBody, does: "one node is killed, and a bit flips in a file of bodies", at: storage, min: second, max: 3 * second, alone: true},
 	{kind: FlipLog, does: "one node is killed, and a bit flips in a file of Raft's log", at: storage, min: second, max: 3 * second, alone: true},
