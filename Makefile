@@ -14,7 +14,7 @@ build: ## bin/holdfastd, bin/holdfast, bin/holdfast-bench
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/holdfastd ./cmd/holdfast ./cmd/holdfast-bench
 
-rig: # the build for benchmarks, with switches that the product does not have
+rig: ## the build for benchmarks, with switches that the product does not have
 	@mkdir -p bin/rig
 	CGO_ENABLED=0 $(GO) build -trimpath -tags rig -o bin/rig/ ./cmd/holdfastd ./cmd/holdfast
 

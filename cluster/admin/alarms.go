@@ -135,7 +135,7 @@ func Alarms(view *fsm.State, s Status, members []Member, now time.Time) []Alarm 
 		if counts.Held > 0 {
 			alarms = append(alarms, Alarm{
 				Name: AlarmMessageHeld, Scope: "domain " + string(d.Name),
-				Cause:  fmt.Sprintf("%d messages are held: the primary refused a recipient, no server has a good copy, or an administrator held them.", counts.Held),
+				Cause:  fmt.Sprintf("%d messages are held: the primary refused a recipient, their lifetime is over, no server has a good copy, or an administrator held them.", counts.Held),
 				Remedy: fmt.Sprintf(`look at "holdfast queue list --domain %s --state held", then release or remove each`, d.Name),
 			})
 		}

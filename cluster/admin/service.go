@@ -21,7 +21,7 @@ const proposeWait = 25 * time.Second
 
 // Posture is what the cluster does with mail, in words, until domains have a
 // posture of their own.
-const Posture = "queue; unknown recipients of a relay domain are accepted; refused recipients are held, or reported to their senders where the domain says so"
+const Posture = "queue; unknown recipients of a relay domain are accepted; refused recipients, and mail whose lifetime is over, are held, or reported to their senders where the domain says so"
 
 // Service implements adminpb.AdminServiceServer.
 type Service struct {

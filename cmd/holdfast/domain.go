@@ -197,7 +197,8 @@ func (a *app) domainListCommand() *cobra.Command {
 		Short: "List the relay domains, the state of their next hops, and their queues",
 		Long: `List the relay domains with what is queued for them. The state of a next hop is
 "up" (or never tried), "suspect" (a node failed to reach it), "down" (two nodes
-failed) or "stopped" (it refuses what it took before: see "holdfast domain resume").
+failed), "refusing" (it answers, and refuses the nodes) or "stopped" (it refuses what
+it took before: see "holdfast domain resume").
 
 How each is configured is in -o json.`,
 		Example: `  holdfast domain list
