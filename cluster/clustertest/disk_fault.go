@@ -67,6 +67,8 @@ type Fault struct {
 	// sync is not done. Call Crash before the next Mount; without it, the process
 	// was only killed.
 	Crash bool
+	// Struck, where it is given, gets a value when the fault hits, if there is room.
+	Struck chan<- struct{}
 }
 
 type fault struct{ Fault }
@@ -160,6 +162,10 @@ func (d *Disk) enterLocked(op Op, name string) (hit *fault, delay time.Duration)
 		if f.Skip > 0 {
 			f.Skip--
 			continue
+		}
+		select {
+		case f.Struck <- struct{}{}:
+		default:
 		}
 		if !f.Forever {
 			d.faults = slices.Delete(d.faults, i, i+1)

@@ -214,6 +214,6 @@ func TestSendersAreWarned(t *testing.T) {
 			s.do(fsm.Release{ID: s.queueID(id)})
 		}
 		s.primaryUp()
-		s.await(time.Hour, "all is delivered", s.ledgerDone)
+		s.await(time.Hour, "all is delivered", s.empty)
 	})
 }

@@ -146,7 +146,7 @@ func (s *story) tormentUntil(end time.Time, drawn []fault, t tempo) {
 var glimpse = fault{"primary for a minute", func(_ context.Context, w *World, _ string) (func() error, error) {
 	w.faults.Set(sink.Fault{Stage: sink.AfterDot, Action: sink.Drop, Rate: 0.3})
 	w.SetPace(time.Duration(5+w.random.IntN(25)) * time.Second)
-	down := time.AfterFunc(time.Duration(30+w.random.IntN(90))*time.Second, w.PrimaryDown)
+	down := time.AfterFunc(time.Duration(30+w.random.IntN(90))*time.Second, func() { w.PrimaryDown() })
 	return func() error {
 		down.Stop()
 		w.PrimaryDown()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,12 +26,15 @@ const (
 	nodeWasAway               // and misses bodies that the others do not push any more
 )
 
-// moments are the failpoints, in the order in which a message meets them.
-// docs/testing.md says what each lies between.
-var moments = []struct {
+// A moment is a failpoint, and what nodes have to do to come to it.
+type moment struct {
 	name string
 	when occasion
-}{
+}
+
+// moments are all of them, in the order in which a message meets them. docs/testing.md
+// says what each lies between.
+var moments = []moment{
 	{"accept: body read", mailComesAndGoes},
 	{"spool: written", mailComesAndGoes},
 	{"spool: synced", mailComesAndGoes},
@@ -42,6 +46,7 @@ var moments = []struct {
 	{"log: written", mailComesAndGoes},
 	{"log: synced", mailComesAndGoes},
 	{"log: segment begun", mailComesAndGoes},
+	{"log: segment freed", mailComesAndGoes},
 	{"follower: bodies here", mailComesAndGoes},
 	{"follower: entries settled", mailComesAndGoes},
 	{"apply: committed", mailComesAndGoes},
@@ -61,6 +66,8 @@ var moments = []struct {
 	{"snapshot: written", mailComesAndGoes},
 	{"snapshot: there", mailComesAndGoes},
 	{"term: to be written", leaderDies},
+	{"term: written", leaderDies},
+	{"vote: to be written", leaderDies},
 	{"vote: written", leaderDies},
 	{"fetch: body here", nodeWasAway},
 	{"fetch: body stored", nodeWasAway},
@@ -72,6 +79,9 @@ const (
 	lettersPerMoment = 40
 	passesMost       = 3
 )
+
+// trailingEntries are so few that a snapshot frees segments of the log.
+const trailingEntries = 16
 
 // lullMax is shorter than a follower waits for a leader.
 const lullMax = 500 * time.Millisecond
@@ -209,7 +219,7 @@ func TestFailpoints(t *testing.T) {
 			for round := range *rounds {
 				played++
 				name := fmt.Sprintf("%s/%s/%d", m.name, l, round)
-				if t.Run(name, func(t *testing.T) { meet(t, uint64(500+i+1000*round), m.name, m.when, l) }) {
+				if t.Run(name, func(t *testing.T) { meet(t, uint64(500+i+1000*round), m, l) }) {
 					passed++
 				}
 			}
@@ -219,24 +229,31 @@ func TestFailpoints(t *testing.T) {
 }
 
 // meet tells the story of one loss at one moment.
-func meet(t *testing.T, seed uint64, moment string, when occasion, l loss) {
+func meet(t *testing.T, seed uint64, m moment, l loss) {
 	tell(t, seed, func(t *testing.T, s *story) {
 		passes := s.random.IntN(passesMost + 1)
 		switch {
-		case when == leaderDies:
+		case m.when == leaderDies:
 			passes %= 2 // there are two that vote
-		case strings.HasPrefix(moment, "floor: "):
+		case strings.HasPrefix(m.name, "floor: "):
 			passes %= len(nodeNames) // each writes it once, at the least
 		}
 		led := new(reigns)
 		s.log = slog.New(led.handler(s.log.Handler()))
-		ts := &trapStory{story: s, trap: newTrap(moment, passes), loss: l, came: map[string]map[string]bool{}}
+		ts := &trapStory{story: s, trap: newTrap(m.name, passes), loss: l, came: map[string]map[string]bool{}}
 		if s.random.IntN(2) == 0 {
 			ts.lull = between(s.random, time.Millisecond, lullMax)
 		}
-		s.segments, s.failpoint = true, ts.trap.at
+		s.segments = true
+		s.rhythm.Trailing = trailingEntries
+		s.failpoint = func(node, at string) {
+			if !slices.ContainsFunc(moments, func(m moment) bool { return m.name == at }) {
+				t.Errorf("nodes tell of %q, and no story is about it", at)
+			}
+			ts.trap.at(node, at)
+		}
 		s.controls = rulesBroken(t)
-		ts.live(when)
+		ts.live(m.when)
 		led.check(t)
 	})
 }

@@ -52,13 +52,14 @@ func (w *World) SetPace(d time.Duration) {
 	}
 }
 
-// PrimaryDown ends it.
-func (w *World) PrimaryDown() {
+// PrimaryDown ends it, and reports whether it was up.
+func (w *World) PrimaryDown() bool {
 	w.primaryLock.Lock()
 	defer w.primaryLock.Unlock()
 	if w.primary == nil {
-		return
+		return false
 	}
 	w.primary.Close()
 	w.primary = nil
+	return true
 }

@@ -105,7 +105,7 @@ func TestRegressionAPrimaryThatRefusesEverybodyIsNotDown(t *testing.T) {
 
 				s.faults.Set()
 				s.await(30*time.Second, "the first mail moves", func() bool { return s.primary.Stats().Messages > 0 })
-				s.await(time.Minute, "all is delivered", s.ledgerDone)
+				s.await(time.Minute, "all is delivered", s.empty)
 				s.await(3*time.Minute, "no alarm", func() bool {
 					for _, name := range nodeNames {
 						if s.alarmed(name, admin.AlarmRefuses) {

@@ -113,7 +113,7 @@ func (s *story) goOn(domain mail.Domain, ids []string) {
 			s.do(fsm.Release{ID: m.ID})
 		}
 	}
-	s.await(5*time.Minute, "all is delivered", s.ledgerDone)
+	s.await(5*time.Minute, "all is delivered", s.empty)
 }
 
 // A primary comes back and goes, and comes back, with much mail queued for it: what
@@ -140,7 +140,7 @@ func TestAFlappingPrimaryIsNotRunOver(t *testing.T) {
 			}
 		}
 		most, returns := 0, 0
-		for flap := 0; flap < 100 && !s.ledgerDone(); flap++ {
+		for flap := 0; flap < 100 && !s.empty(); flap++ {
 			returned.Store(true)
 			returns++
 			s.primaryUp()
@@ -152,7 +152,7 @@ func TestAFlappingPrimaryIsNotRunOver(t *testing.T) {
 			time.Sleep(20 * time.Second)
 		}
 		s.primaryUp()
-		s.await(30*time.Minute, "all is delivered", s.ledgerDone)
+		s.await(30*time.Minute, "all is delivered", s.empty)
 		most = max(most, int(s.primary.Stats().ConnectionsMost))
 		if most > ceiling {
 			t.Errorf("%d connections, and %d are the ceiling", most, ceiling)
@@ -201,7 +201,7 @@ func TestRegressionOneConnectionForThreeNodes(t *testing.T) {
 			}
 			s.outage(domain, letters/3, func(n int) string { return to(round*letters/3 + n) })
 			s.primaryUp()
-			s.await(30*time.Minute, "all is delivered", s.ledgerDone)
+			s.await(30*time.Minute, "all is delivered", s.empty)
 			if most := s.primary.Stats().ConnectionsMost; most != 1 {
 				t.Errorf("without %q: %d connections at a time", away, most)
 			}

@@ -126,15 +126,25 @@ var hostFaults = []fault{
 		w.network.BreakAfter(a, b, 1+int(between(w.random, 1, 64<<10)))
 		return func() error { w.network.HealAll(); return nil }, nil
 	}},
-	// The node must end by itself, and is started again where it did not, too.
+	// The node must end by itself.
 	{"disk refuses", func(ctx context.Context, w *World, victim string) (func() error, error) {
 		w.setAiling(victim, true)
-		lift := w.disks[victim].spool.Inject(clustertest.Fault{Op: clustertest.OpSync, Skip: w.random.IntN(20), Err: clustertest.ErrDisk, Forever: true})
+		struck := make(chan struct{}, 1)
+		lift := w.disks[victim].spool.Inject(clustertest.Fault{Op: clustertest.OpSync, Skip: w.random.IntN(20), Err: clustertest.ErrDisk, Forever: true, Struck: struck})
 		return func() error {
+			var err error
+			select {
+			case <-struck:
+				sleep(ctx, endTime)
+				if p := w.node(victim); p != nil && p.node.Err() == nil {
+					err = fmt.Errorf("%s goes on behind a sync that failed", victim)
+				}
+			default:
+			}
 			w.PowerCut(victim)
 			w.setAiling(victim, false)
 			lift()
-			return w.Start(ctx, victim)
+			return errors.Join(err, w.Start(ctx, victim))
 		}, nil
 	}},
 	{"disk hangs", func(_ context.Context, w *World, victim string) (func() error, error) {
@@ -153,6 +163,9 @@ var hostFaults = []fault{
 		return func() error { free.Store(before); return nil }, nil
 	}},
 }
+
+// endTime is how long a node may take to end behind a sync that failed.
+const endTime = 5 * time.Second
 
 // frozenMax is how long a node is frozen at most.
 const frozenMax = 45 * time.Second
@@ -183,7 +196,9 @@ var primaryFaults = []fault{
 		return func() error { return nil }, nil
 	}},
 	{"primary down", func(_ context.Context, w *World, _ string) (func() error, error) {
-		w.PrimaryDown()
+		if !w.PrimaryDown() {
+			return func() error { return nil }, nil // it comes when its time is over
+		}
 		return w.PrimaryUp, nil
 	}},
 }

@@ -245,6 +245,7 @@ func runSeed(t *testing.T, seed uint64) {
 			w.keepApart(shape.apart)
 		}
 		w.resumes(ctx, t)
+		w.allTakeMail(ctx, t)
 		senders.Wait()
 		w.drain(ctx, t)
 		w.clear(ctx, t)

@@ -19,11 +19,12 @@ func (w *World) Send(ctx context.Context, count, sessions int, pause time.Durati
 }
 
 // sendWith is Send with other options. Those that are the same in every world it
-// sets itself.
+// sets itself; without targets, all nodes are.
 func (w *World) sendWith(ctx context.Context, o sender.Options) (sender.Stats, error) {
-	o.Targets = nil
-	for _, name := range w.names {
-		o.Targets = append(o.Targets, name+":"+smtpPort)
+	if o.Targets == nil {
+		for _, name := range w.names {
+			o.Targets = append(o.Targets, name+":"+smtpPort)
+		}
 	}
 	var domains []string
 	for _, d := range relayDomains {

@@ -97,6 +97,6 @@ func TestEveryDotIsAnswered(t *testing.T) {
 			t.Errorf("the longest wait: %v", w)
 		}
 		s.primaryUp()
-		s.await(time.Hour, "all is delivered", s.ledgerDone)
+		s.await(time.Hour, "all is delivered", s.empty)
 	})
 }
