@@ -86,7 +86,7 @@ func TestRealPrimaryIsJudgedByItsDisk(t *testing.T) {
 	if got := p.book.Check(); got.Accepted != 4 || got.Delivered != 2 || got.Lost != 1 || got.Altered != 1 || got.Duplicates != 1 {
 		t.Errorf("%v\n%s", got, strings.Join(got.Cases, "\n"))
 	}
-	never := func(ledger.Arrival) bool { return false }
+	never := func(ledger.Arrival, bool) bool { return false }
 	if got := p.book.CheckCopies(never); got.TooMany != 1 {
 		t.Errorf("%+v", got)
 	}
@@ -154,7 +154,7 @@ func TestRealSenderIsBelievedItsLog(t *testing.T) {
 		t.Errorf("%v, %d pending", got, p.pending())
 	}
 	// One dot without a reply excuses one copy.
-	if got := p.book.CheckCopies(func(ledger.Arrival) bool { return false }); got.Bound != 2 {
+	if got := p.book.CheckCopies(func(ledger.Arrival, bool) bool { return false }); got.Bound != 2 {
 		t.Errorf("%+v, want one for the lost connection, and one for what has no end yet", got)
 	}
 	line("CCC: to=<%s>, relay=mx[10.77.0.12]:2525, delay=1, delays=0/0/0/1, dsn=5.7.1, status=bounced (host mx[10.77.0.12] said: 550 5.7.1 no)", to("refused"))

@@ -72,7 +72,7 @@ func (p *peer) excuse() error {
 		given, wrote := k.At.Add(-time.Second), k.Wrote.Add(time.Second)
 		for _, span := range p.shelf.disturbances {
 			if given.Before(span.To) && wrote.After(span.From) {
-				errs = append(errs, p.arrived.Unread(ledger.Unread{Recipient: k.Recipient, QueueID: k.QueueID, At: k.Wrote}))
+				errs = append(errs, p.arrived.Unread(ledger.Unread{Recipient: k.Recipient, QueueID: k.QueueID, Arrived: k.At, At: k.Wrote}))
 				break
 			}
 		}

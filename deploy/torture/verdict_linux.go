@@ -124,18 +124,31 @@ func (r *run) counted(ctx context.Context) (doubts *int) {
 	return doubts
 }
 
+// lateTime is how long behind the outage of a node a copy may come that it had begun
+// before: it was frozen, or what it sent was.
+const lateTime = 2 * leaseTime
+
 // interrupted reports whether the node that delivered a copy may have been kept
 // from recording it before its lease ended: it had an outage itself, or the node that
-// led had, or so many that nothing could be committed.
-func (r *run) interrupted(a ledger.Arrival) bool {
+// led had, or so many that nothing could be committed. The last copy may be late, where
+// the node itself had an outage before.
+func (r *run) interrupted(a ledger.Arrival, last bool) bool {
 	from, to := a.At.Add(-time.Second), r.cast.peer.wrote(a).Add(leaseTime)
+	if last {
+		from, to = a.At.Add(-lateTime), r.cast.peer.wrote(a)
+	}
 	var nodes []int
 	for _, o := range r.diary.allOutages() {
 		if !o.Span.From.Before(to) || !o.Span.To.After(from) {
 			continue
 		}
-		name := r.cast.fleet.Nodes[o.Node].Name
-		if strings.HasPrefix(a.Peer, addressNode(o.Node).String()+":") || r.diary.led(name, from.Add(-watchEvery), to.Add(watchEvery)) {
+		if strings.HasPrefix(a.Peer, addressNode(o.Node).String()+":") {
+			return true
+		}
+		if last {
+			continue
+		}
+		if r.diary.led(r.cast.fleet.Nodes[o.Node].Name, from.Add(-watchEvery), to.Add(watchEvery)) {
 			return true
 		}
 		if !slices.Contains(nodes, o.Node) {

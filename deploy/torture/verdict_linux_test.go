@@ -33,26 +33,30 @@ func TestInterrupted(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		outages []ledger.Outage
-		want    bool
+		want    bool // of a copy behind which another came
+		last    bool // of the last
 	}{
-		{"nothing", nil, false},
-		{"its node, at once", []ledger.Outage{outage(1, 101, 110)}, true},
-		{"its node, when the lease had ended", []ledger.Outage{outage(1, 106, 110)}, false},
-		{"its node, long before", []ledger.Outage{outage(1, 10, 20)}, false},
-		{"who led", []ledger.Outage{outage(0, 101, 110)}, true},
-		{"one that has nothing to do with it", []ledger.Outage{outage(2, 101, 110)}, false},
+		{"nothing", nil, false, false},
+		{"its node, at once", []ledger.Outage{outage(1, 101, 110)}, true, false},
+		{"its node, when the lease had ended", []ledger.Outage{outage(1, 106, 110)}, false, false},
+		{"its node, until now", []ledger.Outage{outage(1, 10, 100)}, true, true},
+		{"its node, until some seconds before", []ledger.Outage{outage(1, 10, 95)}, false, true},
+		{"its node, long before", []ledger.Outage{outage(1, 10, 20)}, false, false},
+		{"who led", []ledger.Outage{outage(0, 101, 110)}, true, false},
+		{"who led, until now", []ledger.Outage{outage(0, 10, 100)}, true, false},
+		{"one that has nothing to do with it", []ledger.Outage{outage(2, 101, 110)}, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, begin := story(c.outages...)
 			a := ledger.Arrival{Peer: addressNode(1).String() + ":4711", At: begin.Add(100 * time.Second)}
-			if got := r.interrupted(a); got != c.want {
-				t.Errorf("interrupted: %v, want %v", got, c.want)
+			if got, last := r.interrupted(a, false), r.interrupted(a, true); got != c.want || last != c.last {
+				t.Errorf("interrupted: %v and, where it is the last, %v, want %v and %v", got, last, c.want, c.last)
 			}
 		})
 	}
 	r, begin := story(outage(1, 101, 110), outage(2, 101, 110))
 	r.diary.leads = []entry{{what: "node-1", from: begin, to: begin.Add(time.Hour)}}
-	if !r.interrupted(ledger.Arrival{Peer: addressNode(0).String() + ":4711", At: begin.Add(100 * time.Second)}) {
+	if !r.interrupted(ledger.Arrival{Peer: addressNode(0).String() + ":4711", At: begin.Add(100 * time.Second)}, false) {
 		t.Error("without a majority nothing is recorded, and yet it is not interrupted")
 	}
 }

@@ -30,52 +30,100 @@ type Copies struct {
 	Cases   []string `json:"cases,omitempty"`
 }
 
-// CheckCopies judges second copies by the bound that Holdfast publishes: a pair
-// may arrive once more for each of its dots to which the sender had no reply, for
-// each of its arrivals whose 250 nobody may have read, and for each arrival at a
-// node that was interrupted before it can be sure to have recorded the 250.
-// interrupted says which those are.
-func (l *Ledger) CheckCopies(interrupted func(Arrival) bool) Copies {
+// Interrupted reports whether the node that delivered a copy was kept from having it
+// recorded in time, so that another may follow. Behind the last copy none did: of that
+// one it reports whether the node was kept from delivering it in time, so that another
+// was sent meanwhile.
+type Interrupted func(a Arrival, last bool) bool
+
+// CheckCopies judges second copies by the bound that Holdfast publishes. A letter may
+// become another message, under another queue id, for each of its dots to which the
+// sender had no reply. A message may arrive once more for each of its copies whose 250
+// nobody may have read, and for each that a node delivered which was interrupted.
+func (l *Ledger) CheckCopies(interrupted Interrupted) Copies {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var c Copies
 	most := map[[2]string]int{} // of each part of a message: how often a recipient got it
 	for _, r := range slices.Sorted(maps.Keys(l.pairs)) {
 		p := l.pairs[r]
-		got := map[string]int{}
-		for _, a := range p.arrivals {
-			got[a.QueueID]++
-		}
-		delete(got, "") // it shows none
-		for id, n := range got {
-			part := [2]string{id, r[strings.LastIndexByte(r, '@')+1:]}
-			most[part] = max(most[part], n)
-		}
 		for len(c.Histogram) <= len(p.arrivals) {
 			c.Histogram = append(c.Histogram, 0)
 		}
 		c.Histogram[len(p.arrivals)]++
-		cut := 0
-		for _, a := range p.arrivals {
-			if interrupted(a) {
-				cut++
+		e := excuse(p.arrivals, p.unread, len(p.unknown), interrupted)
+		for id, n := range e.copies {
+			part := [2]string{id, r[strings.LastIndexByte(r, '@')+1:]}
+			if id != "" { // it shows none
+				most[part] = max(most[part], n)
 			}
 		}
-		extra, excused := max(0, len(p.arrivals)-1), len(p.unknown)+p.unread+cut
-		c.Extra += extra
-		c.Bound += excused
-		if extra <= excused {
+		c.Extra += max(0, len(p.arrivals)-1)
+		c.Bound += e.bound()
+		if !e.tooMany {
 			continue
 		}
 		if c.TooMany++; c.TooMany <= casesMax {
-			c.Cases = append(c.Cases, fmt.Sprintf("too many copies %s: %d beyond the first, excused %d (%d dots without a reply, %d 250s unread, %d interrupted): %s",
-				r, extra, excused, len(p.unknown), p.unread, cut, p.story()))
+			c.Cases = append(c.Cases, fmt.Sprintf("too many copies %s: %v: %s", r, e, p.story()))
 		}
 	}
 	for _, n := range most {
 		c.Again += n - 1
 	}
 	return c
+}
+
+// Excuses are what may have caused the copies of one thing.
+type excuses struct {
+	copies               map[string]int // by queue id
+	unknown, unread, cut int
+	tooMany              bool
+}
+
+func (e excuses) bound() int { return e.unknown + e.unread + e.cut }
+
+func (e excuses) String() string {
+	return fmt.Sprintf("%d under %d ids, excused %d (%d dots without a reply, %d 250s unread, %d interrupted)",
+		sum(e.copies), len(e.copies), e.bound(), e.unknown, e.unread, e.cut)
+}
+
+func sum(all map[string]int) (n int) {
+	for _, one := range all {
+		n += one
+	}
+	return n
+}
+
+// excuse judges copies: of those under one queue id, each but the last may have a cause
+// of its own, and the last may be late. unknown is how many dots the sender had no reply
+// to.
+func excuse(arrivals []Arrival, unread []Unread, unknown int, interrupted Interrupted) excuses {
+	e := excuses{copies: map[string]int{}, unknown: unknown}
+	byID := map[string][]Arrival{}
+	for _, a := range arrivals {
+		byID[a.QueueID] = append(byID[a.QueueID], a)
+		e.copies[a.QueueID]++
+	}
+	e.tooMany = len(byID)-1 > unknown
+	for id, copies := range byID {
+		slices.SortStableFunc(copies, func(a, b Arrival) int { return a.At.Compare(b.At) })
+		causes := 0
+		for i, a := range copies {
+			last := i == len(copies)-1
+			if interrupted(a, last) {
+				e.cut++
+				causes++
+			}
+			if !last && slices.ContainsFunc(unread, func(u Unread) bool {
+				return u.QueueID == id && (u.Arrived.IsZero() || u.Arrived.Equal(a.At))
+			}) {
+				e.unread++
+				causes++
+			}
+		}
+		e.tooMany = e.tooMany || len(copies)-1 > causes
+	}
+	return e
 }
 
 // story tells when and from whom the copies of a pair came.

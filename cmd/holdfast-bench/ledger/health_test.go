@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -45,11 +46,12 @@ func TestPauses(t *testing.T) {
 }
 
 func TestCheckCopies(t *testing.T) {
-	never := func(Arrival) bool { return false }
+	never := func(Arrival, bool) bool { return false }
+	again := strings.Replace(trace, "Q1", "Q0", 1)
 	for _, c := range []struct {
 		name        string
 		play        func(story)
-		interrupted func(Arrival) bool
+		interrupted Interrupted
 		want        Copies
 	}{
 		{"one copy", func(s story) { s.try(1, OK); s.arrive(recipient, "s@x.test", trace+body) }, never, Copies{Histogram: []int{0, 1}}},
@@ -61,29 +63,60 @@ func TestCheckCopies(t *testing.T) {
 		{"a dot without a reply", func(s story) {
 			s.try(1, Info)
 			s.try(2, OK)
-			s.arrive(recipient, "s@x.test", trace+body)
+			s.arrive(recipient, "s@x.test", again+body)
 			s.arrive(recipient, "s@x.test", trace+body)
 		}, never, Copies{Histogram: []int{0, 0, 1}, Extra: 1, Bound: 1}},
+		{"a dot without a reply, and twice the same message", func(s story) {
+			s.try(1, Info)
+			s.try(2, OK)
+			s.arrive(recipient, "s@x.test", trace+body)
+			s.arrive(recipient, "s@x.test", trace+body)
+		}, never, Copies{Histogram: []int{0, 0, 1}, Extra: 1, Bound: 1, TooMany: 1}},
+		{"two messages of one dot", func(s story) {
+			s.try(1, OK)
+			s.arrive(recipient, "s@x.test", again+body)
+			s.arrive(recipient, "s@x.test", trace+body)
+		}, func(_ Arrival, last bool) bool { return !last }, Copies{Histogram: []int{0, 0, 1}, Extra: 1, TooMany: 1}},
 		{"a 250 that nobody may have read", func(s story) {
 			s.try(1, OK)
 			s.arrive(recipient, "s@x.test", trace+body)
-			if err := s.l.Unread(Unread{Recipient: recipient}); err != nil {
+			if err := s.l.Unread(Unread{Recipient: recipient, QueueID: "Q1"}); err != nil {
 				s.t.Fatal(err)
 			}
 			s.arrive(recipient, "s@x.test", trace+body)
 		}, never, Copies{Histogram: []int{0, 0, 1}, Extra: 1, Bound: 1}},
+		{"the 250 to the second copy that nobody may have read", func(s story) {
+			for n := range 2 {
+				c := cuts(trace + body)
+				if err := s.l.Arrival(Arrival{Recipient: recipient, ReversePath: "s@x.test", Cuts: c.Finish(), QueueID: "Q1", At: time.Unix(int64(n), 0)}); err != nil {
+					s.t.Fatal(err)
+				}
+			}
+			if err := s.l.Unread(Unread{Recipient: recipient, QueueID: "Q1", Arrived: time.Unix(1, 0)}); err != nil {
+				s.t.Fatal(err)
+			}
+			s.try(1, OK)
+		}, never, Copies{Histogram: []int{0, 0, 1}, Extra: 1, TooMany: 1}},
 		{"one excuse, two copies too many", func(s story) {
 			s.try(1, Info)
 			s.try(2, OK)
 			for range 3 {
 				s.arrive(recipient, "s@x.test", trace+body)
 			}
+			if err := s.l.Unread(Unread{Recipient: recipient, QueueID: "Q1", Arrived: time.Unix(5, 0)}); err != nil {
+				s.t.Fatal(err)
+			}
 		}, never, Copies{Histogram: []int{0, 0, 0, 1}, Extra: 2, Bound: 1, TooMany: 1}},
 		{"interrupted", func(s story) {
 			s.try(1, OK)
 			s.arrive(recipient, "s@x.test", trace+body)
 			s.arrive(recipient, "s@x.test", trace+body)
-		}, func(Arrival) bool { return true }, Copies{Histogram: []int{0, 0, 1}, Extra: 1, Bound: 2}},
+		}, func(_ Arrival, last bool) bool { return !last }, Copies{Histogram: []int{0, 0, 1}, Extra: 1, Bound: 1}},
+		{"late", func(s story) {
+			s.try(1, OK)
+			s.arrive(recipient, "s@x.test", trace+body)
+			s.arrive(recipient, "s@x.test", trace+body)
+		}, func(_ Arrival, last bool) bool { return last }, Copies{Histogram: []int{0, 0, 1}, Extra: 1, Bound: 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := New()
@@ -125,7 +158,7 @@ func TestCopiesAgain(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if got := l.CheckCopies(func(Arrival) bool { return false }).Again; got != c.want {
+			if got := l.CheckCopies(func(Arrival, bool) bool { return false }).Again; got != c.want {
 				t.Errorf("%d, want %d", got, c.want)
 			}
 		})

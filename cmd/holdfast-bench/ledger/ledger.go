@@ -26,7 +26,7 @@ type pair struct {
 	fail        int              // attempts that were refused
 	unknown     map[int]struct{} // attempts with an intent and no certain outcome
 	dots        []dot            // of all attempts, in the order in which they were recorded
-	unread      int              // copies whose 250 nobody may have read
+	unread      []Unread         // copies whose 250 nobody may have read
 	arrivals    []Arrival
 
 	notify        string
@@ -34,7 +34,7 @@ type pair struct {
 	refusals      int // by a primary, for good
 	held          int // times it was seen held
 	notices       []Notice
-	noticesUnread int // notices whose report's 250 nobody may have read
+	noticesUnread []Unread // notices whose report's 250 nobody may have read
 }
 
 // A dot is an attempt that came as far as the final dot.
@@ -265,10 +265,12 @@ func (l *Ledger) enter(rec record) {
 		p.arrivals = append(p.arrivals, *rec.Arrival)
 	case rec.Unread != nil && l.told[report{canonical(rec.Unread.Recipient), rec.Unread.QueueID}] != nil:
 		for _, recipient := range l.told[report{canonical(rec.Unread.Recipient), rec.Unread.QueueID}] {
-			l.pair(recipient).noticesUnread++
+			p := l.pair(recipient)
+			p.noticesUnread = append(p.noticesUnread, *rec.Unread)
 		}
 	case rec.Unread != nil:
-		l.pair(rec.Unread.Recipient).unread++
+		p := l.pair(rec.Unread.Recipient)
+		p.unread = append(p.unread, *rec.Unread)
 	case rec.Refusal != nil:
 		l.pair(rec.Refusal.Recipient).refusals++
 	case rec.Held != nil:

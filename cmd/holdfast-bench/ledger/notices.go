@@ -107,7 +107,7 @@ type Notices struct {
 // recipient that the primary refused for good, from the null reverse-path, and nobody
 // else. Another copy has the excuses of CheckCopies, at the host that reports go to, and
 // so has what arrives beside a notice: a recipient ends once.
-func (l *Ledger) CheckNotices(interrupted func(Arrival) bool) Notices {
+func (l *Ledger) CheckNotices(interrupted Interrupted) Notices {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var n Notices
@@ -143,11 +143,11 @@ func (l *Ledger) CheckNotices(interrupted func(Arrival) bool) Notices {
 		if p.failed()+p.held > 0 && len(p.arrivals) > 0 {
 			cut := 0
 			for _, a := range p.arrivals {
-				if interrupted(a) {
+				if interrupted(a, false) { // the other end came behind it
 					cut++
 				}
 			}
-			if excused := len(p.unknown) + p.unread + cut; len(p.arrivals) > excused {
+			if excused := len(p.unknown) + len(p.unread) + cut; len(p.arrivals) > excused {
 				n.Both++
 				fault("two ends", r, "told %d times, held %d times, excused %d, and it arrived: %s", p.failed(), p.held, excused, p.story())
 			}
@@ -155,19 +155,16 @@ func (l *Ledger) CheckNotices(interrupted func(Arrival) bool) Notices {
 		if len(p.notices) == 0 {
 			continue
 		}
-		cut := 0
+		var reports []Arrival
 		for _, notice := range p.notices {
-			if interrupted(Arrival{Recipient: notice.To, QueueID: notice.QueueID, Peer: notice.Peer, At: notice.At}) {
-				cut++
-			}
+			reports = append(reports, Arrival{Recipient: notice.To, QueueID: notice.QueueID, Peer: notice.Peer, At: notice.At})
 		}
-		extra, excused := len(p.notices)-1, len(p.unknown)+p.noticesUnread+cut
-		n.Extra += extra
-		n.Bound += excused
-		if extra > excused {
+		e := excuse(reports, p.noticesUnread, len(p.unknown), interrupted)
+		n.Extra += len(reports) - 1
+		n.Bound += e.bound()
+		if e.tooMany {
 			n.TooMany++
-			fault("too many notices", r, "%d beyond the first, excused %d (%d dots without a reply, %d 250s unread, %d interrupted)",
-				extra, excused, len(p.unknown), p.noticesUnread, cut)
+			fault("too many notices", r, "%v", e)
 		}
 	}
 	return n

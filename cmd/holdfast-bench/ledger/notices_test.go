@@ -59,12 +59,12 @@ func TestCheckNotices(t *testing.T) {
 		_ = s.l.Notice(n)
 	}
 	so := func(*Notice) {}
-	never := func(Arrival) bool { return false }
-	always := func(Arrival) bool { return true }
+	never := func(Arrival, bool) bool { return false }
+	before := func(_ Arrival, last bool) bool { return !last }
 	for _, c := range []struct {
 		name        string
 		play        func(story)
-		interrupted func(Arrival) bool
+		interrupted Interrupted
 		want        Notices
 		lost        int
 	}{
@@ -80,10 +80,20 @@ func TestCheckNotices(t *testing.T) {
 			_ = s.l.Unread(Unread{Recipient: "s@x.test", QueueID: "R1"})
 			told(s, so)
 		}, never, Notices{Due: 1, Told: 1, Extra: 1, Bound: 1}, 0},
-		{"told twice, and interrupted", func(s story) { sent(s, as, OK); refused(s); told(s, so); told(s, so) }, always,
-			Notices{Due: 1, Told: 1, Extra: 1, Bound: 2}, 0},
-		{"told twice of what was accepted twice", func(s story) { sent(s, as, Info, OK); refused(s); told(s, so); told(s, so) }, never,
+		{"told twice, and interrupted", func(s story) { sent(s, as, OK); refused(s); told(s, so); told(s, so) }, before,
 			Notices{Due: 1, Told: 1, Extra: 1, Bound: 1}, 0},
+		{"told twice of what was accepted twice", func(s story) {
+			sent(s, as, Info, OK)
+			refused(s)
+			told(s, so)
+			told(s, func(n *Notice) { n.Original, n.QueueID = "Q2", "R2" })
+		}, never, Notices{Due: 1, Told: 1, Extra: 1, Bound: 1}, 0},
+		{"two reports of what was accepted once", func(s story) {
+			sent(s, as, OK)
+			refused(s)
+			told(s, so)
+			told(s, func(n *Notice) { n.QueueID = "R2" })
+		}, before, Notices{Due: 1, Told: 1, Extra: 1, TooMany: 1}, 0},
 		{"it has no sender", func(s story) {
 			sent(s, func(i *Intent) { i.ReversePath = "" }, OK)
 			refused(s)

@@ -127,9 +127,13 @@ type Arrival struct {
 // An Unread says that a primary took a message for a recipient and that nothing
 // more came on that connection: nobody can know whether the 250 was read, and the
 // recipient may get another copy (RFC 1047).
+//
+// Arrived is when that copy came, as the Arrival says. Without it, any of the copies may
+// be meant.
 type Unread struct {
 	Recipient string    `json:"recipient"`
 	QueueID   string    `json:"queue_id,omitempty"`
+	Arrived   time.Time `json:"arrived,omitzero"`
 	At        time.Time `json:"at"`
 }
 

@@ -66,7 +66,7 @@ func (s *session) leaveUnread() {
 		return
 	}
 	for _, a := range s.owed {
-		s.srv.o.Unread(ledger.Unread{Recipient: a.Recipient, QueueID: a.QueueID, At: time.Now()})
+		s.srv.o.Unread(ledger.Unread{Recipient: a.Recipient, QueueID: a.QueueID, Arrived: a.At, At: time.Now()})
 	}
 }
 
