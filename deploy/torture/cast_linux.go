@@ -314,15 +314,6 @@ func (c *cast) hydrated(ctx context.Context) error {
 	return nil
 }
 
-// settled waits until every node runs and is ready, or one has ended by itself.
-func (c *cast) settled(ctx context.Context, limit time.Duration) error {
-	return c.await(ctx, limit, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-		defer cancel()
-		return c.fleet.Ready(ctx)
-	})
-}
-
 // await looks at a condition until it is nil or the time is over.
 func (c *cast) await(ctx context.Context, limit time.Duration, condition func(context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %v", limit))

@@ -25,6 +25,11 @@ type desk struct {
 // showWorkers is how many messages are looked at at a time.
 const showWorkers = 4
 
+// A listedMessage is what "holdfast queue list" says of one.
+type listedMessage struct {
+	QueueID string `json:"queue_id"`
+}
+
 // A heldMessage is what "holdfast queue show" says of one.
 type heldMessage struct {
 	Recipients []heldRecipient `json:"recipients"`
@@ -54,15 +59,18 @@ func (d *desk) attend(ctx context.Context) (busy int, err error) {
 		return 0, err
 	}
 	var list struct {
-		Messages []struct {
-			QueueID string `json:"queue_id"`
-		} `json:"messages"`
+		Messages []listedMessage `json:"messages"`
 	}
 	if err := json.Unmarshal(out, &list); err != nil {
 		return 0, fmt.Errorf("queue list: %w", err)
 	}
 	if d.resting == nil {
 		d.resting = map[string][]heldRecipient{}
+	}
+	for id := range d.resting {
+		if !slices.ContainsFunc(list.Messages, func(m listedMessage) bool { return m.QueueID == id }) {
+			delete(d.resting, id) // it is held no more
+		}
 	}
 	looks := make(chan string)
 	var mu sync.Mutex

@@ -25,7 +25,7 @@ type diary struct {
 	out      io.Writer
 	faults   []*entry
 	outages  []ledger.Outage       // those that are over
-	ailing   map[int]time.Time     // nodes whose outage lasts, since when
+	ailing   map[int]ailment       // nodes whose outage lasts
 	unheard  map[int]time.Time     // nodes that clients cannot talk to, since when
 	silences map[int][]ledger.Span // of each node, in which they could not, and can again
 	stalls   []ledger.Span         // in which this process stood still
@@ -35,8 +35,14 @@ type diary struct {
 	broken   []string              // promises, in the order in which that was seen
 }
 
+// An ailment is an outage that lasts: since when, and how many things are its causes.
+type ailment struct {
+	since  time.Time
+	causes int
+}
+
 func newDiary(out io.Writer, begin time.Time) *diary {
-	return &diary{begin: begin, out: out, ailing: map[int]time.Time{}, unheard: map[int]time.Time{}, silences: map[int][]ledger.Span{}}
+	return &diary{begin: begin, out: out, ailing: map[int]ailment{}, unheard: map[int]time.Time{}, silences: map[int][]ledger.Span{}}
 }
 
 // say prints a line of progress.
@@ -72,25 +78,31 @@ func (d *diary) fault(what string) func() {
 	}
 }
 
-// fail notes that nodes have an outage since then.
+// fail notes a cause for which nodes have an outage since then.
 func (d *diary) fail(since time.Time, nodes ...int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, n := range nodes {
-		if _, ok := d.ailing[n]; !ok {
-			d.ailing[n] = since
+		a, ok := d.ailing[n]
+		if !ok || since.Before(a.since) {
+			a.since = since
 		}
+		a.causes++
+		d.ailing[n] = a
 	}
 }
 
-// heal notes that their outage is over.
+// heal notes that a cause is gone. With the last one their outage is over.
 func (d *diary) heal(nodes ...int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, n := range nodes {
-		if since, ok := d.ailing[n]; ok {
-			d.outages = append(d.outages, ledger.Outage{Node: n, Span: ledger.Span{From: since, To: time.Now()}})
+		a, ok := d.ailing[n]
+		if a.causes--; ok && a.causes == 0 {
+			d.outages = append(d.outages, ledger.Outage{Node: n, Span: ledger.Span{From: a.since, To: time.Now()}})
 			delete(d.ailing, n)
+		} else if ok {
+			d.ailing[n] = a
 		}
 	}
 }
@@ -100,8 +112,8 @@ func (d *diary) allOutages() []ledger.Outage {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	all := append([]ledger.Outage(nil), d.outages...)
-	for n, since := range d.ailing {
-		all = append(all, ledger.Outage{Node: n, Span: ledger.Span{From: since, To: time.Now()}})
+	for n, a := range d.ailing {
+		all = append(all, ledger.Outage{Node: n, Span: ledger.Span{From: a.since, To: time.Now()}})
 	}
 	return all
 }

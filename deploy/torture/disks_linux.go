@@ -42,15 +42,15 @@ func (n *nemesis) disk(ctx context.Context, f schedule.Fault, r *rand.Rand, a *a
 		a.mend = func() error { return n.remount(cut) }
 	case schedule.SyncError:
 		a.ends = true
-		a.mend, err = n.inject(a, v, fmt.Sprintf("error=EIO:when=%d", 1+r.IntN(20)))
+		a.mend, err = n.inject(a, v, fmt.Sprintf("error=EIO:when=%d", 1+r.IntN(3)), "(INJECTED)")
 	case schedule.SlowDisk:
-		a.mend, err = n.inject(a, v, fmt.Sprintf("delay_enter=%d", 200_000+r.IntN(800_000)))
+		a.mend, err = n.inject(a, v, fmt.Sprintf("delay_enter=%d", 200_000+r.IntN(800_000)), "(DELAYED)")
 	case schedule.HungDisk:
-		a.mend, err = n.inject(a, v, "delay_enter=60000000")
+		a.mend, err = n.inject(a, v, "delay_enter=60000000", "(DELAYED)", "<unfinished", "<detached")
 	case schedule.SyncLie:
 		a.refuses = true
 		var stop func() error
-		stop, err = n.inject(a, v, "retval=0")
+		stop, err = n.inject(a, v, "retval=0", "(INJECTED)")
 		a.mend = func() error {
 			err := errors.Join(n.cast.disks[v].Cut(), n.end(v))
 			if stop != nil {
@@ -109,8 +109,9 @@ func (n *nemesis) remount(nodes []int) error {
 	return errors.Join(errs...)
 }
 
-// inject has the kernel do something else than a node's syncs ask for.
-func (n *nemesis) inject(a *act, i int, what string) (func() error, error) {
+// inject has the kernel do something else than a node's syncs ask for. marks are what
+// strace writes of a call to which that was done.
+func (n *nemesis) inject(a *act, i int, what string, marks ...string) (func() error, error) {
 	pid := n.cast.fleet.Nodes[i].PID()
 	if pid == 0 {
 		return nil, nil
@@ -119,7 +120,7 @@ func (n *nemesis) inject(a *act, i int, what string) (func() error, error) {
 	if err := os.WriteFile(calls, nil, 0o600); err != nil {
 		return nil, err
 	}
-	a.seen = injected(calls)
+	a.seen = injected(calls, marks)
 	cmd := exec.Command("strace", "-f", "-qq", "-o", calls, "-e", "trace=fsync,fdatasync",
 		"-e", "inject=fsync,fdatasync:"+what, "-p", strconv.Itoa(pid))
 	var complaint bytes.Buffer
@@ -153,9 +154,8 @@ func (n *nemesis) inject(a *act, i int, what string) (func() error, error) {
 	return stop, nil
 }
 
-// injected returns what counts the calls that did not do what was asked for, as
-// strace writes them; one that hangs has no end.
-func injected(calls string) func() string {
+// injected returns what counts the calls with one of the marks, as strace writes them.
+func injected(calls string, marks []string) func() string {
 	return func() string {
 		b, err := os.ReadFile(calls)
 		if err != nil {
@@ -163,7 +163,7 @@ func injected(calls string) func() string {
 		}
 		count := 0
 		for line := range bytes.Lines(b) {
-			if bytes.Contains(line, []byte("(INJECTED)")) || bytes.Contains(line, []byte("(DELAYED)")) || bytes.Contains(line, []byte("<detached")) || bytes.Contains(line, []byte("<unfinished")) {
+			if slices.ContainsFunc(marks, func(mark string) bool { return bytes.Contains(line, []byte(mark)) }) {
 				count++
 			}
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cluster/consensus"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 )
 
 // How a node may end by itself.
@@ -33,14 +34,14 @@ var bodyLost = consensus.ErrBodyLost.Error()
 // failed may be told late.
 const endsWithin = 10 * time.Second
 
-// Ends are those of nodes, by themselves, that are no breach: of each node, until when
-// its disk, which was broken on purpose, may still end it.
+// Ends are those of nodes, by themselves, that are no breach: of each node, when its
+// disk, which was broken on purpose, may have ended it.
 type ends struct {
-	refuse map[int]time.Time // by errRefuses
-	lack   map[int]time.Time // by errLacks, since the disk lost what it had
+	refuse map[int]ledger.Span // by errRefuses
+	lack   map[int]ledger.Span // by errLacks, since the disk lost what it had
 }
 
-func newEnds() ends { return ends{refuse: map[int]time.Time{}, lack: map[int]time.Time{}} }
+func newEnds() ends { return ends{refuse: map[int]ledger.Span{}, lack: map[int]ledger.Span{}} }
 
 // expect says that an act which is mended may end nodes from now on.
 func (e ends) expect(a act) {
@@ -48,7 +49,7 @@ func (e ends) expect(a act) {
 		return
 	}
 	for _, i := range a.unhealthy {
-		e.refuse[i] = time.Now().Add(endsWithin)
+		e.refuse[i] = ledger.Span{From: a.since, To: time.Now().Add(endsWithin)}
 		if a.refuses {
 			e.lack[i] = e.refuse[i]
 		}
@@ -58,11 +59,17 @@ func (e ends) expect(a act) {
 // expected reports whether a node's end is of a disk that was broken on purpose. What
 // counts is when it ended, not when somebody noticed.
 func (e ends) expected(i int, err error) bool {
-	at := time.Now()
+	at := fellAt(err)
+	within := func(s ledger.Span) bool { return !at.Before(s.From) && at.Before(s.To) }
+	return errors.Is(err, errRefuses) && within(e.refuse[i]) || errors.Is(err, errLacks) && within(e.lack[i])
+}
+
+// fellAt is when a node ended by itself.
+func fellAt(err error) time.Time {
 	if fall := (*fleet.Fall)(nil); errors.As(err, &fall) {
-		at = fall.At
+		return fall.At
 	}
-	return errors.Is(err, errRefuses) && at.Before(e.refuse[i]) || errors.Is(err, errLacks) && at.Before(e.lack[i])
+	return time.Now()
 }
 
 // fell takes the end of a node that nobody told to end.

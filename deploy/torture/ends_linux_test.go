@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
+	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/ledger"
 	"github.com/holdfast-mx/holdfast/deploy/torture/schedule"
 )
 
@@ -52,9 +53,12 @@ func TestEndsByTheirTime(t *testing.T) {
 	if !e.expected(1, end(endsWithin/2)) || e.expected(1, end(endsWithin+time.Second)) {
 		t.Error("the time of an end is not what counts")
 	}
-	e.refuse[1] = time.Now().Add(-time.Minute)
+	e.refuse[1] = ledger.Span{From: time.Now().Add(-3 * time.Minute), To: time.Now().Add(-time.Minute)}
 	if !e.expected(1, end(-2*time.Minute)) || e.expected(1, end(0)) {
 		t.Error("the time of an end that is noticed late is not what counts")
+	}
+	if e.expected(1, end(-4*time.Minute)) {
+		t.Error("an end is of a disk that was broken behind it")
 	}
 }
 

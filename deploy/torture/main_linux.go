@@ -87,7 +87,7 @@ func start(args []string) int {
 // overtime is how much longer than told a run may take: to start, to mend what is broken
 // last, for its senders to come through, to drain, and to judge. It usually takes a
 // minute.
-const overtime = openTime + hydrateTime + 2*settleTime + resumeTime + 2*giveUpTime + reportsTime + settleTime + time.Minute
+const overtime = openTime + hydrateTime + 2*settleTime + 2*resumeTime + 2*giveUpTime + reportsTime + settleTime + time.Minute
 
 // dirKey names, in the environment, the directory of a run. It is removed from
 // outside the cell, when its mounts are gone, however the run ended.

@@ -34,6 +34,7 @@ type nemesis struct {
 // and disks, so that then nodes can be started again, those that must.
 type act struct {
 	fault     schedule.Fault
+	since     time.Time
 	unhealthy []int // nodes of which nothing is to be expected meanwhile
 	// healthyMeanwhile: but that they run until the mend, which is an outage again.
 	healthyMeanwhile bool
@@ -103,7 +104,7 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 		}
 		f.Victim = v
 	}
-	a := act{fault: f, unhealthy: []int{v}}
+	a := act{fault: f, since: since, unhealthy: []int{v}}
 	r := rand.New(rand.NewPCG(uint64(f.Amount), 1))
 	rest := n.others(v)
 	second := rest[r.IntN(len(rest))]
@@ -151,6 +152,9 @@ func (n *nemesis) begin(ctx context.Context, f schedule.Fault) (act, error) {
 		w := fabric.Way{Loss: 0.05 + 0.25*r.Float64()}
 		if kind := r.IntN(3); kind < 2 {
 			w.UDP, w.TCP = kind == 0, kind == 1
+		}
+		if w.UDP {
+			a.unhealthy = nil // gossip alone, with which no mail goes
 		}
 		n.cut(&a, n.all(w))
 	case schedule.Latency:

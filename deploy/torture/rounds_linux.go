@@ -29,6 +29,17 @@ func (r round) String() string {
 	return strings.Join(names, " and ")
 }
 
+// undo is the first mend of each, the last first.
+func (r round) undo() error {
+	var errs []error
+	for _, a := range slices.Backward(r) {
+		if a.mend != nil {
+			errs = append(errs, a.mend())
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // torment does what the plan says, as long as there is time.
 func (r *run) torment(ctx context.Context) error {
 	end := time.Now().Add(r.o.length)
@@ -52,6 +63,10 @@ func (r *run) torment(ctx context.Context) error {
 
 // play has the faults of a round begin, last, and mended.
 func (r *run) play(ctx context.Context, plan schedule.Round) error {
+	// Who ended by itself since the last round is started again.
+	if err := r.restart(nil); err != nil {
+		return err
+	}
 	var begun round
 	for _, f := range plan.Faults {
 		if r.nem.lacking(f.Kind) != "" || r.cast.peer.cannot(f.Kind) != "" {
@@ -67,7 +82,7 @@ func (r *run) play(ctx context.Context, plan schedule.Round) error {
 		over := r.diary.fault(string(f.Kind))
 		a, err := r.nem.begin(ctx, f)
 		if err != nil {
-			return err
+			return errors.Join(err, begun.undo())
 		}
 		a.over = over
 		r.diary.say("%v for %v", a.fault, plan.Lasts)
@@ -79,24 +94,19 @@ func (r *run) play(ctx context.Context, plan schedule.Round) error {
 
 // mend undoes a round.
 func (r *run) mend(ctx context.Context, begun round) error {
-	var errs []error
 	evidence := make([]string, len(begun))
 	for i, a := range begun {
 		evidence[i] = a.evidence()
 	}
-	for _, a := range slices.Backward(begun) {
-		if a.mend != nil {
-			errs = append(errs, a.mend())
-		}
-	}
+	broken := begun.undo()
 	for i, a := range begun {
 		if evidence[i] == "" {
 			evidence[i] = a.evidence()
 		}
 		r.nem.witness(a.fault, evidence[i])
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("mend: %w", err)
+	if broken != nil {
+		return fmt.Errorf("mend: %w", broken)
 	}
 	if err := r.restart(begun); err != nil {
 		return err
@@ -134,6 +144,8 @@ func (r *run) restart(begun round) error {
 		}
 		if err != nil && expected {
 			r.diary.say("%s ended by itself, as it should", n.Name)
+			r.diary.fail(fellAt(err), i)
+			defer r.diary.heal(i)
 		}
 		if n.Running() {
 			continue

@@ -221,7 +221,9 @@ func (r *run) recover(ctx context.Context) error {
 	}
 	r.settle(ctx)
 	since := time.Now()
-	err := r.cast.await(ctx, resumeTime, func(context.Context) error {
+	// Whether it took too long is for weigh to say, which knows when this process stood
+	// still.
+	err := r.cast.await(ctx, 2*resumeTime, func(context.Context) error {
 		all := r.diary.allAcks()
 		if len(all) == 0 || all[len(all)-1].Before(since) {
 			return errors.New("no 250 since")
@@ -247,6 +249,8 @@ func (r *run) settle(ctx context.Context) {
 			}
 			if r.ends.expected(i, endOf(err)) {
 				r.diary.say("%s ended by itself, as it should, a little later", n.Name)
+				r.diary.fail(fellAt(err), i)
+				defer r.diary.heal(i)
 				return errors.Join(errors.New("just started"), fell(n), n.Start())
 			}
 			cancel(errFell) // it does not get better

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -49,6 +50,7 @@ func (r *run) judge(ctx context.Context) error {
 	}
 	r.doubts = r.counted(ctx)
 	v := r.weigh(book, r.cast.fabric.Strangers())
+	r.lookAtMarks(ctx, v.copies.AgainAs)
 	r.lookAtNodes(ctx)
 	v.broken = r.diary.breaches()
 	if err := r.write(v); err != nil {
@@ -162,6 +164,44 @@ func (r *run) interrupted(a ledger.Arrival, last bool) bool {
 func (r *run) away(address string) []ledger.Span {
 	i := slices.IndexFunc(r.cast.fleet.Nodes, func(n *fleet.Node) bool { return n.SMTP == address })
 	return r.diary.away(i)
+}
+
+// marksMax bounds the messages of which a run asks whether they are marked.
+const marksMax = 1000
+
+// lookAtMarks looks whether each message that came again is known as one that may.
+func (r *run) lookAtMarks(ctx context.Context, ids []string) {
+	if r.cast.peer.primary() {
+		return // what it makes of one dot is its own
+	}
+	if len(ids) > marksMax {
+		r.diary.breach("L3", "%d messages came again", len(ids))
+		ids = ids[:marksMax]
+	}
+	for _, id := range ids {
+		var m struct {
+			PossibleDuplicate bool `json:"possible_duplicate"`
+		}
+		err := r.cast.await(ctx, settleTime, func(ctx context.Context) error {
+			at := r.cast.leader(ctx)
+			if at < 0 {
+				return errors.New("nobody leads")
+			}
+			out, err := r.cast.fleet.Holdfast(ctx, r.cast.fleet.Nodes[at], "queue", "show", id, "-o", "json")
+			if err != nil {
+				return err
+			}
+			return json.Unmarshal(out, &m)
+		})
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			r.diary.breach("L3", "%s came again, and nothing is known of it: %v", id, err)
+		case !m.PossibleDuplicate:
+			r.diary.breach("L3", "%s came again, and is not marked as one that may", id)
+		}
+	}
 }
 
 // lookAtNodes looks at what is left open, and whether all queues are the same.

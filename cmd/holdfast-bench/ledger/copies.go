@@ -22,6 +22,8 @@ type Copies struct {
 	// one queue id, for the recipients of one domain, who get it in one transaction.
 	// Whoever delivers knows of each of these that it may be another.
 	Again int `json:"again"`
+	// AgainAs are the queue ids of these, sorted.
+	AgainAs []string `json:"again_as,omitempty"`
 	// TooMany counts pairs with more copies than what happened to them excuses. Each is
 	// a fault, even where the sum is below the bound. That they came under two queue ids
 	// is none: a node that was cut off may commit what it closed without a reply after
@@ -67,9 +69,14 @@ func (l *Ledger) CheckCopies(interrupted Interrupted) Copies {
 			c.Cases = append(c.Cases, fmt.Sprintf("too many copies %s: %v: %s", r, e, p.story()))
 		}
 	}
-	for _, n := range most {
+	for part, n := range most {
 		c.Again += n - 1
+		if n > 1 {
+			c.AgainAs = append(c.AgainAs, part[0])
+		}
 	}
+	slices.Sort(c.AgainAs)
+	c.AgainAs = slices.Compact(c.AgainAs)
 	return c
 }
 

@@ -118,7 +118,7 @@ var traits = []trait{
 
 	{kind: Power, does: "the disk of one node loses its power, and what no fsync covered", at: storage, min: second, max: 4 * second, needs: []Need{Loop}},
 	{kind: PowerAll, does: "the disks of all nodes lose their power at once", at: storage, min: second, max: 4 * second, needs: []Need{Loop}},
-	{kind: SyncError, does: "one fsync of one node fails (EIO)", at: storage, min: 3 * second, max: 8 * second, needs: []Need{Strace}},
+	{kind: SyncError, does: "an early fsync of each thread of one node fails (EIO)", at: storage, min: 3 * second, max: 8 * second, needs: []Need{Strace}},
 	{kind: SyncLie, does: "the fsyncs of one node do nothing and do not say so; then its disk loses its power", at: storage, min: 4 * second, max: 8 * second, needs: []Need{Loop, Strace}, alone: true},
 	{kind: SlowDisk, does: "each fsync of one node takes up to a second longer", at: storage, min: 6 * second, max: 12 * second, needs: []Need{Strace}},
 	{kind: HungDisk, does: "each fsync of one node hangs", at: storage, min: 8 * second, max: 14 * second, needs: []Need{Strace}},
