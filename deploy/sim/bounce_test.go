@@ -17,8 +17,8 @@ import (
 	"github.com/holdfast-mx/holdfast/fsm/mail"
 )
 
-// home starts the sender's host. It returns what arrived, and ends with stop.
-func (s *story) home(faults *sink.Faults) (arrived *arrivals, stop func()) {
+// openHome starts the sender's host. It returns what arrived, and ends with stop.
+func (s *story) openHome(faults *sink.Faults) (arrived *arrivals, stop func()) {
 	s.t.Helper()
 	arrived = new(arrivals)
 	l, err := s.network.Host(homeName).Listen(25)
@@ -133,7 +133,7 @@ func TestSendersAreTold(t *testing.T) {
 			return m.Recipients[0].Report == 0 && strings.Contains(m.Recipients[0].Reason, "mailing list")
 		})
 
-		arrived, stop := s.home(nil)
+		arrived, stop := s.openHome(nil)
 		defer stop()
 		s.await(24*time.Hour, "all reports arrive", func() bool { return len(arrived.of("joan@sender.test")) >= len(ids) })
 		time.Sleep(20 * time.Minute)
@@ -164,7 +164,7 @@ func TestRegressionReportsGoFromEveryNode(t *testing.T) {
 		s.begin()
 		s.telling("example.org", 0, 0)
 		s.faults.Set(sink.Fault{Stage: sink.Rcpt, Action: sink.Refuse, Rate: 1})
-		arrived, stop := s.home(nil)
+		arrived, stop := s.openHome(nil)
 		defer stop()
 		leader, _ := s.leader()
 		s.network.Cut(leader, homeName)
@@ -200,7 +200,7 @@ func TestSendersAreWarned(t *testing.T) {
 		if _, fields := s.report(late); fields.Get("Action") != "failed" || fields.Get("Final-Recipient") != "rfc822; c@example.org" {
 			t.Errorf("the report says %v", fields)
 		}
-		arrived, stop := s.home(nil)
+		arrived, stop := s.openHome(nil)
 		defer stop()
 		s.await(5*time.Hour, "both arrive", reports(0))
 		time.Sleep(20 * time.Minute)

@@ -23,16 +23,18 @@ type copies struct {
 
 type copyKey struct{ recipient, queueID string }
 
-// A copyPart is what one dot hands over of a message: its recipients of one domain.
-type copyPart struct{ domain, queueID string }
+// A part is what one dot hands over of a message: its recipients of one domain.
+type part struct{ queueID, domain string }
+
+func partOf(k copyKey) part {
+	return part{k.queueID, strings.ToLower(k.recipient[strings.LastIndexByte(k.recipient, '@')+1:])}
+}
 
 // extra counts the dots by which parts of messages came again.
 func (c *copies) extra() (n uint64) {
-	most := map[copyPart]uint64{}
+	most := map[part]uint64{}
 	for key, count := range c.count {
-		_, domain, _ := strings.Cut(key.recipient, "@")
-		part := copyPart{strings.ToLower(domain), key.queueID}
-		most[part] = max(most[part], count)
+		most[partOf(key)] = max(most[partOf(key)], count)
 	}
 	for _, count := range most {
 		n += count - 1

@@ -217,9 +217,6 @@ type account struct {
 	wrong []string
 }
 
-// A part is the recipients of one domain in one message.
-type part struct{ queueID, domain string }
-
 func newAccount(l *ledger.Ledger) *account {
 	return &account{
 		ledger: l, acked: map[ledger.MessageID]bool{}, unread: map[ledger.MessageID]int{},
@@ -268,8 +265,7 @@ func (a *account) saw(one ledger.Arrival) {
 	a.copies.see(one)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	_, domain, _ := strings.Cut(strings.ToLower(one.Recipient), "@")
-	p := part{one.QueueID, domain}
+	p := partOf(copyKey{one.Recipient, one.QueueID})
 	if a.sent[p] == nil {
 		a.sent[p] = map[string]int{}
 	}

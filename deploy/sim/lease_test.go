@@ -127,8 +127,8 @@ func (s *story) checkSecondCopies() {
 	s.t.Logf("%d recipients, %d with more than one copy", len(ids), seconds)
 }
 
-// part returns the only part of a message.
-func (s *story) part(id string) fsm.Part {
+// onlyPart returns the only part of a message.
+func (s *story) onlyPart(id string) fsm.Part {
 	m, ok := s.message(id)
 	if !ok {
 		return fsm.Part{}
@@ -167,7 +167,7 @@ func TestOperatorWithinALeaseAfterTheDot(t *testing.T) {
 				op := operators(s.queueID(id))[i]
 				s.SetPace(5 * time.Minute)
 				s.primaryUp()
-				s.await(5*time.Minute, "it is begun", func() bool { return s.part(id).Begun })
+				s.await(5*time.Minute, "it is begun", func() bool { return s.onlyPart(id).Begun })
 				time.Sleep(2 * time.Second) // the dot is sent
 				for _, act := range op.acts {
 					s.do(act)
@@ -209,10 +209,10 @@ func TestOperatorWithinALeaseBeforeTheDot(t *testing.T) {
 						id := s.mustGive("n1", dora, thenRead)
 						op := operators(s.queueID(id))[i]
 						s.primaryUp()
-						for s.part(id).Lease == 0 {
+						for s.onlyPart(id).Lease == 0 {
 							time.Sleep(100 * time.Microsecond)
 						}
-						holder := string(s.part(id).Holder)
+						holder := string(s.onlyPart(id).Holder)
 						s.cutOff(holder)
 						others := othersThan(holder)
 						time.Sleep(4 * time.Second) // they notice
@@ -270,7 +270,7 @@ func TestOperatorInDoubtWait(t *testing.T) {
 				id := s.mustGive("n1", dora, thenRead)
 				s.faults.Set(sink.Fault{Stage: sink.AfterDot, Action: sink.Drop, Rate: 1})
 				s.primaryUp()
-				s.await(5*time.Minute, "in doubt", func() bool { return s.part(id).DoubtUntil > 0 })
+				s.await(5*time.Minute, "in doubt", func() bool { return s.onlyPart(id).DoubtUntil > 0 })
 				s.faults.Set()
 				for _, act := range op.acts(s.queueID(id)) {
 					s.do(act)
@@ -322,10 +322,10 @@ func TestHolderCutOffWhileThePrimaryThinks(t *testing.T) {
 				id := s.mustGive("n1", dora, thenRead)
 				s.SetPace(c.thinks)
 				s.primaryUp()
-				s.await(5*time.Minute, "it is begun", func() bool { return s.part(id).Begun })
+				s.await(5*time.Minute, "it is begun", func() bool { return s.onlyPart(id).Begun })
 				time.Sleep(2 * time.Second) // the dot is sent
 				began := time.Now()
-				holder := string(s.part(id).Holder)
+				holder := string(s.onlyPart(id).Holder)
 				s.cutOff(holder)
 				s.SetPace(0)
 				for n := 0; time.Since(began) < c.away; n++ {
@@ -407,8 +407,8 @@ func TestExpireLeasesBehindARenewalIsVoid(t *testing.T) {
 				id := s.mustGive(leader, dora, thenRead)
 				s.SetPace(8 * time.Minute)
 				s.primaryUp()
-				s.await(5*time.Minute, "it is begun", func() bool { return s.part(id).Begun })
-				holder, token := string(s.part(id).Holder), s.part(id).Lease
+				s.await(5*time.Minute, "it is begun", func() bool { return s.onlyPart(id).Begun })
+				holder, token := string(s.onlyPart(id).Holder), s.onlyPart(id).Lease
 				if !slices.Contains(others, holder) {
 					t.Fatalf("%s holds it", holder)
 				}
@@ -452,8 +452,8 @@ func TestExpireLeasesBehindARenewalIsVoid(t *testing.T) {
 					return ok && e.Renewal == last
 				}) != 0
 				t.Logf("renewed: %v, and an expiry of the renewal before is in the log: %v", renewed, expired)
-				if renewed && s.part(id).Lease != token {
-					t.Errorf("the holder was told that its lease is renewed, and it ended: %+v", s.part(id))
+				if renewed && s.onlyPart(id).Lease != token {
+					t.Errorf("the holder was told that its lease is renewed, and it ended: %+v", s.onlyPart(id))
 				}
 				if renewed && expired {
 					told++
@@ -484,11 +484,11 @@ func TestRenewalAndExpiryTogether(t *testing.T) {
 					id := s.mustGive("n1", dora, thenRead)
 					s.SetPace(8 * time.Minute)
 					s.primaryUp()
-					s.await(5*time.Minute, "it is begun", func() bool { return s.part(id).Begun })
+					s.await(5*time.Minute, "it is begun", func() bool { return s.onlyPart(id).Begun })
 					time.Sleep(2 * time.Second)
 					s.SetPace(0)
 					for range 3 {
-						victim := string(s.part(id).Holder)
+						victim := string(s.onlyPart(id).Holder)
 						if who == "leader" || victim == "" {
 							victim, _ = s.leader()
 						}

@@ -65,7 +65,7 @@ func (s *story) judgeNotices() {
 	for _, c := range n.Cases {
 		s.t.Error(c)
 	}
-	for _, what := range s.World.home.strangers() {
+	for _, what := range s.home.strangers() {
 		s.t.Error(what)
 	}
 	if totals.ReportsDropped > 0 {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/fleet"
 	"github.com/holdfast-mx/holdfast/cmd/holdfast-bench/sink"
-	"github.com/holdfast-mx/holdfast/deploy/mailserver"
 	"github.com/holdfast-mx/holdfast/deploy/torture/fabric"
 	"github.com/holdfast-mx/holdfast/deploy/torture/schedule"
 )
@@ -116,21 +115,5 @@ func TestWitness(t *testing.T) {
 	}
 	if got := a.evidence(); got != "" {
 		t.Errorf("no packet, and yet %q", got)
-	}
-}
-
-// Letters to or by way of a peer have the shapes that it leaves alone, each in turn.
-func TestAmong(t *testing.T) {
-	p := &peer{is: schedule.Peer{Make: mailserver.Postfix, Side: schedule.Primary}}
-	shapes, seen := p.shapes(false), map[int]bool{}
-	for n := range 3 * len(shapes) {
-		i := among(shapes, n)
-		if seen[i] {
-			t.Errorf("letter %d comes twice", i)
-		}
-		seen[i] = true
-	}
-	if len(shapes) == 0 || len((*peer)(nil).shapes(true)) <= len(shapes) {
-		t.Errorf("%d shapes", len(shapes))
 	}
 }

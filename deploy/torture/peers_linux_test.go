@@ -182,3 +182,19 @@ func TestWhatARealPrimaryLeftUnfinished(t *testing.T) {
 		}
 	}
 }
+
+// Letters to or by way of a peer have the shapes that it leaves alone, each in turn.
+func TestAmong(t *testing.T) {
+	p := &peer{is: schedule.Peer{Make: mailserver.Postfix, Side: schedule.Primary}}
+	shapes, seen := p.shapes(false), map[int]bool{}
+	for n := range 3 * len(shapes) {
+		i := among(shapes, n)
+		if seen[i] {
+			t.Errorf("letter %d comes twice", i)
+		}
+		seen[i] = true
+	}
+	if len(shapes) == 0 || len((*peer)(nil).shapes(true)) <= len(shapes) {
+		t.Errorf("%d shapes", len(shapes))
+	}
+}

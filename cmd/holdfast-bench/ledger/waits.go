@@ -10,7 +10,7 @@ import (
 // the reply, or the end, was seen.
 type Wait struct {
 	Target string
-	For    string // the banner, a command's verb, or "dot"
+	For    string // "the connection", a command's verb, or "the final dot"
 	Span   Span
 	End    string // the reply's code, or what came in its place
 }
