@@ -77,9 +77,14 @@ func (c *chronicle) note(client int, called int64, d deed) {
 	c.deeds = append(c.deeds, porcupine.Operation{ClientId: client, Input: d, Call: max(called, 0), Output: nil, Return: returned})
 }
 
-// arrived writes down that the primary has a copy.
-func (c *chronicle) arrived(a ledger.Arrival) {
-	c.note(clientPrimary, c.now()-int64(dotsAfterRenewal+frozenMax+onItsWay), deed{letterOf(a.Recipient), "deliver", a.QueueID, "taken"})
+// arrived writes down that the primary has a copy. Where a host was frozen on its way,
+// it may have been on its way for as much longer.
+func (c *chronicle) arrived(a ledger.Arrival, frozen func(since time.Time) bool) {
+	way := dotsAfterRenewal + onItsWay
+	if frozen(time.Now().Add(-way)) {
+		way += frozenMax
+	}
+	c.note(clientPrimary, c.now()-int64(way), deed{letterOf(a.Recipient), "deliver", a.QueueID, "taken"})
 }
 
 func letterOf(recipient string) string {
@@ -327,7 +332,11 @@ func (s *story) live(c *chronicle) {
 	s.adjust = func(conf *config.Config) { conf.DoubtWait = time.Minute }
 	s.clocks = map[string]clock{"n1": {wrong: -40 * time.Minute, drift: -10}, "n2": {}, "n3": {wrong: 3 * time.Hour, drift: 10}}
 	c.began = time.Now()
-	s.arriving = c.arrived
+	s.arriving = func(a ledger.Arrival) {
+		c.arrived(a, func(since time.Time) bool {
+			return slices.ContainsFunc(append([]string{primaryName}, s.names...), func(host string) bool { return s.network.Frozen(host).After(since) })
+		})
+	}
 	s.begin()
 	s.primaryUp()
 	s.faults.Set(sink.Fault{Stage: sink.AfterDot, Action: sink.Drop, Rate: 0.1})
