@@ -22,6 +22,9 @@ type round []act
 
 // String names the faults.
 func (r round) String() string {
+	if len(r) == 0 {
+		return "no fault"
+	}
 	var names []string
 	for _, a := range r {
 		names = append(names, fmt.Sprintf("%q", a.fault))
