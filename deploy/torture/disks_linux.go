@@ -219,8 +219,18 @@ func (n *nemesis) fill(a *act, i int) error {
 		if takeBlocks(name) == nil {
 			count()
 		}
-	}, func() { _ = os.Remove(name) })
+	}, func() { removeForGood(name) })
 	return nil
+}
+
+// removeForGood removes a file, also for a disk that loses its power next. One that has
+// failed meanwhile says so elsewhere.
+func removeForGood(name string) {
+	_ = os.Remove(name)
+	if dir, err := os.Open(filepath.Dir(name)); err == nil {
+		_ = dir.Sync()
+		_ = dir.Close()
+	}
 }
 
 // takeBlocks has a file take what is left of its file system.
