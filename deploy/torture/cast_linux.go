@@ -320,15 +320,20 @@ func (c *cast) await(ctx context.Context, limit time.Duration, condition func(co
 	defer cancel()
 	tick := time.NewTicker(300 * time.Millisecond)
 	defer tick.Stop()
+	var last error
 	for {
 		err := condition(ctx)
 		if err == nil {
 			return nil
 		}
+		// A look that the end of the time cut short says nothing of the condition.
+		if last == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			last = err
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			return fmt.Errorf("%w: %w", context.Cause(ctx), last)
 		}
 	}
 }

@@ -117,3 +117,19 @@ func TestWitness(t *testing.T) {
 		t.Errorf("no packet, and yet %q", got)
 	}
 }
+
+// What is waited for says why it was not so, and not that the last look was cut short.
+func TestAwaitSaysWhy(t *testing.T) {
+	c := &cast{}
+	looks := 0
+	err := c.await(t.Context(), 450*time.Millisecond, func(ctx context.Context) error {
+		if looks++; looks == 1 {
+			return errNobody
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	if !errors.Is(err, errNobody) || looks != 2 {
+		t.Errorf("%d looks: %v", looks, err)
+	}
+}
