@@ -94,6 +94,7 @@ func TestCertificatesOfCallers(t *testing.T) {
 		c, _ = call(&mine)
 		c.do("EHLO client.example", "250 ")
 		c.do("ETRN example.test", "253 2.0.0")
+		c.do("QUIT", "221 ")
 		q.mu.Lock()
 		if !slices.Equal(q.shown, [][32]byte{key}) {
 			t.Errorf("called with %x, want %x", q.shown, key)
@@ -105,7 +106,9 @@ func TestCertificatesOfCallers(t *testing.T) {
 		if !asked {
 			t.Error("not asked")
 		}
-		if got := c.line(); s.GateStats().HandshakeFails.Load() != 1 {
+		got := c.line()
+		waitGone(t, s) // The client hears of it before the server has noted it.
+		if s.GateStats().HandshakeFails.Load() != 1 {
 			t.Errorf("%q, and %d handshakes failed", got, s.GateStats().HandshakeFails.Load())
 		}
 		c, asked = call(&unreadable)

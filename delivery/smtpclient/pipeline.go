@@ -81,7 +81,7 @@ func (c *Conn) Answer(ctx context.Context) (Answer, error) {
 	if !c.pipelines {
 		return c.Begin(ctx, p.transaction)
 	}
-	return answer, nil
+	return answer, c.confirm(answer)
 }
 
 // PipeliningFailed reports that the connection ended, with commands out behind a

@@ -3,6 +3,7 @@ package smtpclient
 import (
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/holdfast-mx/holdfast/fsm/mail"
@@ -87,6 +88,19 @@ func (e *StageError) Error() string {
 }
 
 func (e *StageError) Unwrap() error { return e.Err }
+
+// left reports that the peer ended the connection, in whatever way: without a word or
+// by 421, and neither by what is no answer nor by silence.
+func (e *StageError) left() bool {
+	var silent net.Error
+	switch {
+	case e.Reply.Code != 0 && e.Reply.Code != 421, errors.Is(e.Err, ErrReply):
+		return false
+	case errors.Is(e.Err, net.ErrClosed), errors.Is(e.Err, ErrClosed):
+		return false // It was we who did.
+	}
+	return !errors.As(e.Err, &silent) || !silent.Timeout()
+}
 
 // Timeouts are the longest waits of each stage. A zero field is the default,
 // which is RFC 5321 section 4.5.3.2's where it names one.

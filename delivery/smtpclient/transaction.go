@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -82,6 +83,9 @@ func (c *Conn) Begin(ctx context.Context, t Transaction) (Answer, error) {
 	if err == nil {
 		err = c.answered(answer)
 	}
+	if err == nil {
+		err = c.confirm(answer)
+	}
 	answer.Open = answer.Open && err == nil
 	return answer, err
 }
@@ -92,6 +96,30 @@ func (c *Conn) answered(a Answer) error {
 		return c.quiet(StageData)
 	}
 	return c.inStep(StageData)
+}
+
+// confirm asks for a sign that replies and commands belong together before a refusal
+// is believed that would end a message: a reply too many that comes late looks like
+// one to the command behind it. A 354 to DATA, which is last, is such a sign; else RSET
+// is said, which must come before the next MAIL anyway, and has to get its 250. If the
+// peer is in the middle of a content by then, no dot follows. That it leaves instead
+// takes nothing back.
+func (c *Conn) confirm(a Answer) error {
+	if a.Open || c.dead != nil || !a.Mail.Positive() || !a.refusesForGood() {
+		return nil
+	}
+	reply, err := c.exchange(StageData, c.timeouts.Mail, "RSET")
+	var e *StageError
+	switch {
+	case err == nil && reply.Positive():
+		c.stale = false
+		return nil
+	case err == nil:
+		return c.fail(&StageError{Stage: StageData, Reply: reply.Reply, Err: fmt.Errorf("%w: to RSET, after a refusal", ErrReply)})
+	case errors.As(err, &e) && e.left():
+		return nil
+	}
+	return err
 }
 
 // cut divides commands into those that go out in one write and the rest.
@@ -157,6 +185,11 @@ func (a Answer) taken() bool {
 		}
 	}
 	return false
+}
+
+// refusesForGood reports whether a message ends by this, for one recipient at least.
+func (a Answer) refusesForGood() bool {
+	return a.Data.Permanent() && a.taken() || slices.ContainsFunc(a.Recipients, mail.Reply.Permanent)
 }
 
 // A command is one line of the envelope and where its reply belongs.

@@ -211,6 +211,85 @@ func TestReplyBeforeTheDotIsNotItsReply(t *testing.T) {
 	})
 }
 
+// TestRegressionLateReplyTooMany holds that a reply too many of which the others come
+// late does not pass for a refusal of the message: nobody is refused for good before the
+// peer was seen to be in step.
+func TestRegressionLateReplyTooMany(t *testing.T) {
+	const nobody, twice = "550 5.1.1 nobody", "550 5.1.1 nobody\r\n550 5.1.1 nobody"
+	silent := func(err error) bool {
+		var e net.Error
+		return errors.As(err, &e) && e.Timeout()
+	}
+	outOfStep := func(err error) bool { return errors.Is(err, ErrReply) }
+	believed := func(err error) bool { return err == nil }
+	for name, c := range map[string]struct {
+		pipelining bool
+		says       map[string]string // by the stage or the command line
+		want       func(error) bool
+		usable     bool // the connection, behind that
+	}{
+		"twice":                 {true, map[string]string{"RCPT TO:<two@example.test>": twice}, outOfStep, false},
+		"twice, the next later": {true, map[string]string{"RCPT TO:<one@example.test>": twice, "RCPT TO:<two@example.test>": "450 4.2.0 later"}, outOfStep, false},
+		"DATA, said of it":      {true, map[string]string{deliverytest.Data: nobody}, believed, true},
+		"DATA, in its turn":     {false, map[string]string{deliverytest.Data: nobody}, believed, true},
+		"DATA, not said of it":  {false, map[string]string{deliverytest.Data: nobody, deliverytest.Reset: "354 go on"}, outOfStep, false},
+		"RCPT, in its turn":     {false, map[string]string{deliverytest.Rcpt: nobody}, believed, true},
+		"RCPT, not said of it":  {false, map[string]string{deliverytest.Rcpt: nobody, deliverytest.Reset: "450 4.2.0 later"}, outOfStep, false},
+		"leaves at once":        {true, map[string]string{deliverytest.Data: deliverytest.Last(nobody)}, believed, false},
+		"leaves":                {true, map[string]string{deliverytest.Data: nobody, deliverytest.Reset: deliverytest.Drop}, believed, false},
+		"breaks off":            {true, map[string]string{deliverytest.Data: nobody, deliverytest.Reset: deliverytest.Sever}, believed, false},
+		"says 421":              {true, map[string]string{deliverytest.Data: nobody, deliverytest.Reset: "421 4.3.2 going down"}, believed, false},
+		"falls silent":          {true, map[string]string{deliverytest.Data: nobody, deliverytest.Reset: deliverytest.Hang}, silent, false},
+		"talks nonsense":        {true, map[string]string{deliverytest.Data: nobody, deliverytest.Reset: "what?"}, outOfStep, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var resets int
+				p := &deliverytest.Primary{Answer: func(stage, line string) string {
+					if stage == deliverytest.Reset {
+						resets++
+					}
+					if say := c.says[strings.TrimSpace(line)]; say != "" {
+						return say
+					}
+					if stage == deliverytest.Rcpt || stage == deliverytest.Data {
+						time.Sleep(time.Second) // Late enough for what was said before to be read alone.
+					}
+					return c.says[stage]
+				}}
+				if c.pipelining {
+					p.Extensions = []string{"PIPELINING"}
+				}
+				conn, err := Open(t.Context(), serve(p), Options{Hello: "node.test"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() {
+					conn.Abort()
+					time.Sleep(time.Minute) // The primary ends.
+				}()
+				two := Transaction{Recipients: []mail.Recipient{
+					{Path: mail.ForwardPath{Mailbox: mail.Mailbox{Local: "one", Host: "example.test"}}},
+					{Path: mail.ForwardPath{Mailbox: mail.Mailbox{Local: "two", Host: "example.test"}}},
+				}}
+				answer, err := conn.Begin(t.Context(), two)
+				if !c.want(err) || answer.Open {
+					t.Fatalf("%+v, %v", answer, err)
+				}
+				if _, err = conn.Begin(t.Context(), two); (err == nil) != c.usable {
+					t.Fatalf("the next: %v", err)
+				}
+				if c.usable && resets != 2 { // Once for each refusal: the next MAIL needs no other.
+					t.Errorf("%d times RSET, want 2", resets)
+				}
+				if len(p.Received()) != 0 {
+					t.Error("a dot was sent")
+				}
+			})
+		})
+	}
+}
+
 // A connection that the peer had already reset did not take the dot.
 func TestDotThatTheNetworkDidNotTakeIsNoDoubt(t *testing.T) {
 	client, server := deliverytest.Pipe()

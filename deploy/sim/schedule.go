@@ -242,7 +242,7 @@ func between(r *rand.Rand, low, high time.Duration) time.Duration {
 }
 
 // torment runs seeded faults one after the other until ctx ends, and leaves
-// everything mended. The leader is the victim more often than its share.
+// everything mended, but for a primary that may be frozen still. The leader is the victim more often than its share.
 func (w *World) torment(ctx context.Context, drawn []fault, t tempo) (names []string, err error) {
 	for ctx.Err() == nil {
 		f := drawn[w.random.IntN(len(drawn))]
@@ -266,6 +266,9 @@ func (w *World) torment(ctx context.Context, drawn []fault, t tempo) (names []st
 			return names, fmt.Errorf("behind %s of %s: %w", f.name, victim, err)
 		}
 		sleep(ctx, t.rests(w.random))
+	}
+	for _, name := range w.names {
+		time.Sleep(time.Until(w.network.Frozen(name)))
 	}
 	return names, nil
 }

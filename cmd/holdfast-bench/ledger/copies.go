@@ -101,7 +101,7 @@ func sum(all map[string]int) (n int) {
 	return n
 }
 
-// excuse judges copies: of those under one queue id, each but the last may have a cause
+// excuse judges copies: of those under one queue id, each but the last may have one cause
 // of its own, and the last may be late. unknown is how many dots the sender had no reply
 // to.
 func excuse(arrivals []Arrival, unread []Unread, unknown int, interrupted Interrupted) excuses {
@@ -117,16 +117,17 @@ func excuse(arrivals []Arrival, unread []Unread, unknown int, interrupted Interr
 		causes := 0
 		for i, a := range copies {
 			last := i == len(copies)-1
-			if interrupted(a, last) {
+			switch {
+			case interrupted(a, last):
 				e.cut++
-				causes++
-			}
-			if !last && slices.ContainsFunc(unread, func(u Unread) bool {
+			case !last && slices.ContainsFunc(unread, func(u Unread) bool {
 				return u.QueueID == id && (u.Arrived.IsZero() || u.Arrived.Equal(a.At))
-			}) {
+			}):
 				e.unread++
-				causes++
+			default:
+				continue
 			}
+			causes++
 		}
 		e.tooMany = e.tooMany || len(copies)-1 > causes
 	}

@@ -107,6 +107,18 @@ func TestCheckCopies(t *testing.T) {
 				s.t.Fatal(err)
 			}
 		}, never, Copies{Histogram: []int{0, 0, 0, 1}, Extra: 2, Bound: 1, TooMany: 1}},
+		{"two causes of one copy, two copies too many", func(s story) {
+			s.try(1, OK)
+			for n := range 3 {
+				c := cuts(trace + body)
+				if err := s.l.Arrival(Arrival{Recipient: recipient, ReversePath: "s@x.test", Cuts: c.Finish(), QueueID: "Q1", At: time.Unix(int64(n), 0)}); err != nil {
+					s.t.Fatal(err)
+				}
+			}
+			if err := s.l.Unread(Unread{Recipient: recipient, QueueID: "Q1", Arrived: time.Unix(0, 0)}); err != nil {
+				s.t.Fatal(err)
+			}
+		}, func(a Arrival, _ bool) bool { return a.At.Equal(time.Unix(0, 0)) }, Copies{Histogram: []int{0, 0, 0, 1}, Extra: 2, Bound: 1, TooMany: 1}},
 		{"interrupted", func(s story) {
 			s.try(1, OK)
 			s.arrive(recipient, "s@x.test", trace+body)
