@@ -130,6 +130,9 @@ var hostFaults = []fault{
 	{"disk refuses", func(ctx context.Context, w *World, victim string) (func() error, error) {
 		w.setAiling(victim, true)
 		struck := make(chan struct{}, 1)
+		// A segment that was to be written ahead has nobody's mail in it: the node may
+		// go on without.
+		spare := w.disks[victim].spool.Inject(clustertest.Fault{Op: clustertest.OpSync, Name: "*.free", Err: clustertest.ErrDisk, Forever: true})
 		lift := w.disks[victim].spool.Inject(clustertest.Fault{Op: clustertest.OpSync, Skip: w.random.IntN(20), Err: clustertest.ErrDisk, Forever: true, Struck: struck})
 		return func() error {
 			var err error
@@ -143,6 +146,7 @@ var hostFaults = []fault{
 			}
 			w.PowerCut(victim)
 			w.setAiling(victim, false)
+			spare()
 			lift()
 			return errors.Join(err, w.Start(ctx, victim))
 		}, nil

@@ -209,9 +209,11 @@ func runSeed(t *testing.T, seed uint64) {
 		if shape.impatient {
 			dial = impatient(seed, dial)
 		}
+		sending, stop := context.WithCancel(ctx)
 		var senders sync.WaitGroup
+		defer func() { stop(); senders.Wait() }()
 		senders.Go(func() {
-			stats, err := w.sendWith(ctx, sender.Options{Count: lettersPerSeed, Sessions: 4, PerConnection: 2, Pause: 20 * time.Second, Dial: dial})
+			stats, err := w.sendWith(sending, sender.Options{Count: lettersPerSeed, Sessions: 4, PerConnection: 2, Pause: 20 * time.Second, Dial: dial})
 			t.Logf("sender: %+v", stats)
 			if err != nil || stats.Letters != lettersPerSeed {
 				t.Errorf("%d of %d letters got a 250: %v", stats.Letters, lettersPerSeed, err)
@@ -220,7 +222,7 @@ func runSeed(t *testing.T, seed uint64) {
 		// Others try once: what got a 4yz and is not tried again must not arrive.
 		once := letter.New(letter.Options{Seed: seed, Run: fmt.Sprintf("once%d", seed), Domains: []string{string(relayDomains[0])}, Sizes: letter.Size4K, BigAt: -1, RefusedEvery: w.refusedEvery()})
 		senders.Go(func() {
-			stats, err := w.sendWith(ctx, sender.Options{
+			stats, err := w.sendWith(sending, sender.Options{
 				Count: lettersOnce, Sessions: 2, PerConnection: 1, Pause: 20 * time.Second, GiveUp: time.Nanosecond, Letter: once.Letter,
 			})
 			t.Logf("sender that tries once: %+v", stats)
