@@ -260,7 +260,8 @@ func (t *attempt) dot(next *attempt, ahead bool) (mail.Reply, error) {
 // the message counts as not tried. But if it happens again with the same
 // message, the message may be what ends it, and must not stand before all others
 // for ever. What pipelining ended, the message did not. What was refused before
-// the end has been refused, if it is known what was said to what.
+// the end has been refused, if it is known what was said to what: of refusals for good
+// that of the first recipient, since the next may be the same said twice.
 func (t *attempt) lost(err error, answer smtpclient.Answer) result {
 	h := t.h
 	if h.a.work.Err() != nil {
@@ -289,12 +290,19 @@ func (t *attempt) lost(err error, answer smtpclient.Answer) result {
 	if m := answer.Mail; m.Transient() || m.Permanent() {
 		return t.o.all(fsm.Deferred, m)
 	}
+	failed := false
 	for i, reply := range answer.Recipients {
-		if reply.Transient() || reply.Permanent() {
-			o := &r.outcomes.Recipients[i]
-			o.Outcome, o.Tried, o.Reply = refusalOfRecipient(reply), true, reply
-			r.tried = true
+		if !reply.Transient() && !reply.Permanent() {
+			continue
 		}
+		outcome := refusalOfRecipient(reply)
+		if outcome == fsm.Failed && failed {
+			continue
+		}
+		failed = failed || outcome == fsm.Failed
+		o := &r.outcomes.Recipients[i]
+		o.Outcome, o.Tried, o.Reply = outcome, true, reply
+		r.tried = true
 	}
 	return r
 }

@@ -21,9 +21,9 @@ import (
 //     transaction is only ever gone on with, or closed.
 //   - A refusal that was not meant. There are peers, and firewalls before them,
 //     that offer PIPELINING and lose, or take for something else, what stands
-//     behind a dot. A refusal is believed where pipelining has been seen to work
-//     on this connection, else it is asked for again; a complaint about the
-//     conversation ends it.
+//     behind a dot. A refusal is believed, as others are, where pipelining has
+//     been seen to work on this connection, else it is asked for again; a
+//     complaint about the conversation ends it.
 
 // A pending is a transaction of which the first commands were sent behind a dot.
 type pending struct {
@@ -73,15 +73,19 @@ func (c *Conn) Answer(ctx context.Context) (Answer, error) {
 		answer.Open = false
 		return answer, err
 	}
-	c.aheadOut = false
-	if answer.Open {
-		c.pipelines = true
-		return answer, nil
+	if !answer.Open && c.pipelines {
+		err = c.confirm(answer)
 	}
-	if !c.pipelines {
+	if err == nil {
+		c.aheadOut = false
+	}
+	switch {
+	case answer.Open:
+		c.pipelines = true
+	case !c.pipelines:
 		return c.Begin(ctx, p.transaction)
 	}
-	return answer, c.confirm(answer)
+	return answer, err
 }
 
 // PipeliningFailed reports that the connection ended, with commands out behind a

@@ -362,7 +362,7 @@ func TestPipelinedRefusals(t *testing.T) {
 				if !c.Usable() || c.PipeliningFailed() {
 					t.Fatalf("%s %s: connection is gone", stage, code)
 				}
-				begin(t, c, n) // RSET comes with it.
+				begin(t, c, n) // RSET comes before it.
 				dotThen(t, c, n+1)
 				answered(t, c, n+1)
 				dotOf(t, c, n+1)

@@ -57,6 +57,9 @@ type Answer struct {
 // Where the peer pipelines, DATA may be answered by 354 although no recipient
 // was taken. Then the transaction is ended here by a lone dot (RFC 2920 section
 // 3.1), and nothing was delivered: Open is false.
+//
+// What is refused for good has been confirmed: behind it the peer was asked to say
+// RSET's 250, or it ended the connection.
 func (c *Conn) Begin(ctx context.Context, t Transaction) (Answer, error) {
 	answer := Answer{Recipients: make([]mail.Reply, len(t.Recipients))}
 	commands, err := c.commands(t)
@@ -99,27 +102,43 @@ func (c *Conn) answered(a Answer) error {
 }
 
 // confirm asks for a sign that replies and commands belong together before a refusal
-// is believed that would end a message: a reply too many that comes late looks like
-// one to the command behind it. A 354 to DATA, which is last, is such a sign; else RSET
-// is said, which must come before the next MAIL anyway, and has to get its 250. If the
-// peer is in the middle of a content by then, no dot follows. That it leaves instead
-// takes nothing back.
+// is believed that would end a message: a reply too many that comes late looks like one
+// to the command behind it. Where content may follow, the 354 is that sign; else RSET is
+// said, which must come before the next MAIL anyway. If the peer is in the middle of a
+// content by then, no dot follows. That it leaves instead takes nothing back, but what
+// it said of a recipient and of DATA in the same words may have been said once too often.
 func (c *Conn) confirm(a Answer) error {
-	if a.Open || c.dead != nil || !a.Mail.Positive() || !a.refusesForGood() {
+	if a.Open || !a.Mail.Positive() || !a.refusesForGood() {
 		return nil
 	}
-	reply, err := c.exchange(StageData, c.timeouts.Mail, "RSET")
-	var e *StageError
+	doubt := func(said mail.Reply, why error) error {
+		c.strayed = c.aheadOut
+		return c.fail(&StageError{Stage: StageData, Reply: said, Err: fmt.Errorf("%w: after a refusal, %w", ErrReply, why)})
+	}
+	left := c.dead != nil // behind its replies
+	var reply response
+	var err error
+	if !left {
+		reply, err = c.exchange(StageData, c.timeouts.Pipelined, "RSET")
+		var e *StageError
+		left = errors.As(err, &e) && e.left()
+	}
 	switch {
-	case err == nil && reply.Positive():
+	case left && a.taken() && slices.Contains(a.Recipients, a.Data):
+		return doubt(a.Data, errors.New("which was that of a recipient, it left"))
+	case left:
+		return nil
+	case err != nil:
+		return doubt(a.lastRefusal(), fmt.Errorf("to RSET: %w", err))
+	case reply.Positive():
 		c.stale = false
-		return nil
-	case err == nil:
-		return c.fail(&StageError{Stage: StageData, Reply: reply.Reply, Err: fmt.Errorf("%w: to RSET, after a refusal", ErrReply)})
-	case errors.As(err, &e) && e.left():
-		return nil
+	case reply.Code == 500 || reply.Code == 502:
+		// It knows no RSET (RFC 5321 section 4.5.1 has it), and says so in its place.
+		_ = c.refused(StageMail, reply.Reply)
+	default:
+		return doubt(reply.Reply, errors.New("to RSET"))
 	}
-	return err
+	return nil
 }
 
 // cut divides commands into those that go out in one write and the rest.
@@ -145,7 +164,7 @@ func (c *Conn) converse(group, rest []command, answer *Answer) error {
 			break
 		}
 		if rest[0].stage == StageData && !answer.taken() {
-			return nil // Nobody to send it to: RSET comes with the next MAIL.
+			return nil // Nobody to send it to: RSET comes before the next MAIL.
 		}
 		if err := c.quiet(rest[0].stage); err != nil {
 			return err
@@ -190,6 +209,16 @@ func (a Answer) taken() bool {
 // refusesForGood reports whether a message ends by this, for one recipient at least.
 func (a Answer) refusesForGood() bool {
 	return a.Data.Permanent() && a.taken() || slices.ContainsFunc(a.Recipients, mail.Reply.Permanent)
+}
+
+// lastRefusal returns the last reply that refuses for good.
+func (a Answer) lastRefusal() (last mail.Reply) {
+	for _, r := range append(slices.Clone(a.Recipients), a.Data) {
+		if r.Permanent() {
+			last = r
+		}
+	}
+	return last
 }
 
 // A command is one line of the envelope and where its reply belongs.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -218,7 +220,7 @@ func TestRegressionLateReplyTooMany(t *testing.T) {
 	const nobody, twice = "550 5.1.1 nobody", "550 5.1.1 nobody\r\n550 5.1.1 nobody"
 	silent := func(err error) bool {
 		var e net.Error
-		return errors.As(err, &e) && e.Timeout()
+		return errors.As(err, &e) && e.Timeout() && errors.Is(err, ErrReply)
 	}
 	outOfStep := func(err error) bool { return errors.Is(err, ErrReply) }
 	believed := func(err error) bool { return err == nil }
@@ -235,6 +237,10 @@ func TestRegressionLateReplyTooMany(t *testing.T) {
 		"DATA, not said of it":  {false, map[string]string{deliverytest.Data: nobody, deliverytest.Reset: "354 go on"}, outOfStep, false},
 		"RCPT, in its turn":     {false, map[string]string{deliverytest.Rcpt: nobody}, believed, true},
 		"RCPT, not said of it":  {false, map[string]string{deliverytest.Rcpt: nobody, deliverytest.Reset: "450 4.2.0 later"}, outOfStep, false},
+		"twice, says 421":       {true, map[string]string{"RCPT TO:<two@example.test>": twice, deliverytest.Data: "421 4.3.2 going down"}, outOfStep, false},
+		"twice, leaves":         {true, map[string]string{"RCPT TO:<two@example.test>": twice, deliverytest.Data: deliverytest.Drop}, outOfStep, false},
+		"twice, breaks off":     {true, map[string]string{"RCPT TO:<two@example.test>": twice, deliverytest.Data: deliverytest.Sever}, outOfStep, false},
+		"knows no RSET":         {true, map[string]string{deliverytest.Data: nobody, deliverytest.Reset: "502 5.5.1 no such command"}, believed, false},
 		"leaves at once":        {true, map[string]string{deliverytest.Data: deliverytest.Last(nobody)}, believed, false},
 		"leaves":                {true, map[string]string{deliverytest.Data: nobody, deliverytest.Reset: deliverytest.Drop}, believed, false},
 		"breaks off":            {true, map[string]string{deliverytest.Data: nobody, deliverytest.Reset: deliverytest.Sever}, believed, false},
@@ -242,51 +248,87 @@ func TestRegressionLateReplyTooMany(t *testing.T) {
 		"falls silent":          {true, map[string]string{deliverytest.Data: nobody, deliverytest.Reset: deliverytest.Hang}, silent, false},
 		"talks nonsense":        {true, map[string]string{deliverytest.Data: nobody, deliverytest.Reset: "what?"}, outOfStep, false},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var resets int
-				p := &deliverytest.Primary{Answer: func(stage, line string) string {
-					if stage == deliverytest.Reset {
-						resets++
+		for _, behindDot := range []bool{false, true} {
+			if behindDot && !c.pipelining {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s, behind a dot %v", name, behindDot), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var begins atomic.Bool
+					var resets atomic.Int32
+					p := &deliverytest.Primary{Answer: func(stage, line string) string {
+						if !begins.Load() {
+							return ""
+						}
+						if stage == deliverytest.Reset {
+							resets.Add(1)
+						}
+						if say := c.says[strings.TrimSpace(line)]; stage == deliverytest.Rcpt && say != "" {
+							return say
+						}
+						if stage == deliverytest.Rcpt || stage == deliverytest.Data {
+							time.Sleep(time.Second) // Late enough for what was said before to be read alone.
+						}
+						return c.says[stage]
+					}}
+					if c.pipelining {
+						p.Extensions = []string{"PIPELINING"}
 					}
-					if say := c.says[strings.TrimSpace(line)]; say != "" {
-						return say
+					conn, err := Open(t.Context(), serve(p), Options{Hello: "node.test"})
+					if err != nil {
+						t.Fatal(err)
 					}
-					if stage == deliverytest.Rcpt || stage == deliverytest.Data {
-						time.Sleep(time.Second) // Late enough for what was said before to be read alone.
+					defer func() {
+						conn.Abort()
+						time.Sleep(time.Minute) // The primary ends.
+					}()
+					to := func(locals ...string) (t Transaction) {
+						for _, l := range locals {
+							t.Recipients = append(t.Recipients, mail.Recipient{Path: mail.ForwardPath{Mailbox: mail.Mailbox{Local: l, Host: "example.test"}}})
+						}
+						return t
 					}
-					return c.says[stage]
-				}}
-				if c.pipelining {
-					p.Extensions = []string{"PIPELINING"}
-				}
-				conn, err := Open(t.Context(), serve(p), Options{Hello: "node.test"})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer func() {
-					conn.Abort()
-					time.Sleep(time.Minute) // The primary ends.
-				}()
-				two := Transaction{Recipients: []mail.Recipient{
-					{Path: mail.ForwardPath{Mailbox: mail.Mailbox{Local: "one", Host: "example.test"}}},
-					{Path: mail.ForwardPath{Mailbox: mail.Mailbox{Local: "two", Host: "example.test"}}},
-				}}
-				answer, err := conn.Begin(t.Context(), two)
-				if !c.want(err) || answer.Open {
-					t.Fatalf("%+v, %v", answer, err)
-				}
-				if _, err = conn.Begin(t.Context(), two); (err == nil) != c.usable {
-					t.Fatalf("the next: %v", err)
-				}
-				if c.usable && resets != 2 { // Once for each refusal: the next MAIL needs no other.
-					t.Errorf("%d times RSET, want 2", resets)
-				}
-				if len(p.Received()) != 0 {
-					t.Error("a dot was sent")
-				}
+					two, dots := to("one", "two"), 0
+					answer := Answer{Open: true}
+					if behindDot {
+						// The second message shows that pipelining works here.
+						answer, err = conn.Begin(t.Context(), to("first"))
+						for _, next := range []Transaction{to("second"), two} {
+							if err != nil || !answer.Open {
+								t.Fatalf("%+v, %v", answer, err)
+							}
+							if err := conn.Body(t.Context(), nil, strings.NewReader("x\r\n")); err != nil {
+								t.Fatal(err)
+							}
+							begins.Store(len(next.Recipients) == 2)
+							dots++
+							if reply, begun, err := conn.DotAndBegin(t.Context(), next); err != nil || !begun {
+								t.Fatal(reply, begun, err)
+							}
+							answer, err = conn.Answer(t.Context())
+						}
+					} else {
+						begins.Store(true)
+						answer, err = conn.Begin(t.Context(), two)
+					}
+					if !c.want(err) || answer.Open {
+						t.Fatalf("%+v, %v", answer, err)
+					}
+					if behindDot && conn.PipeliningFailed() != (err != nil) {
+						t.Errorf("%v, and pipelining failed: %v", err, !(err != nil))
+					}
+					if _, err = conn.Begin(t.Context(), two); (err == nil) != c.usable {
+						t.Fatalf("the next: %v", err)
+					}
+					if n := resets.Load(); c.usable && n != 2 { // Once for each refusal: the next MAIL needs no other.
+						t.Errorf("%d times RSET, want 2", n)
+					}
+					if n := len(p.Received()); n != dots {
+						t.Errorf("%d dots were sent, want %d", n, dots)
+					}
+				})
 			})
-		})
+		}
 	}
 }
 
