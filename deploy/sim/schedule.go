@@ -246,7 +246,8 @@ func between(r *rand.Rand, low, high time.Duration) time.Duration {
 }
 
 // torment runs seeded faults one after the other until ctx ends, and leaves
-// everything mended, but for a primary that may be frozen still. The leader is the victim more often than its share.
+// everything mended, but for a primary that may be frozen still. The leader is the
+// victim more often than its share.
 func (w *World) torment(ctx context.Context, drawn []fault, t tempo) (names []string, err error) {
 	for ctx.Err() == nil {
 		f := drawn[w.random.IntN(len(drawn))]
